@@ -1,0 +1,56 @@
+"""Files that exist whole or not at all.
+
+A reader, or the next run after a power cut, must never see half a file: it is
+written beside its place, flushed to the disk and then renamed.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a temporary path beside `path`; renames it there on success.
+
+    The temporary name starts with a dot, so nothing that lists photos or
+    weights takes it for one, and keeps the suffix, which Keras reads as the
+    format. It depends on `path` alone: what a killed run left is overwritten.
+
+    Args:
+        path: where the file belongs; its folder exists.
+
+    Raises:
+        OSError: the disk is full or the folder read-only; `path` is unchanged.
+    """
+    path = pathlib.Path(path)
+    # A digest, not the name itself: the name may already have 255 bytes.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    suffix = ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
+    temporary = path.with_name(f".tmp-{digest}{suffix}")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)  # the rename itself
+
+
+def flush(path):
+    """Makes a file, or the names in a folder, survive a power cut (POSIX only)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path, text):
+    """Writes `text` as UTF-8 to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,338 @@
+"""The network: one shared trunk, two softmax heads, and "the same class or not".
+
+    img_1 --> trunk --> feature 1 --> dropout --> ctg_out_1   typeid of img_1
+                           |
+                         square   --------------> bin_out     different / same
+                           |
+    img_2 --> trunk --> feature 2 --> dropout --> ctg_out_2   typeid of img_2
+
+Images enter as bytes, `(batch, size, size, 3)` in 0..255; the model scales them
+itself. `same` is output 1 of `bin_out`. In training the second image is always
+another image of the same batch, so every image passes the trunk once and the
+second feature is gathered by the permutation (`connect`).
+
+Source: the seed; the verification loss of arXiv:1611.05666.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import zipfile
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from command_line import UserError
+
+# Weight of each loss, the seed's.
+LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
+DROPOUT = 0.5
+CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """A network of `keras.applications` and where the recipe cuts it.
+
+    Attributes:
+        build: the function of `keras.applications`.
+        unfreeze_from: index of the first layer that stages 2 and 3 train.
+        cut: index of the layer whose output is all that those layers read.
+        min_size: smallest image side in pixels.
+        weights_file: Keras' own name of the ImageNet weights.
+    """
+
+    build: Callable
+    unfreeze_from: int
+    cut: int
+    min_size: int
+    weights_file: str
+
+
+TRUNKS = {
+    # Layer 105 is the Add that closes block 11: blocks 12, 13 and 14 are trained.
+    "xception": Trunk(
+        keras.applications.Xception,
+        unfreeze_from=105,
+        cut=105,
+        min_size=71,
+        weights_file="xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+    # Layer 248 is `mixed8`: the top two inception blocks, the number of the
+    # Keras documentation's own fine-tuning example.
+    "inceptionv3": Trunk(
+        keras.applications.InceptionV3,
+        unfreeze_from=249,
+        cut=248,
+        min_size=75,
+        weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+}
+
+
+@keras.saving.register_keras_serializable(package="pairs")
+class SquaredDifference(keras.layers.Layer):
+    """`(a - b)**2` element by element: the terms of the squared distance.
+
+    A registered layer and not a Lambda: a Lambda is code in the model file.
+    """
+
+    def call(self, features):
+        first, second = features
+        return keras.ops.square(first - second)
+
+
+@keras.saving.register_keras_serializable(package="pairs")
+class TypeidHead(keras.layers.Dense):
+    """A softmax over the classes that knows their typeids.
+
+    The names travel inside the model file, so prediction needs no training
+    folder and no other order of class folders can shift a label.
+
+    Args:
+        typeids: list of str; output `i` is the probability of `typeids[i]`.
+    """
+
+    def __init__(self, typeids, activation="softmax", **kwargs):
+        super().__init__(len(typeids), activation=activation, **kwargs)
+        self.typeids = list(typeids)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["units"]
+        return {**config, "typeids": self.typeids}
+
+
+def build_trunk(name, image_size, pretrained, weights_folder):
+    """Builds the headless trunk: images in [-1, 1] to average-pooled features.
+
+    Args:
+        name: key of `TRUNKS`.
+        image_size: side in pixels.
+        pretrained: "none" for random weights, "imagenet", or a weights file.
+        weights_folder: where a file brought by the user may lie.
+
+    Returns:
+        `keras.Model` named "trunk", output shape `(batch, 2048)`.
+
+    Raises:
+        UserError: the weights are not there or do not fit.
+    """
+    trunk = TRUNKS[name]
+
+    def build(weights):
+        shape = (image_size, image_size, 3)
+        return trunk.build(
+            weights=weights, include_top=False, pooling="avg", input_shape=shape, name="trunk"
+        )
+
+    if pretrained == "none":
+        return build(None)
+    brought = pathlib.Path(weights_folder, trunk.weights_file)
+    if pretrained == "imagenet" and not brought.is_file():
+        try:
+            return build("imagenet")  # lets Keras download it
+        except Exception as error:  # Keras raises a bare Exception without network
+            raise UserError(
+                f"no ImageNet weights for {name}: the download failed ({error}). Put "
+                f"{trunk.weights_file} into {weights_folder}, or use --pretrained FILE or none"
+            ) from error
+    file = brought if pretrained == "imagenet" else pathlib.Path(pretrained)
+    try:
+        return build(str(file))
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(
+            f"{file}: not the weights of {name} without its top layer ({error})"
+        ) from error
+
+
+def estimate_statistics(trunk, batches):
+    """Gives a random trunk the BatchNormalization statistics of real images.
+
+    All our stages use the moving statistics; the initial ones (mean 0, variance
+    1) let random weights shrink a feature to 1e-5, and no head learns from that.
+
+    Args:
+        trunk: `build_trunk(...)` with random weights; changed in place.
+        batches: iterable of arrays, shape `(batch, size, size, 3)`, in [-1, 1].
+    """
+    normalizations = [
+        layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    momenta = [layer.momentum for layer in normalizations]
+    trunk.trainable = True
+    for number, images in enumerate(batches):
+        for layer in normalizations:  # the plain mean over all batches
+            layer.momentum = number / (number + 1)
+        trunk(keras.ops.convert_to_tensor(images), training=True)
+    for layer, momentum in zip(normalizations, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def build_model(trunk, typeids, paired=True):
+    """Puts the heads on the trunk. This is the model that is saved.
+
+    Args:
+        trunk: `build_trunk(...)`.
+        typeids: list of str, the classes in the order of their labels.
+        paired: False leaves one image, its softmax, and no pair: the
+            "softmax only" systems of the seed's table.
+
+    Returns:
+        `keras.Model`: inputs `img_1` (and `img_2`), outputs a dict of
+        `ctg_out_1` (and `ctg_out_2`, shape `(batch, len(typeids))`, and
+        `bin_out`, shape `(batch, 2)`), all probabilities.
+    """
+    scale = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")
+    images = [
+        keras.Input(trunk.input_shape[1:], dtype="uint8", name=f"img_{number}")
+        for number in ((1, 2) if paired else (1,))
+    ]
+    # training=False: BatchNormalization uses its moving statistics, always.
+    features = [trunk(scale(image), training=False) for image in images]
+    outputs = {
+        f"ctg_out_{number}": TypeidHead(typeids, name=f"ctg_out_{number}")(
+            keras.layers.Dropout(DROPOUT, name=f"dropout_{number}")(feature)
+        )
+        for number, feature in enumerate(features, start=1)
+    }
+    if paired:
+        square = SquaredDifference(name="square")(features)
+        outputs["bin_out"] = keras.layers.Dense(2, activation="softmax", name="bin_out")(square)
+    return keras.Model(images, outputs, name="pair_model" if paired else "softmax_model")
+
+
+def is_paired(model):
+    """Whether a model of `build_model` has the pair head."""
+    return "bin_out" in model.output
+
+
+def unfreeze(model, from_layer):
+    """Sets which layers of the trunk train: convolutions from an index on.
+
+    Compile the model afterwards; before, Keras goes on as it was.
+
+    Args:
+        model: `build_model(...)`.
+        from_layer: index into `trunk.layers`; None freezes the whole trunk.
+    """
+    for index, layer in enumerate(model.get_layer("trunk").layers):
+        trains = from_layer is not None and index >= from_layer
+        layer.trainable = trains and isinstance(layer, CONVOLUTIONS)
+
+
+def split(model, cut):
+    """Cuts a model in two that share its layers.
+
+    Args:
+        model: `build_model(...)`.
+        cut: index of the trunk layer whose output is passed on; None cuts
+            after the pooled feature.
+
+    Returns:
+        `(below, above)`: `below` maps `img_1` to activations; `above` maps
+        `activation` and `partner` (int32, shape `(batch,)`: which image of the
+        batch is the second one) to the outputs of `model`.
+    """
+    trunk = model.get_layer("trunk")
+    image = keras.Input(trunk.input_shape[1:], dtype="uint8", name="img_1")
+    lower = trunk if cut is None else keras.Model(trunk.input, trunk.layers[cut].output)
+    below = keras.Model(image, lower(model.get_layer("scale")(image), training=False), name="below")
+
+    activation = keras.Input(below.output_shape[1:], name="activation")
+    feature = activation
+    if cut is not None:
+        upper = keras.Model(trunk.layers[cut].output, trunk.output, name="upper")
+        feature = upper(activation, training=False)
+    outputs = {"ctg_out_1": classify(model, feature, 1)}
+    inputs = {"activation": activation}
+    if is_paired(model):
+        inputs["partner"] = keras.Input((), dtype="int32", name="partner")
+        second = keras.ops.take(feature, inputs["partner"], axis=0)
+        outputs["ctg_out_2"] = classify(model, second, 2)
+        square = model.get_layer("square")([feature, second])
+        outputs["bin_out"] = model.get_layer("bin_out")(square)
+    return below, keras.Model(inputs, outputs, name="above")
+
+
+def classify(model, feature, number):
+    """Dropout and softmax `number` of `model` on a feature."""
+    return model.get_layer(f"ctg_out_{number}")(model.get_layer(f"dropout_{number}")(feature))
+
+
+def connect(below, above):
+    """Joins the two parts of `split`: every image passes the trunk once.
+
+    Returns:
+        `keras.Model`: inputs `img_1` and, if paired, `partner`; outputs those of
+        the two-image model on `img_1` and `img_1[partner]`.
+    """
+    inputs = {"img_1": keras.Input(below.input_shape[1:], dtype="uint8", name="img_1")}
+    parts = {"activation": below(inputs["img_1"])}
+    if "partner" in above.input:
+        inputs["partner"] = parts["partner"] = keras.Input((), dtype="int32", name="partner")
+    return keras.Model(inputs, above(parts), name="one_pass")
+
+
+def photo_model(model):
+    """Single photos to class probabilities: the mean of the softmax heads.
+
+    Returns:
+        `keras.Model`: uint8 images to an array of shape `(batch, classes)`.
+    """
+    below, _ = split(model, None)
+    heads = [classify(model, below.output, 1)]
+    if is_paired(model):
+        heads.append(classify(model, below.output, 2))
+    mean = keras.layers.average(heads) if len(heads) > 1 else heads[0]
+    return keras.Model(below.input, mean, name="photo_model")
+
+
+def compile_model(model, optimizer):
+    """Compiles with the seed's losses for the outputs that the model has."""
+    heads = list(model.output)
+    model.compile(
+        optimizer=optimizer,
+        loss={head: "sparse_categorical_crossentropy" for head in heads},
+        loss_weights={head: LOSS_WEIGHTS[head] for head in heads},
+        metrics={head: ["accuracy"] for head in heads},
+        # XLA: four times slower on a CPU, and it has exhausted 6 GB cards. JAX
+        # has nothing else.
+        jit_compile=keras.backend.backend() == "jax",
+    )
+
+
+def digest(variables):
+    """SHA-256 of the values of variables: equal only if bit for bit the same."""
+    sha = hashlib.sha256()
+    for variable in variables:
+        sha.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+    return sha.hexdigest()
+
+
+def load_model(path):
+    """Loads a model file without running code from it (Keras' safe mode).
+
+    Raises:
+        UserError: no such file, or not a model of this project.
+    """
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"{path}: no such model; python train.py makes one")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model.get_layer("trunk")
+        model.get_layer("ctg_out_1").typeids  # noqa: B018
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a model of this project ({error})") from error
+    return model
+
+
+def draw_model(model, path):
+    """Draws the layers through pydot; returns a warning where that cannot be."""
+    try:
+        keras.utils.plot_model(model, path, show_shapes=True)
+    except (ImportError, OSError) as error:
+        # Graphviz is not a Python package; a picture must not stop a training.
+        return f"no picture of the model: {' '.join(str(error).split())}"
+    return None

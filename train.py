@@ -1,0 +1,182 @@
+"""Trains the network of `model.py` on the class folders that `img2keras.py` wrote.
+
+Three stages, each from the best weights of the one before:
+
+    heads   trunk frozen; the new heads learn                       Adam
+    blocks  the trunk's last blocks join in                         SGD
+    plain   the same, on photos as they are: augmentation off       SGD
+
+    data/train, data/valid  ->  weights/model.keras   for predict.py
+                                weights/log.csv       every epoch
+                                weights/curves.png    the same, drawn
+
+Run it:      python train.py --data data --weights weights
+Or see it:   python train.py --demo
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import shutil
+
+from atomic_file import replacing
+from command_line import UserError, default_workers, positive_int, run
+from photo import find_class_photos
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One row of the training plan.
+
+    Attributes:
+        name: file names and log rows carry it.
+        unfreeze: train the trunk's last blocks (`model.TRUNKS`), or only heads.
+        optimizer: "adam", or "sgd" with momentum 0.9.
+        learning_rate: at the start; x 0.1 after 3 epochs without a lower
+            validation loss.
+        epochs: at most.
+        augment: a random affine transform for every training image.
+        patience: stop after so many epochs without a lower validation loss;
+            None trains all epochs.
+    """
+
+    name: str
+    unfreeze: bool
+    optimizer: str
+    learning_rate: float
+    epochs: int
+    augment: bool
+    patience: int | None = None
+
+
+STAGES = (
+    # The heads start random; their first gradients would wreck the trunk.
+    Stage("heads", False, "adam", 1e-3, epochs=30, augment=True, patience=3),
+    # The last blocks: the features that tell one class from its neighbours.
+    Stage("blocks", True, "sgd", 1e-4, epochs=30, augment=True),
+    # Photos as they will be at test time; the plateaus take it down to 1e-6.
+    Stage("plain", True, "sgd", 1e-4, epochs=10, augment=False),
+)
+# Smallest image side in pixels that the trunks accept (Keras' own limits), here
+# so that a wrong --image-size is refused before TensorFlow loads.
+MIN_IMAGE_SIZE = {"xception": 71, "inceptionv3": 75}
+
+
+def train(args):
+    """Runs the stages; `args` as `parse_args` returns them.
+
+    Returns:
+        Path of the final model file.
+
+    Raises:
+        UserError: data or weights are missing or do not fit.
+    """
+    weights = pathlib.Path(args.weights)
+    photos = find_class_photos(pathlib.Path(args.data, "train"))
+    valid = find_class_photos(pathlib.Path(args.data, "valid"), photos.typeids)
+    stages = plan(args.epochs)
+    weights.mkdir(parents=True, exist_ok=True)
+    print(f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate")
+
+    # TensorFlow takes seconds to load: only once everything else is right.
+    from record import RunLog
+    from stage import build_first_model, run_stage
+
+    model_file = weights / "model.keras"
+    log = RunLog(weights)
+    build_first_model(args, photos, model_file)
+    log.write_settings(args, stages, photos, valid)
+    for stage in stages:
+        best_file = run_stage(stage, args, photos, valid, model_file, log)
+        with replacing(model_file) as temporary:
+            shutil.copyfile(best_file, temporary)
+    return model_file
+
+
+def plan(epochs):
+    """`STAGES` with these numbers of epochs; a stage of 0 epochs is left out."""
+    stages = [
+        dataclasses.replace(stage, epochs=count)
+        for stage, count in zip(STAGES, epochs, strict=True)
+        if count > 0
+    ]
+    if not stages:
+        raise UserError("--epochs 0 0 0: at least one stage must train")
+    return stages
+
+
+def epochs_count(text):
+    """An argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} given, 0 (skip the stage) or more is needed")
+    return value
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description="Train on data/train, validate on data/valid, write weights/model.keras."
+    )
+    add = parser.add_argument
+    add("--data", default="data", help="folder with train/ and valid/ (default: %(default)s)")
+    add("--weights", default="weights", help="folder for results (default: %(default)s)")
+    add("--trunk", choices=MIN_IMAGE_SIZE, default="xception", help="default: %(default)s")
+    add(
+        "--loss",
+        choices=("paired", "softmax"),
+        default="paired",
+        help="paired: two softmax heads and same/different; softmax: one head (default: paired)",
+    )
+    add(
+        "--pretrained",
+        default="imagenet",
+        metavar="imagenet|none|FILE",
+        help="where the trunk starts; imagenet looks into --weights, then downloads "
+        "(default: %(default)s)",
+    )
+    add("--image-size", type=int, default=299, help="side in pixels (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="images a step (default: %(default)s)")
+    add(
+        "--epochs",
+        type=epochs_count,
+        nargs=len(STAGES),
+        default=[stage.epochs for stage in STAGES],
+        metavar=tuple(stage.name.upper() for stage in STAGES),
+        help="at most so many for each stage, 0 leaves it out (default: 30 30 10)",
+    )
+    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    add(
+        "--workers",
+        type=positive_int,
+        default=default_workers(),
+        help="threads that read photos; any number trains the same (default: %(default)s)",
+    )
+    add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")
+    args = parser.parse_args(argv)
+    if args.image_size < MIN_IMAGE_SIZE[args.trunk]:
+        parser.error(
+            f"--image-size {args.image_size}: {args.trunk} needs at least "
+            f"{MIN_IMAGE_SIZE[args.trunk]} pixels"
+        )
+    if args.batch_size < 2:
+        parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed}: 0 or more is needed")
+    if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
+        parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
+    return args
+
+
+def main():
+    args = parse_args()
+    if args.demo:
+        import demo
+
+        demo.run_demo(args.seed, args.workers)
+        return
+    model_file = train(args)
+    print(f"done: {model_file}. Next: python predict.py --weights {args.weights} --test data/test")
+
+
+if __name__ == "__main__":
+    run(main)
