@@ -57,7 +57,10 @@ def run_stage(stage, args, photos, valid, model_file, log):
         RuntimeError: a frozen weight changed.
     """
     keras.utils.clear_session()
-    keras.utils.set_random_seed(args.seed)
+    # Of its own for each stage: the same dropout masks on the same augmented
+    # batches again would be learned by heart.
+    seed = 10 * args.seed + stage.number
+    keras.utils.set_random_seed(seed)
     model = network.load_model(model_file)
     trunk = network.TRUNKS[args.trunk]
     network.unfreeze(model, trunk.unfreeze_from if stage.unfreeze else None)
@@ -66,9 +69,9 @@ def run_stage(stage, args, photos, valid, model_file, log):
     network.compile_model(whole, make_optimizer(stage))
     frozen = network.digest(whole.non_trainable_weights)
 
-    setting = (args.image_size, args.batch_size, args.seed)
-    batches = PairBatches(photos, *setting, augment=stage.augment)
-    valid_batches = PairBatches(valid, *setting, validation=True)
+    setting = (args.image_size, args.batch_size)
+    batches = PairBatches(photos, *setting, seed, augment=stage.augment)
+    valid_batches = PairBatches(valid, *setting, args.seed, validation=True)
     heads = list(whole.output)
     best_file = model_file.with_name(f"{stage.name}-best.keras")
     print(

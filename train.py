@@ -29,6 +29,7 @@ class Stage:
     """One row of the training plan.
 
     Attributes:
+        number: 1, 2, 3; every stage draws its own random numbers.
         name: file names and log rows carry it.
         unfreeze: train the trunk's last blocks (`model.TRUNKS`), or only heads.
         optimizer: "adam", or "sgd" with momentum 0.9.
@@ -40,6 +41,7 @@ class Stage:
             None trains all epochs.
     """
 
+    number: int
     name: str
     unfreeze: bool
     optimizer: str
@@ -51,11 +53,11 @@ class Stage:
 
 STAGES = (
     # The heads start random; their first gradients would wreck the trunk.
-    Stage("heads", False, "adam", 1e-3, epochs=30, augment=True, patience=3),
+    Stage(1, "heads", False, "adam", 1e-3, epochs=30, augment=True, patience=3),
     # The last blocks: the features that tell one class from its neighbours.
-    Stage("blocks", True, "sgd", 1e-4, epochs=30, augment=True),
+    Stage(2, "blocks", True, "sgd", 1e-4, epochs=30, augment=True),
     # Photos as they will be at test time; the plateaus take it down to 1e-6.
-    Stage("plain", True, "sgd", 1e-4, epochs=10, augment=False),
+    Stage(3, "plain", True, "sgd", 1e-4, epochs=10, augment=False),
 )
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
 # so that a wrong --image-size is refused before TensorFlow loads.
