@@ -74,19 +74,19 @@ def validation_partners(labels, rng):
     Args and returns: as `swap_partners`.
     """
     labels = np.asarray(labels)
-    couples = [
-        members[start : start + 2]
-        for members in class_members(labels, rng)
-        for start in range(0, len(members) - 1, 2)
-    ]
-    rng.shuffle(couples)
-    couples = couples[: math.ceil(len(labels) / 4)]
+    members = class_members(labels, rng)
+    couples = []
+    while len(couples) < len(labels) // 4:
+        # From the largest class, so that no class is left alone in the rest.
+        largest = max(members, key=len)
+        if len(largest) < 2:
+            break
+        couples.append([largest.pop(), largest.pop()])
     coupled = {index for couple in couples for index in couple}
     rest = [index for index in np.argsort(labels, kind="stable").tolist() if index not in coupled]
     # Sorted by class and shifted by the size of the largest class, every image
     # meets another class (unless that class is more than half of them).
-    largest = int(np.unique(labels[rest], return_counts=True)[1].max()) if rest else 1
-    shift = min(largest, len(rest) // 2)
+    shift = min(max(map(len, members)), len(rest) // 2)
     return close_cycles(len(labels), couples, rest, shift)
 
 

@@ -1,0 +1,99 @@
+"""What several test files share: made photos, a small trunk, one small training."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+SIZE = 71  # the smallest image Xception takes
+COLOURS = {"2": (200, 60, 50), "10": (60, 160, 70), "pug": (50, 70, 190)}
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real photos and weights; without it the test is skipped."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared (real photos and ImageNet weights), which is not here")
+    return SHARED
+
+
+def make_photo(path, colour, seed, size=(90, 80)):
+    """Writes a noisy photo of one colour; every seed is another photo."""
+    noise = np.random.default_rng(seed).normal(0, 25, size=(size[1], size[0], 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def make_raw(folder, photos_per_class=8):
+    """Writes a folder of `typeid_hash.jpg` photos of three classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for label, (typeid, colour) in enumerate(COLOURS.items()):
+        for number in range(photos_per_class):
+            make_photo(folder / f"{typeid}_{number},{label}.jpg", colour, 100 * label + number)
+    return folder
+
+
+def run_script(*words, cwd=ROOT, **environment):
+    """Runs a command of the project as a user would; returns the finished process."""
+    script, *flags = [str(word) for word in words]
+    return subprocess.run(
+        [sys.executable, ROOT / script, *flags],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def assert_one_line_error(done, *words):
+    """The process ended with exit code 2 and one line that holds these words."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with sorted `train/` and `valid/` photos of three classes."""
+    import img2keras
+
+    folder = tmp_path_factory.mktemp("data")
+    img2keras.sort_photos(make_raw(folder / "raw"), folder, valid_fraction=0.25)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trunk():
+    """A small random Xception trunk with the statistics of noise."""
+    import keras
+
+    import model
+
+    keras.utils.set_random_seed(0)
+    trunk = model.build_trunk("xception", SIZE, "none", "no folder")
+    rng = np.random.default_rng(0)
+    noise = [rng.uniform(-1, 1, size=(8, SIZE, SIZE, 3)).astype(np.float32) for _ in range(2)]
+    model.estimate_statistics(trunk, noise)
+    return trunk
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    """A weights folder after a real three-stage training by the command itself."""
+    weights = tmp_path_factory.mktemp("weights")
+    flags = f"--image-size {SIZE} --batch-size 6 --epochs 3 1 2 --pretrained none --workers 2"
+    done = run_script("train.py", "--data", data, "--weights", weights, *flags.split())
+    assert done.returncode == 0, done.stdout + done.stderr
+    (weights / "stdout.txt").write_text(done.stdout)
+    return weights

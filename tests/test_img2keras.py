@@ -1,0 +1,146 @@
+import os
+
+import pytest
+from conftest import assert_one_line_error, make_raw, run_script
+
+import img2keras
+from command_line import UserError
+
+
+def tree(folder):
+    """Every file below a folder with its bytes, inode and time of change."""
+    return {
+        path.relative_to(folder): (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def sides(out):
+    """Names of the photos on either side."""
+    return [{path.name for path in (out / side).rglob("*.jpg")} for side in ("train", "valid")]
+
+
+def test_every_photo_lands_once_in_the_folder_of_its_class(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    img2keras.sort_photos(raw, tmp_path / "out")
+    train, valid = sides(tmp_path / "out")
+    assert train.isdisjoint(valid)
+    assert train | valid == {path.name for path in raw.iterdir()}
+    for path in (tmp_path / "out").rglob("*.jpg"):
+        assert path.parent.name == path.name.split("_")[0]
+        assert path.read_bytes() == (raw / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "expected"), [(2, 0.1, 1), (2, 0.9, 1), (70, 0.1, 7), (8, 0.99, 7)]
+)
+def test_each_class_has_its_share_and_at_least_one_photo_on_either_side(count, fraction, expected):
+    names = [f"a_{number}.jpg" for number in range(count)]
+    assert len(img2keras.split_class("a", names, fraction, seed=0)) == expected
+
+
+def test_the_split_does_not_depend_on_directory_order_or_machine():
+    names = [f"7_{number}.jpg" for number in range(10)]
+    chosen = img2keras.split_class("7", names, 0.3, seed=0)
+    assert img2keras.split_class("7", names[::-1], 0.3, seed=0) == chosen
+    # Fixed when first written: any later change would mix up people's splits.
+    assert chosen == {"7_0.jpg", "7_7.jpg", "7_9.jpg"}
+    assert img2keras.split_class("7", names, 0.3, seed=1) != chosen
+
+
+def test_running_again_changes_nothing(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    img2keras.sort_photos(raw, tmp_path / "out")
+    before = tree(tmp_path)
+    _, _, num_written = img2keras.sort_photos(raw, tmp_path / "out")
+    assert num_written == 0
+    assert tree(tmp_path) == before
+
+
+def test_sources_are_copied_and_linked_only_when_asked(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    before = tree(raw)
+    img2keras.sort_photos(raw, tmp_path / "copies")
+    img2keras.sort_photos(raw, tmp_path / "links", link=True)
+    assert tree(raw) == before
+    for name in ("2_0,0.jpg", "10_3,1.jpg"):
+        source = (raw / name).stat().st_ino
+        assert next((tmp_path / "links").rglob(name)).stat().st_ino == source
+        assert next((tmp_path / "copies").rglob(name)).stat().st_ino != source
+
+
+def test_commas_spaces_and_unicode_in_names_are_kept(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    photo = (raw / "2_0,0.jpg").read_bytes()
+    names = ["西藏 獒_1,2 (copy).jpg", "西藏 獒_ü_3.JPG"]
+    for name in names:
+        (raw / name).write_bytes(photo)
+    img2keras.sort_photos(raw, tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out").rglob("*") if path.parent.name == "西藏 獒"}
+    assert found == set(names)
+
+
+def test_what_is_left_aside_is_named_with_its_reason(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    photo = (raw / "2_0,0.jpg").read_bytes()
+    bad = {
+        "nounderscore.jpg": "no '_'",
+        "_1.jpg": "nothing before",
+        "7_lonely.jpg": "the only photo of its class",
+        "notes.txt": "not named as a photo",
+        ".._1.jpg": "hidden",
+        "a\\b_1.jpg": "cannot be a folder name",
+        "a\nb_1.jpg": "cannot be a folder name",
+    }
+    for name in bad:
+        (raw / name).write_bytes(photo)
+    (raw / "3_folder.jpg").mkdir()
+    os.mkfifo(raw / "3_pipe.jpg")
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
+    assert done.returncode == 0
+    lines = [line for line in done.stdout.splitlines() if line.startswith("left aside")]
+    assert len(lines) == len(bad) + 2
+    for name, reason in bad.items():
+        assert any(repr(name) in line and reason in line for line in lines), name
+    assert "24 photos: 24 written, 0 there already, 9 left aside" in done.stdout
+    assert sum(len(side) for side in sides(tmp_path / "out")) == 24
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
+
+
+def test_a_folder_of_another_split_is_refused(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    img2keras.sort_photos(raw, tmp_path / "out", seed=0)
+    before = tree(tmp_path)
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out", "--seed", 1)
+    assert_one_line_error(done, "not part of this split", "Remove")
+    assert tree(tmp_path) == before
+
+
+def test_a_different_photo_of_the_same_name_is_never_overwritten(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    img2keras.sort_photos(raw, tmp_path / "out")
+    target = next((tmp_path / "out").rglob("2_0,0.jpg"))
+    target.write_bytes(b"mine")
+    with pytest.raises(UserError, match="differs from"):
+        img2keras.sort_photos(raw, tmp_path / "out")
+    assert target.read_bytes() == b"mine"
+
+
+def test_missing_or_empty_raw_folder_is_one_line(tmp_path):
+    done = run_script("img2keras.py", "--raw", tmp_path / "none", "--out", tmp_path)
+    assert_one_line_error(done, "no such folder")
+    done = run_script("img2keras.py", "--raw", tmp_path, "--out", tmp_path)
+    assert_one_line_error(done, "no class with two photos")
+
+
+def test_typeids_are_ordered_by_value():
+    typeids = sorted(["10", "2", "pug", "0", "133"], key=img2keras.typeid_order)
+    assert typeids == ["0", "2", "10", "133", "pug"]
+
+
+def test_dogs24_is_sorted_one_in_ten_of_each_breed(shared, tmp_path):
+    places, left_aside, _ = img2keras.sort_photos(shared / "dogs24" / "raw", tmp_path, link=False)
+    assert (len(places), left_aside) == (1680, [])
+    counts = [len(list(folder.iterdir())) for folder in (tmp_path / "valid").iterdir()]
+    assert counts == [7] * 24

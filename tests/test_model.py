@@ -1,0 +1,253 @@
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import SIZE, assert_one_line_error, run_script
+
+import model as network
+from command_line import UserError
+
+TYPEIDS = ["2", "10", "pug"]
+PARTNER = np.array([1, 0, 3, 4, 2, 5 - 5 + 6, 5], np.int32)
+
+
+@pytest.fixture(scope="module")
+def pair_model(trunk):
+    keras.utils.set_random_seed(1)
+    return network.build_model(trunk, TYPEIDS)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, size=(7, SIZE, SIZE, 3)).astype(np.uint8)
+    first = np.array([0, 0, 1, 1, 1, 2, 0], np.int32)
+    second = first[PARTNER]
+    labels = {"ctg_out_1": first, "ctg_out_2": second, "bin_out": (first == second).astype(int)}
+    return images, labels
+
+
+def cut_of(model, cut):
+    return network.connect(*network.split(model, cut))
+
+
+def test_layer_105_of_xception_closes_block_11_and_blocks_12_to_14_follow():
+    layers = keras.applications.Xception(weights=None, include_top=False, pooling="avg").layers
+    assert isinstance(layers[105], keras.layers.Add)
+    assert layers[104].name == "block11_sepconv3_bn"
+    named = [layer.name for layer in layers[106:] if layer.name.startswith("block")]
+    assert {name.split("_")[0] for name in named} == {"block12", "block13", "block14"}
+    # Nothing of these blocks comes earlier, and the cut passes everything on.
+    assert not any(
+        layer.name.startswith(("block12", "block13", "block14")) for layer in layers[:105]
+    )
+    assert layers[105].output.shape[1:] == (None, None, 728)
+
+
+def test_layer_249_of_inceptionv3_opens_the_top_two_blocks():
+    layers = keras.applications.InceptionV3(weights=None, include_top=False, pooling="avg").layers
+    assert layers[248].name == "mixed8"
+    mixed = [layer.name for layer in layers[249:] if layer.name.startswith("mixed")]
+    assert mixed == ["mixed9_0", "mixed9", "mixed9_1", "mixed10"]
+
+
+def test_names_and_shapes_are_the_seeds(pair_model):
+    assert [tensor.name for tensor in pair_model.inputs] == ["img_1", "img_2"]
+    shapes = {name: tensor.shape for name, tensor in pair_model.output.items()}
+    assert shapes == {"ctg_out_1": (None, 3), "ctg_out_2": (None, 3), "bin_out": (None, 2)}
+    for name in ("square", "ctg_out_1", "ctg_out_2", "bin_out"):
+        assert pair_model.get_layer(name)
+    assert pair_model.get_layer("trunk").output_shape == (None, 2048)
+
+
+@pytest.mark.parametrize("cut", [None, 105])
+def test_one_pass_gives_the_outputs_losses_and_gradients_of_two(pair_model, batch, cut):
+    """The plain way: both images through the two-image model."""
+    import tensorflow as tf
+
+    images, labels = batch
+    network.unfreeze(pair_model, cut)
+    whole = cut_of(pair_model, cut)
+    inputs = {"img_1": images, "partner": PARTNER}
+    weights = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
+
+    def run(model, inputs):
+        with tf.GradientTape() as tape:
+            outputs = model(inputs)
+            loss = sum(
+                weights[head]
+                * tf.reduce_mean(-tf.math.log(tf.gather(outputs[head], labels[head], batch_dims=1)))
+                for head in weights
+            )
+        trained = [weight.value for weight in pair_model.trainable_weights]
+        return outputs, float(loss), tape.gradient(loss, trained)
+
+    outputs_1, loss_1, gradients_1 = run(whole, inputs)
+    outputs_2, loss_2, gradients_2 = run(pair_model, [images, images[PARTNER]])
+    for head in weights:
+        np.testing.assert_allclose(outputs_1[head], outputs_2[head], atol=1e-5)
+    assert loss_1 == pytest.approx(loss_2, rel=1e-5)
+    assert len(gradients_1) == len(pair_model.trainable_weights) == (6 if cut is None else 21)
+    for one, two in zip(gradients_1, gradients_2, strict=True):
+        scale = np.abs(two).max()
+        assert scale > 0
+        np.testing.assert_allclose(one, two, atol=1e-5 * scale)
+    # What Keras itself computes from the same labels, heads not mixed up.
+    network.compile_model(whole, keras.optimizers.SGD(0.0))
+    measured = whole.evaluate(inputs, labels, verbose=0, return_dict=True)
+    assert measured["loss"] == pytest.approx(loss_2, rel=1e-4)
+    for head in weights:
+        right = (np.asarray(outputs_2[head]).argmax(axis=1) == labels[head]).mean()
+        assert measured[f"{head}_accuracy"] == pytest.approx(right)
+
+
+def test_a_step_moves_the_unfrozen_convolutions_and_nothing_else(pair_model, batch):
+    images, labels = batch
+    network.unfreeze(pair_model, 105)
+    whole = cut_of(pair_model, 105)
+    network.compile_model(whole, keras.optimizers.SGD(0.1))
+    trunk_layers = pair_model.get_layer("trunk").layers
+    before = [[weight.numpy() for weight in layer.weights] for layer in trunk_layers]
+    whole.train_on_batch({"img_1": images, "partner": PARTNER}, labels)
+    moved = {
+        layer.name
+        for layer, weights in zip(trunk_layers, before, strict=True)
+        if any((old != new.numpy()).any() for old, new in zip(weights, layer.weights, strict=True))
+    }
+    # Six separable ones, and the 1x1 of block 13's shortcut, which Keras names itself.
+    shortcut = {layer.name for layer in trunk_layers[106:] if layer.name.startswith("conv2d")}
+    assert len(shortcut) == 1
+    assert moved == shortcut | {
+        *("block12_sepconv1", "block12_sepconv2", "block12_sepconv3"),
+        *("block13_sepconv1", "block13_sepconv2", "block14_sepconv1", "block14_sepconv2"),
+    }
+
+
+def test_dropout_is_on_in_training_and_off_in_prediction(pair_model, batch):
+    images, _ = batch
+    inputs = {"img_1": images, "partner": PARTNER}
+    for cut in (None, 105):
+        whole = cut_of(pair_model, cut)
+        calm = [np.asarray(whole(inputs, training=False)["ctg_out_1"]) for _ in range(2)]
+        noisy = [np.asarray(whole(inputs, training=True)["ctg_out_1"]) for _ in range(2)]
+        assert (calm[0] == calm[1]).all()
+        assert (noisy[0] != noisy[1]).any()
+        assert (noisy[0] != calm[0]).any()
+
+
+def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch, tmp_path):
+    images, _ = batch
+    pair_model.save(tmp_path / "model.keras")
+    loaded = network.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("ctg_out_1").typeids == TYPEIDS
+    expected = pair_model.predict([images, images[PARTNER]], verbose=0)
+    got = loaded.predict([images, images[PARTNER]], verbose=0)
+    for head in expected:
+        np.testing.assert_array_equal(got[head], expected[head])
+    mean = (
+        expected["ctg_out_1"] + pair_model.predict([images, images], verbose=0)["ctg_out_2"]
+    ) / 2
+    photo = network.photo_model(loaded).predict(images, verbose=0)
+    np.testing.assert_allclose(photo, mean, atol=1e-6)
+
+
+def test_a_softmax_model_has_one_image_and_one_head(trunk, batch, tmp_path):
+    images, labels = batch
+    model = network.build_model(trunk, TYPEIDS, paired=False)
+    assert list(model.output) == ["ctg_out_1"]
+    network.unfreeze(model, None)
+    whole = cut_of(model, None)
+    network.compile_model(whole, keras.optimizers.SGD(0.1))
+    whole.train_on_batch({"img_1": images}, {"ctg_out_1": labels["ctg_out_1"]})
+    model.save(tmp_path / "model.keras")
+    loaded = network.photo_model(network.load_model(tmp_path / "model.keras"))
+    expected = model.predict(images, verbose=0)["ctg_out_1"]
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, atol=1e-6)
+
+
+def test_statistics_are_the_mean_over_the_batches_and_keep_features_alive():
+    keras.utils.set_random_seed(0)
+    trunk = network.build_trunk("xception", SIZE, "none", "no folder")
+    rng = np.random.default_rng(0)
+    batches = [rng.uniform(-1, 1, size=(4, SIZE, SIZE, 3)).astype(np.float32) for _ in range(3)]
+    untouched = trunk.predict(batches[0], verbose=0)
+    network.estimate_statistics(trunk, batches)
+    first = trunk.get_layer("block1_conv1_bn")
+    convolved = keras.Model(trunk.input, trunk.get_layer("block1_conv1").output)
+    values = [convolved.predict(images, verbose=0) for images in batches]
+    mean = np.mean([value.mean(axis=(0, 1, 2)) for value in values], axis=0)
+    variance = np.mean([value.var(axis=(0, 1, 2)) for value in values], axis=0)
+    np.testing.assert_allclose(first.moving_mean, mean, atol=1e-5)
+    np.testing.assert_allclose(first.moving_variance, variance, rtol=1e-3)
+    assert first.momentum == 0.99
+    assert np.abs(untouched).mean() < 1e-3
+    assert 0.01 < np.abs(trunk.predict(batches[0], verbose=0)).mean() < 1
+
+
+def test_imagenet_weights_that_cannot_be_had_are_one_line(data, tmp_path):
+    nowhere = "http://127.0.0.1:9"
+    done = run_script(
+        *("train.py", "--data", data, "--weights", tmp_path, "--image-size", SIZE),
+        https_proxy=nowhere,
+        HTTPS_PROXY=nowhere,
+        KERAS_HOME=str(tmp_path / "empty"),
+    )
+    file = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    assert_one_line_error(done, f"Put {file} into {tmp_path}", "--pretrained")
+
+
+def test_brought_weights_are_found_under_keras_own_name(trunk, tmp_path):
+    name = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    trunk.save_weights(tmp_path / "own.weights.h5")
+    (tmp_path / "own.weights.h5").rename(tmp_path / name)
+    # Keras reads a `.weights.h5` under its own ending only, so bring a legacy file.
+    trunk.save(tmp_path / "legacy.h5")
+    (tmp_path / "legacy.h5").rename(tmp_path / name)
+    found = network.build_trunk("xception", SIZE, "imagenet", tmp_path)
+    for one, two in zip(found.weights, trunk.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    small.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(UserError, match="not the weights of xception"):
+        network.build_trunk("xception", SIZE, str(tmp_path / "other.weights.h5"), tmp_path)
+
+
+def test_a_lambda_in_a_model_file_is_refused(tmp_path):
+    image = keras.Input((4,))
+    keras.Model(image, keras.layers.Lambda(lambda x: x)(image)).save(tmp_path / "lambda.keras")
+    with pytest.raises(UserError, match="not a model of this project"):
+        network.load_model(tmp_path / "lambda.keras")
+
+
+def test_our_model_file_holds_no_code(pair_model, tmp_path):
+    pair_model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        text = json.dumps(json.loads(file.read("config.json")))
+    assert "Lambda" not in text
+    assert "pairs>SquaredDifference" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"<html>not found</html>"])
+def test_a_file_that_is_no_model_is_one_line(tmp_path, content):
+    (tmp_path / "model.keras").write_bytes(content)
+    with pytest.raises(UserError, match="not a model of this project"):
+        network.load_model(tmp_path / "model.keras")
+
+
+def test_a_missing_graphviz_is_a_warning(pair_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no picture of the model" in network.draw_model(pair_model, tmp_path / "model.png")
+
+
+def test_the_real_inceptionv3_weights_load_and_see(shared):
+    file = shared / "weights" / "inception_v3_imagenet_notop.weights.h5"
+    trunk = network.build_trunk("inceptionv3", 139, str(file), "no folder")
+    images = np.random.default_rng(0).uniform(-1, 1, size=(2, 139, 139, 3)).astype(np.float32)
+    features = trunk.predict(images, verbose=0)
+    assert features.shape == (2, 2048)
+    assert 0.05 < features.mean() < 2

@@ -1,0 +1,161 @@
+import concurrent.futures
+
+import numpy as np
+import pytest
+from conftest import run_script
+from PIL import Image
+
+import pair_generator
+from command_line import UserError
+from pair_generator import PairBatches, swap_partners, validation_partners
+from photo import Photos, find_class_photos
+
+SIZE = 40
+
+
+def photos_of(labels):
+    """`Photos` without files, for everything that reads none."""
+    return Photos([f"{n}.jpg" for n in range(len(labels))], np.array(labels, np.int32), ["a", "b"])
+
+
+def random_batches(count=300):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        size, classes = rng.integers(2, 40), rng.integers(1, 30)
+        yield rng.integers(0, classes, size=size), rng
+
+
+@pytest.mark.parametrize("swap", [swap_partners, validation_partners])
+def test_partners_are_a_permutation_and_no_image_meets_itself(swap):
+    for labels, rng in random_batches():
+        partner = swap(labels, rng)
+        assert sorted(partner) == list(range(len(labels)))
+        assert (partner != np.arange(len(labels))).all()
+
+
+def test_every_image_whose_class_is_there_twice_is_in_a_positive_pair():
+    for labels, rng in random_batches():
+        partner = swap_partners(labels, rng)
+        same = labels == labels[partner]
+        in_positive_pair = same.copy()
+        in_positive_pair[partner[same]] = True
+        twice = np.bincount(labels)[labels] > 1
+        assert (in_positive_pair == twice).all()
+        # At most one pair is lost, where a lonely image joins a cycle.
+        assert same.sum() >= twice.sum() - 1
+
+
+@pytest.mark.parametrize("batch", [24, 32, 64])
+def test_share_of_positive_pairs_of_a_hundred_classes_is_the_expected_one(batch):
+    # An image has a partner unless all others are of the 99 other classes.
+    expected = 1 - 0.99 ** (batch - 1)
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(0, 100, size=batch) for _ in range(600)]
+    found = np.mean([(labels == labels[swap_partners(labels, rng)]).mean() for labels in draws])
+    assert found == pytest.approx(expected, abs=0.015)
+
+
+def test_a_batch_of_one_has_no_pairs():
+    with pytest.raises(ValueError, match="at least 2"):
+        swap_partners(np.array([3]), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("num_classes", [2, 12, 24, 1000])
+def test_validation_batches_hold_both_kinds_of_pairs(num_classes):
+    labels = np.repeat(np.arange(num_classes), 6)[:6000]
+    batches = PairBatches(photos_of(labels), SIZE, 32, seed=0, validation=True)
+    same = np.concatenate([batches.pairs(step)[2]["bin_out"] for step in range(len(batches))])
+    assert 0.4 < same.mean() < (0.7 if num_classes == 2 else 0.6)
+    for step in range(len(batches) - 1):
+        assert 0 < batches.pairs(step)[2]["bin_out"].sum() < 32
+
+
+@pytest.mark.parametrize("validation", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 31, 32, 33, 34, 65, 100])
+def test_every_photo_is_used_once_an_epoch(count, validation):
+    labels = np.arange(count) % 7
+    batches = PairBatches(photos_of(labels), SIZE, 32, seed=0, validation=validation)
+    parts = [batches.indices(step) for step in range(len(batches))]
+    assert sorted(np.concatenate(parts)) == list(range(count))
+    assert min(len(part) for part in parts) >= 2
+    assert max(len(part) for part in parts) <= 33
+    with pytest.raises(IndexError):
+        batches[len(batches)]
+
+
+def test_batches_shorter_than_a_pair_are_refused():
+    with pytest.raises(UserError, match="batch size 1"):
+        PairBatches(photos_of([0, 1]), SIZE, 1, seed=0)
+    with pytest.raises(UserError, match="1 photos"):
+        PairBatches(photos_of([0]), SIZE, 8, seed=0)
+
+
+def read_all(batches, epoch, threads):
+    """All batches of an epoch, asked for from many threads at once."""
+    batches.epoch = epoch
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(batches.__getitem__, range(len(batches))))
+
+
+def test_a_batch_is_a_function_of_seed_epoch_and_step_alone(data):
+    photos = find_class_photos(data / "train")
+
+    def images(seed, epoch, threads):
+        batches = PairBatches(photos, SIZE, 4, seed, augment=True)
+        return np.concatenate([x["img_1"] for x, _ in read_all(batches, epoch, threads)])
+
+    first = images(0, 0, threads=1)
+    assert (images(0, 0, threads=4) == first).all()
+    assert (images(0, 1, threads=1) != first).any()
+    assert (images(1, 0, threads=1) != first).any()
+
+
+def test_labels_say_what_the_images_are(data):
+    photos = find_class_photos(data / "train")
+    assert photos.typeids == ["2", "10", "pug"]
+    batches = PairBatches(photos, SIZE, 6, seed=0)
+    for step in range(len(batches)):
+        inputs, labels = batches[step]
+        assert inputs["img_1"].dtype == np.uint8
+        # The classes are red, green and blue: a second look that knows no file names.
+        first = inputs["img_1"].mean(axis=(1, 2)).argmax(axis=1)
+        assert (first == labels["ctg_out_1"]).all()
+        second = first[inputs["partner"]]
+        assert (second == labels["ctg_out_2"]).all()
+        assert ((first == second) == labels["bin_out"]).all()
+
+
+def test_augmentation_is_the_stock_generators_own(data):
+    from keras._tf_keras.keras.preprocessing.image import ImageDataGenerator
+
+    stock = ImageDataGenerator(
+        rotation_range=45, shear_range=11.459, zoom_range=0.2, horizontal_flip=True
+    )
+    image = np.random.default_rng(0).integers(0, 256, size=(41, 41, 3)).astype(np.uint8)
+    augmenter = pair_generator.make_augmenter()
+    for seed in range(20):
+        expected = stock.random_transform(image.astype(np.float32), seed=seed)
+        got = pair_generator.augment(image, seed, augmenter).astype(np.float32)
+        # Half a grey level is rounding to bytes; the rest the shear's last digit.
+        assert np.abs(got - expected).max() <= 0.6
+
+
+def test_augmentation_leaves_numpys_global_generator_alone():
+    np.random.seed(5)
+    expected = np.random.rand()
+    np.random.seed(5)
+    pair_generator.augment(np.zeros((9, 9, 3), np.uint8), 1, pair_generator.make_augmenter())
+    assert np.random.rand() == expected
+
+
+def test_the_command_draws_a_sheet_of_pairs(data, tmp_path):
+    out = tmp_path / "pairs.png"
+    done = run_script(
+        "pair_generator.py", "--data", data / "train", "--out", out, "--batch-size", 6
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 pairs" in done.stdout
+    with Image.open(out) as sheet:
+        assert sheet.size == (4 * (2 * 160 + 24), 2 * (160 + 16 + 22))
+        colours = {colour for _, colour in sheet.getcolors(sheet.width * sheet.height)}
+    assert (40, 140, 60) in colours  # the frame of a pair of one class
