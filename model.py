@@ -17,6 +17,7 @@ Source: the seed; the verification loss of arXiv:1611.05666.
 import dataclasses
 import hashlib
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Callable
 
@@ -139,12 +140,26 @@ def build_trunk(name, image_size, pretrained, weights_folder):
                 f"{trunk.weights_file} into {weights_folder}, or use --pretrained FILE or none"
             ) from error
     file = brought if pretrained == "imagenet" else pathlib.Path(pretrained)
+    model = build(None)
+    load_all_weights(model, file, name)
+    return model
+
+
+def load_all_weights(trunk, file, name):
+    """Loads a weights file into a trunk, and makes sure that nothing was missed."""
+    kernels = [layer.kernel for layer in trunk.layers if isinstance(layer, keras.layers.Conv2D)]
+    random = [digest([kernel]) for kernel in kernels]
+    expected = f"{file}: not the weights of {name} without its top layer"
     try:
-        return build(str(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said below, in one line
+            trunk.load_weights(str(file))
     except (ValueError, OSError, KeyError) as error:
-        raise UserError(
-            f"{file}: not the weights of {name} without its top layer ({error})"
-        ) from error
+        raise UserError(f"{expected} ({error})") from error
+    # Keras passes over what the file lacks, and would train on random kernels.
+    missed = sum(digest([kernel]) == old for kernel, old in zip(kernels, random, strict=True))
+    if missed:
+        raise UserError(f"{expected} (nothing for {missed} of {len(kernels)} convolutions)")
 
 
 def estimate_statistics(trunk, batches):
