@@ -346,7 +346,7 @@ def load_model(path):
 def draw_model(model, path):
     """Draws the layers through pydot; returns a warning where that cannot be."""
     try:
-        keras.utils.plot_model(model, path, show_shapes=True)
+        keras.utils.plot_model(model, path, show_shapes=True, show_layer_names=True, dpi=96)
     except (ImportError, OSError) as error:
         # Graphviz is not a Python package; a picture must not stop a training.
         return f"no picture of the model: {' '.join(str(error).split())}"
