@@ -12,27 +12,17 @@ Look at a batch:  python pair_generator.py --data data/train --out pairs.png
 import argparse
 import functools
 import math
-import threading
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from atomic_file import replacing
+from augment import augment, make_augmenter
 from command_line import UserError, positive_int, run
 from photo import find_class_photos, read_photo
 
-# The 2017 settings. Its shear of 0.2 was in radians; ImageDataGenerator takes
-# degrees today. The edges are filled with the nearest pixel, its default.
-AUGMENTATION = {
-    "rotation_range": 45,
-    "shear_range": math.degrees(0.2),
-    "zoom_range": 0.2,
-    "horizontal_flip": True,
-}
 # What a random generator is for: no two uses share their numbers.
 FOR_ORDER, FOR_PARTNERS, FOR_AUGMENTATION = 1, 2, 3
-# ImageDataGenerator draws from NumPy's global generator: one thread at a time.
-GLOBAL_RANDOM_STATE = threading.Lock()
 
 
 def swap_partners(labels, rng):
@@ -214,31 +204,15 @@ class PairBatches:
             as in `pairs`.
         """
         indices, partner, labels = self.pairs(step)
-        images = np.stack([read_photo(self.photos.paths[i], self.image_size) for i in indices])
+        images = [read_photo(self.photos.paths[index], self.image_size) for index in indices]
         if self.augmenter:
             seeds = self.rng(FOR_AUGMENTATION, step).integers(2**32, size=len(indices))
-            images = np.stack(
-                [augment(*pair, self.augmenter) for pair in zip(images, seeds, strict=True)]
-            )
+            images = [
+                augment(image, seed, self.augmenter)
+                for image, seed in zip(images, seeds, strict=True)
+            ]
+        images = np.stack(images)
         return {"img_1": images, "partner": partner}, labels
-
-
-def make_augmenter():
-    """`ImageDataGenerator` with the seed's settings."""
-    # Not tensorflow.keras: this is the same class, and works on any backend.
-    from keras._tf_keras.keras.preprocessing.image import ImageDataGenerator
-
-    return ImageDataGenerator(**AUGMENTATION)
-
-
-def augment(image, seed, augmenter):
-    """Applies the random transform of `seed` to one image, uint8 in and out."""
-    with GLOBAL_RANDOM_STATE:
-        state = np.random.get_state()
-        parameters = augmenter.get_random_transform(image.shape, seed=int(seed))
-        np.random.set_state(state)
-    moved = augmenter.apply_transform(image.astype(np.float32), parameters)
-    return np.clip(np.rint(moved), 0, 255).astype(np.uint8)
 
 
 def draw_pairs(batch, typeids, columns=4):

@@ -5,7 +5,6 @@ import pytest
 from conftest import run_script
 from PIL import Image
 
-import pair_generator
 from command_line import UserError
 from pair_generator import PairBatches, swap_partners, validation_partners
 from photo import Photos, find_class_photos
@@ -123,29 +122,6 @@ def test_labels_say_what_the_images_are(data):
         second = first[inputs["partner"]]
         assert (second == labels["ctg_out_2"]).all()
         assert ((first == second) == labels["bin_out"]).all()
-
-
-def test_augmentation_is_the_stock_generators_own(data):
-    from keras._tf_keras.keras.preprocessing.image import ImageDataGenerator
-
-    stock = ImageDataGenerator(
-        rotation_range=45, shear_range=11.459, zoom_range=0.2, horizontal_flip=True
-    )
-    image = np.random.default_rng(0).integers(0, 256, size=(41, 41, 3)).astype(np.uint8)
-    augmenter = pair_generator.make_augmenter()
-    for seed in range(20):
-        expected = stock.random_transform(image.astype(np.float32), seed=seed)
-        got = pair_generator.augment(image, seed, augmenter).astype(np.float32)
-        # Half a grey level is rounding to bytes; the rest the shear's last digit.
-        assert np.abs(got - expected).max() <= 0.6
-
-
-def test_augmentation_leaves_numpys_global_generator_alone():
-    np.random.seed(5)
-    expected = np.random.rand()
-    np.random.seed(5)
-    pair_generator.augment(np.zeros((9, 9, 3), np.uint8), 1, pair_generator.make_augmenter())
-    assert np.random.rand() == expected
 
 
 def test_the_command_draws_a_sheet_of_pairs(data, tmp_path):
