@@ -5,6 +5,7 @@ the best and the last epoch, checks that frozen weights did not move, and says
 how good the best one is on the validation photos.
 """
 
+import functools
 import math
 import sys
 
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 
 import model as network
+from activation_store import open_store, remove_stores
 from atomic_file import replacing
 from command_line import UserError
 from pair_generator import PairBatches
@@ -53,7 +55,7 @@ def run_stage(stage, args, photos, valid, model_file, log):
         Path of the model file of the epoch with the lowest validation loss.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: the loss is not finite, or memory is too small.
         RuntimeError: a frozen weight changed.
     """
     keras.utils.clear_session()
@@ -64,32 +66,88 @@ def run_stage(stage, args, photos, valid, model_file, log):
     model = network.load_model(model_file)
     trunk = network.TRUNKS[args.trunk]
     network.unfreeze(model, trunk.unfreeze_from if stage.unfreeze else None)
-    below, above = network.split(model, trunk.cut if stage.unfreeze else None)
-    whole = network.connect(below, above)
-    network.compile_model(whole, make_optimizer(stage))
-    frozen = network.digest(whole.non_trainable_weights)
+    parts = Parts(model, trunk.cut if stage.unfreeze else None)
+    print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
+
+    store = functools.partial(
+        open_store, model_file.parent, parts.below, dtype=args.cache, workers=args.workers
+    )
+    # Augmented photos are new every epoch; all others pass the frozen part once.
+    valid_store = store(valid)
+    train_store = None if stage.augment else store(photos)
+    remove_stores(model_file.parent, keep=[valid_store, train_store])
 
     setting = (args.image_size, args.batch_size)
-    batches = PairBatches(photos, *setting, seed, augment=stage.augment)
-    valid_batches = PairBatches(valid, *setting, args.seed, validation=True)
-    heads = list(whole.output)
+    pairs = PairBatches(photos, *setting, seed, augment=stage.augment)
+    valid_pairs = PairBatches(valid, *setting, args.seed, validation=True)
+    trained, batches = parts.feed(pairs, train_store, args.workers)
+    judged, valid_batches = parts.feed(valid_pairs, valid_store, args.workers)
+    network.compile_model(trained, make_optimizer(stage))
+    if judged is not trained:
+        network.compile_model(judged, "sgd")  # measured only; no step is taken
+
     best_file = model_file.with_name(f"{stage.name}-best.keras")
-    print(
-        f"stage {stage.name}: {count_weights(whole)} weights train, {stage.epochs} epochs at most"
-    )
-    whole.fit(
-        KerasBatches(batches, heads, args.workers),
-        epochs=stage.epochs,
-        validation_data=KerasBatches(valid_batches, heads, args.workers),
-        callbacks=make_callbacks(stage, model, batches, best_file, log),
-        shuffle=False,  # `PairBatches` shuffles; the order of steps is part of its key
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-    if network.digest(whole.non_trainable_weights) != frozen:
+    callbacks = make_callbacks(stage, model, pairs, (judged, valid_batches), best_file, log)
+    frozen = network.digest(parts.above.non_trainable_weights + parts.below.weights)
+    fit(trained, batches, stage, callbacks)
+    if network.digest(parts.above.non_trainable_weights + parts.below.weights) != frozen:
         raise RuntimeError(f"stage {stage.name}: frozen weights changed")
     model.load_weights(best_file)
-    log.add_result(stage, evaluate(whole, KerasBatches(valid_batches, heads, args.workers)))
+    log.add_result(stage, evaluate(judged, valid_batches))
     return best_file
+
+
+class Parts:
+    """The model of a stage, cut where training begins; all parts share its layers.
+
+    Attributes:
+        below: images to activations, frozen.
+        above: activations to outputs, trained.
+        whole: both, images to outputs.
+    """
+
+    def __init__(self, model, cut):
+        self.below, self.above = network.split(model, cut)
+        self.whole = network.connect(self.below, self.above)
+
+    def feed(self, pairs, store, workers):
+        """The part that starts where the store, if any, left off, and its batches."""
+        part = self.above if store else self.whole
+        return part, KerasBatches(pairs, list(part.output), workers, store)
+
+
+def fit(model, batches, stage, callbacks):
+    """`model.fit`, with an error for people where memory runs out."""
+    try:
+        model.fit(
+            batches,
+            epochs=stage.epochs,
+            callbacks=callbacks,
+            shuffle=False,  # `PairBatches` shuffles; the order of steps is part of its key
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        size = batches.pairs.batch_size
+        smaller = f"try --batch-size {next_batch_size(size)}" if size > 2 else "use smaller images"
+        raise UserError(
+            f"out of memory in stage {stage.name} at batch size {size}: {smaller}"
+        ) from error
+
+
+def is_out_of_memory(error):
+    """Whether an exception of any backend says that memory ran out."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"}) or (
+        "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def next_batch_size(batch_size):
+    """Three quarters of a batch size, a multiple of 8 where it can be, at least 2."""
+    smaller = batch_size * 3 // 4
+    return smaller - smaller % 8 if smaller >= 8 else max(2, smaller)
 
 
 def make_optimizer(stage):
@@ -99,11 +157,12 @@ def make_optimizer(stage):
     return keras.optimizers.SGD(stage.learning_rate, momentum=0.9)
 
 
-def make_callbacks(stage, model, batches, best_file, log):
+def make_callbacks(stage, model, pairs, judge, best_file, log):
     """What happens around every epoch, in this order."""
     callbacks = [
-        SetEpoch(batches),
+        SetEpoch(pairs),
         StopOnNonFiniteLoss(stage.name),
+        Validate(*judge),
         keras.callbacks.ReduceLROnPlateau(monitor="val_loss", min_delta=0, verbose=1, **PLATEAU),
         log.callback(stage),
         KeepModels(model, best_file, best_file.with_name(f"{stage.name}-last.keras")),
@@ -125,11 +184,11 @@ def save(model, path):
         model.save(temporary)
 
 
-def evaluate(whole, batches):
+def evaluate(model, batches):
     """Judges a model on validation photos, each once as first and second image.
 
     Args:
-        whole: `model.connect(...)`.
+        model: as `Parts.feed` returns it, with
         batches: `KerasBatches` of validation pairs.
 
     Returns:
@@ -137,7 +196,7 @@ def evaluate(whole, batches):
         heads), and for a paired model `same` and `different`: the share of
         pairs of either kind that `bin_out` gets right (NaN: there are none).
     """
-    outputs = whole.predict(batches, verbose=0)
+    outputs = model.predict(batches, verbose=0)
     num_wrong, position, right = 0, 0, {0: [], 1: []}
     for step in range(len(batches)):
         _, partner, labels = batches.pairs.pairs(step)
@@ -166,21 +225,46 @@ class KerasBatches(keras.utils.PyDataset):
         pairs: `PairBatches`.
         heads: names of the outputs; decides which inputs and labels are passed.
         workers: threads.
+        store: `ActivationStore` of the same photos; no photo is read then.
     """
 
-    def __init__(self, pairs, heads, workers):
-        super().__init__(workers=workers, max_queue_size=2 * workers)
+    def __init__(self, pairs, heads, workers, store=None):
+        # A row of a store is a megabyte, and its reading is all but free.
+        workers = min(workers, 2) if store else workers
+        super().__init__(workers=workers, max_queue_size=workers + 2)
         self.pairs = pairs
         self.heads = heads
+        self.store = store
 
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, step):
-        inputs, labels = self.pairs[step]
+        if self.store:
+            indices, partner, labels = self.pairs.pairs(step)
+            inputs = {"activation": self.store.read(indices), "partner": partner}
+        else:
+            inputs, labels = self.pairs[step]
         if "bin_out" not in self.heads:
-            inputs = {"img_1": inputs["img_1"]}
+            del inputs["partner"]
         return inputs, {head: labels[head] for head in self.heads}
+
+
+class Validate(keras.callbacks.Callback):
+    """Adds `val_...` to the logs of an epoch, for the callbacks after it.
+
+    `fit` itself would validate with the model that it trains; ours may start
+    further up, from stored activations.
+    """
+
+    def __init__(self, judge, batches):
+        super().__init__()
+        self.judge = judge
+        self.batches = batches
+
+    def on_epoch_end(self, epoch, logs=None):
+        measured = self.judge.evaluate(self.batches, verbose=0, return_dict=True)
+        logs.update({f"val_{name}": value for name, value in measured.items()})
 
 
 class SetEpoch(keras.callbacks.Callback):

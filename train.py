@@ -81,6 +81,7 @@ def train(args):
     print(f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate")
 
     # TensorFlow takes seconds to load: only once everything else is right.
+    from activation_store import remove_stores
     from record import RunLog
     from stage import build_first_model, run_stage
 
@@ -92,6 +93,7 @@ def train(args):
         best_file = run_stage(stage, args, photos, valid, model_file, log)
         with replacing(model_file) as temporary:
             shutil.copyfile(best_file, temporary)
+    remove_stores(weights)
     return model_file
 
 
@@ -152,6 +154,13 @@ def parse_args(argv=None):
         type=positive_int,
         default=default_workers(),
         help="threads that read photos; any number trains the same (default: %(default)s)",
+    )
+    add(
+        "--cache",
+        choices=("float32", "float16", "off"),
+        default="float32",
+        help="activations of what is frozen, stored in --weights while it trains: float32 changes "
+        "no result, float16 takes half the disk (default: %(default)s)",
     )
     add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")
     args = parser.parse_args(argv)

@@ -1,0 +1,162 @@
+"""Activations below the first trained layer, computed once and read from disk.
+
+What is frozen never changes, and photos that are not augmented do not either:
+what the frozen layers make of them is the same in every epoch. A store is a
+plain `.npy` file, one row a photo. Its name is a digest of everything its
+content depends on, so an old file is never read for a changed photo or weight.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import pathlib
+import shutil
+import sys
+
+import keras
+import numpy as np
+
+import model as network
+from atomic_file import replacing
+from photo import read_ahead, read_photo
+
+FOLDER = "activations"
+# Photos a forward pass of the frozen part, whatever the training batch is.
+BATCH_SIZE = 16
+# Left free on the disk for checkpoints and everybody else.
+SPARE_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationStore:
+    """Activations of photos on disk.
+
+    Attributes:
+        path: of the `.npy` file, shape `(photos, *activation)`.
+    """
+
+    path: pathlib.Path
+
+    def read(self, indices):
+        """Reads rows.
+
+        Args:
+            indices: int array, shape `(batch,)`.
+
+        Returns:
+            float32 array, shape `(batch, *activation)`.
+        """
+        # Mapped anew for every batch: pages that stay mapped count as resident
+        # memory, and a store is larger than that.
+        rows = np.load(self.path, mmap_mode="r")
+        return rows[indices].astype(np.float32, copy=False)
+
+
+def open_store(weights, below, photos, dtype, workers):
+    """Opens the store of some photos, and builds it if it is not there.
+
+    Args:
+        weights: `pathlib.Path`, the run's folder.
+        below: the frozen part, of `model.split`.
+        photos: `photo.Photos`.
+        dtype: "float32" (exact), "float16" (half the disk), or "off".
+        workers: threads that read photos.
+
+    Returns:
+        `ActivationStore`, or None where it is off or the disk is too small;
+        one printed line says what was decided.
+    """
+    if dtype == "off":
+        return None
+    folder = weights / FOLDER
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{store_key(below, photos, dtype, workers)}.npy"
+    shape = (len(photos), *below.output_shape[1:])
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    what = f"activations of {len(photos)} photos, {'x'.join(map(str, shape[1:]))} {dtype}"
+    if path.is_file():
+        print(f"{what}: {gigabytes(size)}, there already")
+        return ActivationStore(path)
+    free = shutil.disk_usage(folder).free
+    if size + SPARE_BYTES > free:
+        print(
+            f"{what}: {gigabytes(size)} needed, {gigabytes(free)} free: not stored but computed "
+            f"in every epoch" + (" (--cache float16 takes half)" if dtype == "float32" else "")
+        )
+        return None
+    print(f"{what}: {gigabytes(size)} of {gigabytes(free)} free: computed once and stored")
+    build(path, below, photos, dtype, workers)
+    return ActivationStore(path)
+
+
+def gigabytes(size):
+    """A number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def build(path, below, photos, dtype, workers):
+    """Computes the activations of all photos and writes them, whole or not at all."""
+    image_size = below.input_shape[1]
+    shows = 1 if sys.stdout.isatty() else 2
+    progress = keras.utils.Progbar(len(photos), verbose=shows, unit_name="photo")
+    images = read_ahead(lambda name: read_photo(name, image_size), photos.paths, workers)
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+        "fortran_order": False,
+        "shape": (len(photos), *below.output_shape[1:]),
+    }
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, header)
+        batch = []
+        for number, image in enumerate(images, start=1):
+            batch.append(image)
+            if len(batch) == BATCH_SIZE or number == len(photos):
+                rows = np.asarray(below.predict_on_batch(np.stack(batch)))
+                rows.astype(dtype, copy=False).tofile(file)
+                progress.update(number)
+                batch = []
+
+
+def store_key(below, photos, dtype, workers):
+    """Digest of all that the activations depend on.
+
+    Frozen weights, layers and scaling, the photos' bytes and order, image
+    size, dtype, and the versions of what decodes and computes.
+    """
+    sha = hashlib.sha256()
+    versions = {name: importlib.metadata.version(name) for name in ("keras", "numpy", "pillow")}
+    scale, frozen = below.get_layer("scale"), below.layers[-1]
+    # Not the layers' names: Keras numbers them anew at each build.
+    layers = [type(layer).__name__ for layer in frozen.layers]
+    scaling = [scale.scale, scale.offset]
+    facts = [versions, keras.backend.backend(), layers, scaling, below.input_shape, dtype]
+    sha.update(json.dumps(facts).encode())
+    sha.update(network.digest(below.weights).encode())
+    for digest in read_ahead(file_digest, photos.paths, workers):
+        sha.update(digest)
+    return sha.hexdigest()[:32]
+
+
+def file_digest(path):
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:  # noqa: PTH123 - a str, as `Photos` holds them
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def remove_stores(weights, keep=()):
+    """Deletes the stores of a run, but for those to keep.
+
+    Args:
+        weights: `pathlib.Path`, the run's folder.
+        keep: `ActivationStore`s (None is passed over).
+    """
+    folder = weights / FOLDER
+    kept = {store.path for store in keep if store}
+    for path in folder.glob("*.npy") if folder.is_dir() else ():
+        if path not in kept:
+            path.unlink()
+    with contextlib.suppress(OSError):  # not empty, or not there
+        folder.rmdir()

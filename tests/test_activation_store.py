@@ -1,0 +1,135 @@
+import collections
+
+import keras
+import numpy as np
+import pytest
+from conftest import COLOURS, SIZE, make_photo
+
+import activation_store
+import model as network
+import stage
+import train
+from command_line import UserError
+from photo import Photos, read_photo
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(5)]
+    for number, path in enumerate(paths):
+        make_photo(path, COLOURS["10"], seed=number)
+    return Photos(paths, np.array([0, 1, 0, 1, 0], np.int32), ["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def below(trunk):
+    keras.utils.set_random_seed(1)
+    return network.split(network.build_model(trunk, ["a", "b"]), 105)[0]
+
+
+def open_store(tmp_path, below, photos, dtype="float32"):
+    return activation_store.open_store(tmp_path, below, photos, dtype, workers=2)
+
+
+def test_rows_are_what_the_frozen_layers_make_of_each_photo(tmp_path, below, photos):
+    store = open_store(tmp_path, below, photos)
+    images = np.stack([read_photo(path, SIZE) for path in photos.paths])
+    expected = below.predict(images, verbose=0)
+    rows = store.read(np.array([3, 0, 3]))
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, expected[[3, 0, 3]], atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_store_is_computed_once(tmp_path, below, photos, capsys):
+    first = open_store(tmp_path, below, photos)
+    changed = first.path.stat().st_mtime_ns
+    again = open_store(tmp_path, below, photos)
+    assert again == first
+    assert first.path.stat().st_mtime_ns == changed
+    said = capsys.readouterr().out
+    assert "computed once and stored" in said
+    assert "there already" in said
+
+
+def test_a_changed_photo_or_weight_is_never_read_from_an_old_store(tmp_path, below, photos):
+    old = open_store(tmp_path, below, photos)
+    make_photo(photos.paths[1], COLOURS["pug"], seed=77)
+    new = open_store(tmp_path, below, photos)
+    assert new.path != old.path
+    assert (new.read(np.array([0])) == old.read(np.array([0]))).all()
+    assert (new.read(np.array([1])) != old.read(np.array([1]))).any()
+
+    other_order = Photos(photos.paths[::-1], photos.labels, photos.typeids)
+    paths = {old.path, new.path, open_store(tmp_path, below, other_order).path}
+    paths.add(open_store(tmp_path, below, photos, "float16").path)
+    kernel = below.layers[-1].layers[1].kernel
+    kernel.assign(kernel * 1.0001)
+    paths.add(open_store(tmp_path, below, photos).path)
+    assert len(paths) == 5
+
+
+def test_float16_takes_half_the_disk_and_off_takes_none(tmp_path, below, photos):
+    exact, half = (open_store(tmp_path, below, photos, dtype) for dtype in ("float32", "float16"))
+    sizes = [store.path.stat().st_size for store in (exact, half)]
+    assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.01)
+    assert open_store(tmp_path, below, photos, "off") is None
+
+
+def test_a_disk_too_small_is_said_and_nothing_is_written(
+    tmp_path, below, photos, monkeypatch, capsys
+):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(2e9, 1e9, 1e9))
+    assert open_store(tmp_path, below, photos) is None
+    assert "not stored but computed in every epoch" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_stores_are_removed_but_for_those_in_use(tmp_path, below, photos):
+    kept, old = (open_store(tmp_path, below, photos, dtype) for dtype in ("float32", "float16"))
+    activation_store.remove_stores(tmp_path, keep=[kept, None])
+    assert kept.path.is_file()
+    assert not old.path.exists()
+    activation_store.remove_stores(tmp_path)
+    assert not (tmp_path / "activations").exists()
+
+
+@pytest.mark.slow
+def test_stored_activations_change_no_loss_and_no_weight(data, tmp_path):
+    """The last stage, two epochs, read from the store and computed anew."""
+
+    def last_stage(cache):
+        weights = tmp_path / cache
+        flags = f"--image-size {SIZE} --batch-size 6 --pretrained none --epochs 0 0 2 --workers 2"
+        args = [*flags.split(), "--data", data, "--weights", weights, "--cache", cache]
+        train.train(train.parse_args([str(arg) for arg in args]))
+        assert not (weights / "activations").exists()
+        with (weights / "log.csv").open() as file:
+            header, *rows = (line.strip().split(",") for line in file)
+        columns = [number for number, name in enumerate(header) if name.endswith("loss")]
+        losses = np.array([[float(row[number]) for number in columns] for row in rows])
+        model = network.load_model(weights / "plain-last.keras")
+        return losses, [weight.numpy() for weight in model.weights]
+
+    stored_losses, stored = last_stage("float32")
+    losses, anew = last_stage("off")
+    np.testing.assert_allclose(stored_losses, losses, rtol=1e-5)
+    for one, two in zip(stored, anew, strict=True):
+        # By the array's norm: a single weight near 0 has no digits to compare.
+        assert np.linalg.norm(one - two) <= 1e-5 * np.linalg.norm(two)
+
+
+def test_running_out_of_memory_names_the_batch_size_to_try(photos):
+    import tensorflow as tf
+
+    class Full(keras.Model):
+        def fit(self, *args, **kwargs):
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    batches = stage.KerasBatches(stage.PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1)
+    with pytest.raises(UserError, match="batch size 32: try --batch-size 24"):
+        stage.fit(Full(), batches, train.STAGES[0], [])
+    assert [stage.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
+        *(48, 24, 16, 8, 6, 3, 2)
+    ]
+    assert not stage.is_out_of_memory(ValueError("shapes differ"))
