@@ -1,0 +1,254 @@
+"""How much faster than the plain port? Both measured side by side in one run.
+
+Every contender trains, validates or reads the same photos; rounds are
+interleaved and medians compared, so a noisy machine hits all alike. The
+reference is `reference.py`; ours are the classes that `train.py` uses.
+
+Run it:  python benchmarks/train_speed.py --data data/train --image-size 299 --batch-size 16
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import breeds
+import img2keras
+from command_line import run
+
+ROUNDS = 3
+# Epochs over which the building of the store is spread.
+EPOCHS = 10
+
+
+def measure(contenders, rounds=ROUNDS):
+    """Times functions, interleaved, after one untimed call of each.
+
+    Returns:
+        dict from name to median seconds.
+    """
+    for warm_up in contenders.values():
+        warm_up()
+    seconds = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def take_photos(data, count):
+    """The first photos of every class in turn: `count` of them, as `Photos`."""
+    from photo import Photos, find_class_photos
+
+    photos = find_class_photos(data)
+    order = sorted(range(len(photos)), key=lambda i: (photos.paths[i], photos.labels[i]))
+    by_class = [[i for i in order if photos.labels[i] == c] for c in range(len(photos.typeids))]
+    turns = [i for row in zip(*by_class, strict=False) for i in row]
+    if len(turns) < count:
+        raise SystemExit(
+            f"{data}: {len(turns)} photos in full turns of all classes, {count} needed"
+        )
+    chosen = sorted(turns[:count])
+    return Photos([photos.paths[i] for i in chosen], photos.labels[chosen], photos.typeids)
+
+
+def link_photos(photos, folder):
+    """Class folders of links to just these photos, for the stock generator."""
+    for path, label in zip(photos.paths, photos.labels, strict=True):
+        target = pathlib.Path(folder, photos.typeids[label], pathlib.Path(path).name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(pathlib.Path(path).resolve())
+    return folder
+
+
+def time_pipeline(photos, folder, args):
+    """Seconds an image: stock and ours on one thread, ours on two."""
+    import concurrent.futures
+
+    import reference
+
+    from pair_generator import PairBatches
+
+    stock = reference.flow(folder, args.image_size, args.batch_size, augment=True)
+    ours = PairBatches(photos, args.image_size, args.batch_size, seed=0, augment=True)
+
+    def read(threads):
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            list(pool.map(ours.__getitem__, range(len(ours))))
+
+    contenders = {
+        "stock": lambda: [next(stock) for _ in range(len(stock))],
+        "one": functools.partial(read, 1),
+        "two": functools.partial(read, 2),
+    }
+    return {name: value / len(photos) for name, value in measure(contenders, 5).items()}
+
+
+class Ours:
+    """One stage, set up as `stage.run_stage` does it."""
+
+    def __init__(self, model, args, photos, number, scratch):
+        import activation_store
+        import model as network
+        import stage
+        import train
+        from pair_generator import PairBatches
+
+        plan = train.STAGES[number - 1]
+        trunk = network.TRUNKS[args.trunk]
+        network.unfreeze(model, trunk.unfreeze_from if plan.unfreeze else None)
+        self.parts = stage.Parts(model, trunk.cut if plan.unfreeze else None)
+        size = (args.image_size, args.batch_size)
+        pairs = PairBatches(photos, *size, seed=0, augment=plan.augment)
+        valid = PairBatches(photos, *size, seed=0, validation=True)
+        store = activation_store.open_store(
+            scratch, self.parts.below, photos, "float32", args.workers
+        )
+        self.build = lambda path: activation_store.build(
+            path, self.parts.below, photos, "float32", args.workers
+        )
+        fed_from = None if plan.augment else store
+        self.trained, self.batches = self.parts.feed(pairs, fed_from, args.workers)
+        self.judged, self.valid = self.parts.feed(valid, store, args.workers)
+        network.compile_model(self.trained, stage.make_optimizer(plan))
+        if self.judged is not self.trained:
+            network.compile_model(self.judged, "sgd")
+
+    def train(self):
+        self.trained.fit(self.batches, shuffle=False, verbose=0)
+
+    def validate(self):
+        self.judged.evaluate(self.valid, verbose=0)
+
+
+def time_stages(photos, folder, args, scratch):
+    """Seconds a pair of every stage, of validation, and of a bare forward pass."""
+    import reference
+
+    import model as network
+
+    plain, plain_trunk = reference.build(args.trunk, args.image_size, len(photos.typeids))
+    trunk = network.build_trunk(args.trunk, args.image_size, "none", scratch)
+    model = network.build_model(trunk, photos.typeids)
+    seconds = {}
+    for number in (1, 2, 3):
+        reference.compile_stage(plain, plain_trunk, args.trunk, number)
+        flow = reference.flow(folder, args.image_size, args.batch_size, augment=number < 3)
+        ours = Ours(model, args, photos, number, scratch)
+        contenders = {
+            "reference": functools.partial(
+                plain.fit, reference.pairs(flow), steps_per_epoch=len(flow), verbose=0
+            ),
+            "ours": ours.train,
+        }
+        if number == 1:
+            contenders["forward"] = bare_forward(trunk, photos, args)
+        if number == 2:
+            fixed = reference.flow(folder, args.image_size, args.batch_size, augment=False)
+            contenders["reference validation"] = functools.partial(
+                plain.evaluate, reference.pairs(fixed), steps=len(fixed), verbose=0
+            )
+            contenders["validation"] = ours.validate
+        if number == 3:
+            contenders["build"] = functools.partial(ours.build, scratch / "built.npy")
+        found = measure(contenders)
+        seconds |= {f"stage{number} {name}": value for name, value in found.items()}
+    return {name: value / len(photos) for name, value in seconds.items()}
+
+
+def bare_forward(trunk, photos, args):
+    """The trunk alone over the photos, decoded beforehand."""
+    import numpy as np
+
+    from photo import read_photo
+
+    images = np.stack([read_photo(path, args.image_size) for path in photos.paths])
+    scaled = images / np.float32(127.5) - 1
+    return functools.partial(trunk.predict, scaled, batch_size=args.batch_size, verbose=0)
+
+
+def time_prediction(photos, args, scratch):
+    """Seconds a photo: `predict.py` from files, and a bare forward pass."""
+    import model as network
+    from predict import Predictor
+
+    trunk = network.build_trunk(args.trunk, args.image_size, "none", scratch)
+    network.build_model(trunk, photos.typeids).save(scratch / "model.keras")
+    predictor = Predictor(scratch, args.batch_size, args.workers)
+    contenders = {
+        "forward": bare_forward(trunk, photos, args),
+        "predict": functools.partial(predictor.probabilities, photos.paths),
+    }
+    return {name: value / len(photos) for name, value in measure(contenders).items()}
+
+
+def ratios(pipeline, stages, prediction):
+    """The JSON: reference time over ours (`..._over_forward`: see the README)."""
+    build = stages["stage3 build"] / EPOCHS
+    return {
+        "stage1_ratio": stages["stage1 reference"] / stages["stage1 ours"],
+        "stage2_ratio": stages["stage2 reference"] / stages["stage2 ours"],
+        "stage3_ratio": stages["stage3 reference"] / stages["stage3 ours"],
+        "stage3_with_build_ratio": stages["stage3 reference"] / (stages["stage3 ours"] + build),
+        "validation_ratio": stages["stage2 reference validation"] / stages["stage2 validation"],
+        "pipeline_ratio": pipeline["stock"] / pipeline["one"],
+        "pipeline_scaling": pipeline["one"] / pipeline["two"],
+        "stage1_over_forward": stages["stage1 ours"] / stages["stage1 forward"],
+        "predict_over_forward": prediction["forward"] / prediction["predict"],
+    }
+
+
+def print_table(title, seconds):
+    """Milliseconds, one a line."""
+    print(f"\n{title}, ms")
+    for name, value in seconds.items():
+        print(f"  {name:<28} {1000 * value:9.1f}")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Time ours against the plain port.")
+    add = parser.add_argument
+    add("--data", help="class folders (default: drawn photos, as in the demo)")
+    add("--image-size", type=int, default=299, help="pixels (default: 299)")
+    add("--batch-size", type=int, default=16, help="pairs a step (default: 16)")
+    add("--steps", type=int, default=4, help="steps a round (default: 4)")
+    add("--trunk", choices=("xception", "inceptionv3"), default="xception")
+    add("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
+    add("--json", metavar="FILE", help="write the ratios there")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        data = args.data
+        if not data:
+            breeds.draw_breeds(scratch / "raw", 24, seed=0)
+            img2keras.sort_photos(scratch / "raw", scratch)
+            data = scratch / "train"
+        photos = take_photos(data, args.steps * args.batch_size)
+        folder = link_photos(photos, scratch / "links")
+        pipeline = time_pipeline(photos, folder, args)
+        print_table("input pipeline, an image", pipeline)
+        stages = time_stages(photos, folder, args, scratch)
+        print_table("a pair", stages)
+        prediction = time_prediction(photos, args, scratch)
+        print_table("prediction, a photo", prediction)
+    found = {name: round(value, 3) for name, value in ratios(pipeline, stages, prediction).items()}
+    print("\n" + "\n".join(f"{name:<26} {value:6.2f}" for name, value in found.items()))
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

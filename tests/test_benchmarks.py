@@ -1,0 +1,40 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT, SIZE, run_script
+
+KEYS = (
+    "stage1_ratio stage2_ratio stage3_ratio stage3_with_build_ratio validation_ratio "
+    "pipeline_ratio pipeline_scaling stage1_over_forward predict_over_forward"
+)
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_runs_and_writes_its_keys(data, tmp_path):
+    """What the numbers are is not judged here: a test machine is noisy."""
+    out = tmp_path / "speed.json"
+    flags = f"--data {data / 'train'} --image-size {SIZE} --batch-size 6 --steps 1 --json {out}"
+    done = run_script("benchmarks/train_speed.py", *flags.split())
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert list(found) == KEYS.split()
+    assert all(value > 0 for value in found.values())
+
+
+def test_the_memory_estimate_counts_what_the_backward_pass_keeps(trunk, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import memory
+
+    def an_image(cut, stored=False):
+        sizes = [memory.estimate(trunk, cut, batch, stored=stored) for batch in (8, 16, 24)]
+        assert sizes[1] - sizes[0] == pytest.approx(sizes[2] - sizes[1])  # linear in the batch
+        return (sizes[1] - sizes[0]) / 8
+
+    # By hand, the last two separable convolutions at 71 pixels (3 x 3 x 1536 and
+    # x 2048): input, output, BatchNormalization and activation of each.
+    last = 4 * 9 * (1024 + 3 * 1536 + 1536 + 3 * 2048)
+    assert an_image(105, stored=True) > last
+    assert an_image(105) > an_image(105, stored=True)
+    assert an_image(None) < an_image(105)
+    assert np.isfinite(an_image(None))
