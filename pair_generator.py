@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from atomic_file import replacing
 from augment import augment, make_augmenter
 from command_line import UserError, positive_int, run
-from photo import find_class_photos, read_photo
+from photo import find_class_photos, open_photo
 
 # What a random generator is for: no two uses share their numbers.
 FOR_ORDER, FOR_PARTNERS, FOR_AUGMENTATION = 1, 2, 3
@@ -204,14 +204,14 @@ class PairBatches:
             as in `pairs`.
         """
         indices, partner, labels = self.pairs(step)
-        images = [read_photo(self.photos.paths[index], self.image_size) for index in indices]
+        images = [open_photo(self.photos.paths[index], self.image_size) for index in indices]
         if self.augmenter:
             seeds = self.rng(FOR_AUGMENTATION, step).integers(2**32, size=len(indices))
             images = [
                 augment(image, seed, self.augmenter)
                 for image, seed in zip(images, seeds, strict=True)
             ]
-        images = np.stack(images)
+        images = np.stack([np.asarray(image) for image in images])
         return {"img_1": images, "partner": partner}, labels
 
 

@@ -1,6 +1,6 @@
 """Photos on disk: finding them and reading them. No other module opens one.
 
-Training and prediction read a photo through `read_photo`, so they cannot
+Training and prediction read a photo through `open_photo`, so they cannot
 disagree about its size, colours or rotation.
 """
 
@@ -11,7 +11,7 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from command_line import UserError
 from img2keras import PHOTO_SUFFIXES, typeid_order
@@ -103,16 +103,15 @@ def find_class_photos(folder, typeids=None):
     return Photos(paths, np.array(labels, np.int32), list(typeids))
 
 
-def read_photo(path, image_size):
-    """Reads one photo as the network sees it.
+def open_photo(path, image_size):
+    """Opens one photo as the network sees it.
 
     Args:
         path: any file Pillow reads.
         image_size: side in pixels; the photo is squashed to a square.
 
     Returns:
-        uint8 array, shape `(image_size, image_size, 3)`, RGB, rotated as its
-        EXIF tag says.
+        `PIL.Image.Image`, RGB, rotated as its EXIF tag says.
 
     Raises:
         UserError: not readable as an image.
@@ -122,12 +121,21 @@ def read_photo(path, image_size):
             # A large JPEG is decoded at a half, quarter or eighth, but never
             # below twice the size: within a grey level of the full decoding.
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            image = ImageOps.exif_transpose(image).convert("RGB")
+            # Both would copy an image that needs neither.
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            if image.mode != "RGB":
+                image = image.convert("RGB")
             # Bilinear with antialiasing. ImageDataGenerator's own default,
             # nearest neighbour, drops the fur between the sampled pixels.
-            return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+            return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path}: not a readable photo ({error}). Remove or replace it") from error
+
+
+def read_photo(path, image_size):
+    """The pixels of `open_photo`: uint8 array, shape `(image_size, image_size, 3)`."""
+    return np.asarray(open_photo(path, image_size))
 
 
 def read_ahead(read, items, workers):

@@ -34,7 +34,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 def test_a_large_jpeg_decoded_at_reduced_scale_loses_nothing(tmp_path):
     rng = np.random.default_rng(0)
-    smooth = Image.fromarray(rng.integers(0, 256, size=(60, 80, 3)).astype(np.uint8))
+    smooth = Image.fromarray(rng.integers(0, 256, size=(12, 16, 3)).astype(np.uint8))
     noise = rng.normal(0, 6, size=(900, 1200, 3))
     pixels = np.asarray(smooth.resize((1200, 900), Image.Resampling.BICUBIC)) + noise
     large = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
