@@ -209,6 +209,18 @@ def test_brought_weights_are_found_under_keras_own_name(trunk, tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
+def test_a_weights_file_that_lacks_a_layer_is_refused(trunk, tmp_path):
+    """Keras would go on with random numbers there, and only warn."""
+    import h5py
+
+    file = tmp_path / "partial.weights.h5"
+    trunk.save_weights(file)
+    with h5py.File(file, "a") as content:
+        del content["layers"]["separable_conv2d_30"]
+    with pytest.raises(UserError, match=r"no numbers for \d+ weights|not the weights"):
+        network.build_trunk("xception", SIZE, str(file), tmp_path)
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     small.save_weights(tmp_path / "other.weights.h5")
