@@ -14,12 +14,9 @@ second feature is gathered by the permutation (`connect`).
 Source: the seed; the verification loss of arXiv:1611.05666.
 """
 
-import dataclasses
 import hashlib
 import pathlib
-import warnings
 import zipfile
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -30,46 +27,6 @@ from command_line import UserError
 LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
 DROPOUT = 0.5
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D)
-
-
-@dataclasses.dataclass(frozen=True)
-class Trunk:
-    """A network of `keras.applications` and where the recipe cuts it.
-
-    Attributes:
-        build: the function of `keras.applications`.
-        unfreeze_from: index of the first layer that stages 2 and 3 train.
-        cut: index of the layer whose output is all that those layers read.
-        min_size: smallest image side in pixels.
-        weights_file: Keras' own name of the ImageNet weights.
-    """
-
-    build: Callable
-    unfreeze_from: int
-    cut: int
-    min_size: int
-    weights_file: str
-
-
-TRUNKS = {
-    # Layer 105 is the Add that closes block 11: blocks 12, 13 and 14 are trained.
-    "xception": Trunk(
-        keras.applications.Xception,
-        unfreeze_from=105,
-        cut=105,
-        min_size=71,
-        weights_file="xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    ),
-    # Layer 248 is `mixed8`: the top two inception blocks, the number of the
-    # Keras documentation's own fine-tuning example.
-    "inceptionv3": Trunk(
-        keras.applications.InceptionV3,
-        unfreeze_from=249,
-        cut=248,
-        min_size=75,
-        weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    ),
-}
 
 
 @keras.saving.register_keras_serializable(package="pairs")
@@ -103,91 +60,6 @@ class TypeidHead(keras.layers.Dense):
         config = super().get_config()
         del config["units"]
         return {**config, "typeids": self.typeids}
-
-
-def build_trunk(name, image_size, pretrained, weights_folder):
-    """Builds the headless trunk: images in [-1, 1] to average-pooled features.
-
-    Args:
-        name: key of `TRUNKS`.
-        image_size: side in pixels.
-        pretrained: "none" for random weights, "imagenet", or a weights file.
-        weights_folder: where a file brought by the user may lie.
-
-    Returns:
-        `keras.Model` named "trunk", output shape `(batch, 2048)`.
-
-    Raises:
-        UserError: the weights are not there or do not fit.
-    """
-    trunk = TRUNKS[name]
-
-    def build(weights):
-        shape = (image_size, image_size, 3)
-        return trunk.build(
-            weights=weights, include_top=False, pooling="avg", input_shape=shape, name="trunk"
-        )
-
-    if pretrained == "none":
-        return build(None)
-    brought = pathlib.Path(weights_folder, trunk.weights_file)
-    if pretrained == "imagenet" and not brought.is_file():
-        try:
-            return build("imagenet")  # lets Keras download it
-        except Exception as error:  # Keras raises a bare Exception without network
-            raise UserError(
-                f"no ImageNet weights for {name}: the download failed ({error}). Put "
-                f"{trunk.weights_file} into {weights_folder}, or use --pretrained FILE or none"
-            ) from error
-    file = brought if pretrained == "imagenet" else pathlib.Path(pretrained)
-    model = build(None)
-    load_all_weights(model, file, name)
-    return model
-
-
-def load_all_weights(trunk, file, name):
-    """Loads a weights file into a trunk, and makes sure that nothing was missed."""
-    # Keras passes over what the file lacks and would train on random weights:
-    # what is still not a number afterwards was missed.
-    for weight in trunk.weights:
-        weight.assign(np.full(weight.shape, np.nan, weight.dtype))
-    expected = f"{file}: not the weights of {name} without its top layer"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said below, in one line
-            trunk.load_weights(str(file))
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{expected} ({error})") from error
-    missed = [
-        weight.path
-        for weight in trunk.weights
-        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all()
-    ]
-    if missed:
-        raise UserError(f"{expected} (no numbers for {len(missed)} weights, e.g. {missed[0]})")
-
-
-def estimate_statistics(trunk, batches):
-    """Gives a random trunk the BatchNormalization statistics of real images.
-
-    All our stages use the moving statistics; the initial ones (mean 0, variance
-    1) let random weights shrink a feature to 1e-5, and no head learns from that.
-
-    Args:
-        trunk: `build_trunk(...)` with random weights; changed in place.
-        batches: iterable of arrays, shape `(batch, size, size, 3)`, in [-1, 1].
-    """
-    normalizations = [
-        layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    momenta = [layer.momentum for layer in normalizations]
-    trunk.trainable = True
-    for number, images in enumerate(batches):
-        for layer in normalizations:  # the plain mean over all batches
-            layer.momentum = number / (number + 1)
-        trunk(keras.ops.convert_to_tensor(images), training=True)
-    for layer, momentum in zip(normalizations, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def build_model(trunk, typeids, paired=True):

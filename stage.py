@@ -14,9 +14,10 @@ import numpy as np
 
 import model as network
 from activation_store import open_store, remove_stores
-from atomic_file import replacing
+from callbacks import KeepModels, SetEpoch, StopOnNonFiniteLoss, Validate, save
 from command_line import UserError
 from pair_generator import PairBatches
+from trunk import TRUNKS, build_trunk, estimate_statistics
 
 # The learning rate falls by this after so many epochs without a lower
 # validation loss; 1e-6 is where the seed's last pass ends.
@@ -25,30 +26,30 @@ PLATEAU = {"factor": 0.1, "patience": 3, "min_lr": 1e-6}
 STATISTICS_BATCHES = 8
 
 
-def build_first_model(args, photos, model_file):
-    """Builds the network with its starting weights and saves it to `model_file`."""
+def build_first_model(args, photos, start_file):
+    """Builds the network with its starting weights and saves it to `start_file`."""
     keras.utils.set_random_seed(args.seed)
-    trunk = network.build_trunk(args.trunk, args.image_size, args.pretrained, args.weights)
+    trunk = build_trunk(args.trunk, args.image_size, args.pretrained, args.weights)
     if args.pretrained == "none":
         batches = PairBatches(photos, args.image_size, args.batch_size, args.seed)
         count = min(STATISTICS_BATCHES, len(batches))
         images = (batches[step][0]["img_1"] / np.float32(127.5) - 1 for step in range(count))
-        network.estimate_statistics(trunk, images)
+        estimate_statistics(trunk, images)
     model = network.build_model(trunk, photos.typeids, paired=args.loss == "paired")
-    save(model, model_file)
-    picture = model_file.with_name("model.png")
+    save(model, start_file)
+    picture = start_file.with_name("model.png")
     warning = network.draw_model(model, picture)
     print(warning or f"the model, drawn: {picture}")
 
 
-def run_stage(stage, args, photos, valid, model_file, log):
+def run_stage(stage, args, photos, valid, start_file, log):
     """Trains one stage.
 
     Args:
         stage: `train.Stage`.
         args: `train.parse_args()`.
         photos, valid: `photo.Photos` to train and to validate on.
-        model_file: the model to start from; not changed.
+        start_file: the model to start from; not changed.
         log: `record.RunLog`, told of every epoch and of the result.
 
     Returns:
@@ -58,24 +59,25 @@ def run_stage(stage, args, photos, valid, model_file, log):
         UserError: the loss is not finite, or memory is too small.
         RuntimeError: a frozen weight changed.
     """
+    folder = start_file.parent
     keras.utils.clear_session()
     # Of its own for each stage: the same dropout masks on the same augmented
     # batches again would be learned by heart.
     seed = 10 * args.seed + stage.number
     keras.utils.set_random_seed(seed)
-    model = network.load_model(model_file)
-    trunk = network.TRUNKS[args.trunk]
-    network.unfreeze(model, trunk.unfreeze_from if stage.unfreeze else None)
-    parts = Parts(model, trunk.cut if stage.unfreeze else None)
+    model = network.load_model(start_file)
+    place = TRUNKS[args.trunk]
+    network.unfreeze(model, place.unfreeze_from if stage.unfreeze else None)
+    parts = Parts(model, place.cut if stage.unfreeze else None)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
 
     store = functools.partial(
-        open_store, model_file.parent, parts.below, dtype=args.cache, workers=args.workers
+        open_store, folder, parts.below, dtype=args.cache, workers=args.workers
     )
     # Augmented photos are new every epoch; all others pass the frozen part once.
     valid_store = store(valid)
     train_store = None if stage.augment else store(photos)
-    remove_stores(model_file.parent, keep=[valid_store, train_store])
+    remove_stores(folder, keep=[valid_store, train_store])
 
     setting = (args.image_size, args.batch_size)
     pairs = PairBatches(photos, *setting, seed, augment=stage.augment)
@@ -86,7 +88,7 @@ def run_stage(stage, args, photos, valid, model_file, log):
     if judged is not trained:
         network.compile_model(judged, "sgd")  # measured only; no step is taken
 
-    best_file = model_file.with_name(f"{stage.name}-best.keras")
+    best_file = folder / f"{stage.name}-best.keras"
     callbacks = make_callbacks(stage, model, pairs, (judged, valid_batches), best_file, log)
     frozen = network.digest(parts.above.non_trainable_weights + parts.below.weights)
     fit(trained, batches, stage, callbacks)
@@ -178,12 +180,6 @@ def count_weights(model):
     return f"{sum(math.prod(weight.shape) for weight in model.trainable_weights):,}"
 
 
-def save(model, path):
-    """Saves a model file, whole or not at all."""
-    with replacing(path) as temporary:
-        model.save(temporary)
-
-
 def evaluate(model, batches):
     """Judges a model on validation photos, each once as first and second image.
 
@@ -248,69 +244,3 @@ class KerasBatches(keras.utils.PyDataset):
         if "bin_out" not in self.heads:
             del inputs["partner"]
         return inputs, {head: labels[head] for head in self.heads}
-
-
-class Validate(keras.callbacks.Callback):
-    """Adds `val_...` to the logs of an epoch, for the callbacks after it.
-
-    `fit` itself would validate with the model that it trains; ours may start
-    further up, from stored activations.
-    """
-
-    def __init__(self, judge, batches):
-        super().__init__()
-        self.judge = judge
-        self.batches = batches
-
-    def on_epoch_end(self, epoch, logs=None):
-        measured = self.judge.evaluate(self.batches, verbose=0, return_dict=True)
-        logs.update({f"val_{name}": value for name, value in measured.items()})
-
-
-class SetEpoch(keras.callbacks.Callback):
-    """Tells the batches which epoch it is, before the first one is read."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.batches.epoch = epoch
-
-
-class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends the run at the step whose loss is not a number, and names it."""
-
-    def __init__(self, stage_name):
-        super().__init__()
-        self.stage_name = stage_name
-        self.epoch = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"the loss is {logs['loss']} in stage {self.stage_name}, epoch {self.epoch + 1}, "
-                f"step {batch + 1}. The weights of earlier epochs are kept; start from other "
-                f"--pretrained weights, or lower the learning rate in train.py's STAGES"
-            )
-
-
-class KeepModels(keras.callbacks.Callback):
-    """Saves the last epoch's model, and the best one's by validation loss."""
-
-    def __init__(self, model, best_file, last_file):
-        super().__init__()
-        # Not `self.model`: that is the one-pass model, which shares its layers.
-        self.saved_model = model
-        self.best_file = best_file
-        self.last_file = last_file
-        self.best_loss = math.inf
-
-    def on_epoch_end(self, epoch, logs=None):
-        save(self.saved_model, self.last_file)
-        if logs["val_loss"] < self.best_loss or epoch == 0:
-            self.best_loss = logs["val_loss"]
-            save(self.saved_model, self.best_file)

@@ -87,10 +87,11 @@ def train(args):
 
     model_file = weights / "model.keras"
     log = RunLog(weights)
-    build_first_model(args, photos, model_file)
+    start_file = weights / "start.keras"
+    build_first_model(args, photos, start_file)
     log.write_settings(args, stages, photos, valid)
     for stage in stages:
-        best_file = run_stage(stage, args, photos, valid, model_file, log)
+        start_file = best_file = run_stage(stage, args, photos, valid, start_file, log)
         with replacing(model_file) as temporary:
             shutil.copyfile(best_file, temporary)
     remove_stores(weights)

@@ -31,7 +31,7 @@ def estimate(trunk, cut, batch_size, num_classes=100, stored=False):
     """Peak bytes of a training step.
 
     Args:
-        trunk: a trunk of `model.build_trunk`.
+        trunk: a trunk of `trunk.build_trunk`.
         cut: index of the last frozen layer; None, all of them are.
         batch_size: images a step.
         num_classes: of the two softmax heads.
@@ -91,10 +91,11 @@ def parse_args():
 def main():
     args = parse_args()
     import model as network
+    from trunk import TRUNKS, build_trunk
 
-    trunk = network.build_trunk(args.trunk, args.image_size, "none", "no folder")
+    trunk = build_trunk(args.trunk, args.image_size, "none", "no folder")
     model = network.build_model(trunk, [str(number) for number in range(100)])
-    cut = network.TRUNKS[args.trunk].cut
+    cut = TRUNKS[args.trunk].cut
     print(f"{args.trunk} at {args.image_size} pixels, GB (measured on the GPU in brackets)")
     print(f"{'batch':>6}" + "".join(f"{name:>16}" for name in STAGES))
     for batch_size in args.batch_sizes:

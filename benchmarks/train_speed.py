@@ -102,9 +102,10 @@ class Ours:
         import stage
         import train
         from pair_generator import PairBatches
+        from trunk import TRUNKS
 
         plan = train.STAGES[number - 1]
-        trunk = network.TRUNKS[args.trunk]
+        trunk = TRUNKS[args.trunk]
         network.unfreeze(model, trunk.unfreeze_from if plan.unfreeze else None)
         self.parts = stage.Parts(model, trunk.cut if plan.unfreeze else None)
         size = (args.image_size, args.batch_size)
@@ -135,9 +136,10 @@ def time_stages(photos, folder, args, scratch):
     import reference
 
     import model as network
+    from trunk import build_trunk
 
     plain, plain_trunk = reference.build(args.trunk, args.image_size, len(photos.typeids))
-    trunk = network.build_trunk(args.trunk, args.image_size, "none", scratch)
+    trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
     model = network.build_model(trunk, photos.typeids)
     seconds = {}
     for number in (1, 2, 3):
@@ -180,8 +182,9 @@ def time_prediction(photos, args, scratch):
     """Seconds a photo: `predict.py` from files, and a bare forward pass."""
     import model as network
     from predict import Predictor
+    from trunk import build_trunk
 
-    trunk = network.build_trunk(args.trunk, args.image_size, "none", scratch)
+    trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
     network.build_model(trunk, photos.typeids).save(scratch / "model.keras")
     predictor = Predictor(scratch, args.batch_size, args.workers)
     contenders = {

@@ -78,13 +78,13 @@ def trunk():
     """A small random Xception trunk with the statistics of noise."""
     import keras
 
-    import model
+    from trunk import build_trunk, estimate_statistics
 
     keras.utils.set_random_seed(0)
-    trunk = model.build_trunk("xception", SIZE, "none", "no folder")
+    trunk = build_trunk("xception", SIZE, "none", "no folder")
     rng = np.random.default_rng(0)
     noise = [rng.uniform(-1, 1, size=(8, SIZE, SIZE, 3)).astype(np.float32) for _ in range(2)]
-    model.estimate_statistics(trunk, noise)
+    estimate_statistics(trunk, noise)
     return trunk
 
 

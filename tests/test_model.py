@@ -8,6 +8,7 @@ from conftest import SIZE, assert_one_line_error, run_script
 
 import model as network
 from command_line import UserError
+from trunk import build_trunk, estimate_statistics
 
 TYPEIDS = ["2", "10", "pug"]
 PARTNER = np.array([1, 0, 3, 4, 2, 5 - 5 + 6, 5], np.int32)
@@ -168,11 +169,11 @@ def test_a_softmax_model_has_one_image_and_one_head(trunk, batch, tmp_path):
 
 def test_statistics_are_the_mean_over_the_batches_and_keep_features_alive():
     keras.utils.set_random_seed(0)
-    trunk = network.build_trunk("xception", SIZE, "none", "no folder")
+    trunk = build_trunk("xception", SIZE, "none", "no folder")
     rng = np.random.default_rng(0)
     batches = [rng.uniform(-1, 1, size=(4, SIZE, SIZE, 3)).astype(np.float32) for _ in range(3)]
     untouched = trunk.predict(batches[0], verbose=0)
-    network.estimate_statistics(trunk, batches)
+    estimate_statistics(trunk, batches)
     first = trunk.get_layer("block1_conv1_bn")
     convolved = keras.Model(trunk.input, trunk.get_layer("block1_conv1").output)
     values = [convolved.predict(images, verbose=0) for images in batches]
@@ -204,7 +205,7 @@ def test_brought_weights_are_found_under_keras_own_name(trunk, tmp_path):
     # Keras reads a `.weights.h5` under its own ending only, so bring a legacy file.
     trunk.save(tmp_path / "legacy.h5")
     (tmp_path / "legacy.h5").rename(tmp_path / name)
-    found = network.build_trunk("xception", SIZE, "imagenet", tmp_path)
+    found = build_trunk("xception", SIZE, "imagenet", tmp_path)
     for one, two in zip(found.weights, trunk.weights, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -218,14 +219,14 @@ def test_a_weights_file_that_lacks_a_layer_is_refused(trunk, tmp_path):
     with h5py.File(file, "a") as content:
         del content["layers"]["separable_conv2d_30"]
     with pytest.raises(UserError, match=r"no numbers for \d+ weights|not the weights"):
-        network.build_trunk("xception", SIZE, str(file), tmp_path)
+        build_trunk("xception", SIZE, str(file), tmp_path)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     small.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(UserError, match="not the weights of xception"):
-        network.build_trunk("xception", SIZE, str(tmp_path / "other.weights.h5"), tmp_path)
+        build_trunk("xception", SIZE, str(tmp_path / "other.weights.h5"), tmp_path)
 
 
 def test_a_lambda_in_a_model_file_is_refused(tmp_path):
@@ -260,7 +261,7 @@ def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):
     from photo import read_photo
 
     file = shared / "weights" / "inception_v3_imagenet_notop.weights.h5"
-    trunk = network.build_trunk("inceptionv3", 139, str(file), "no folder")
+    trunk = build_trunk("inceptionv3", 139, str(file), "no folder")
     paths = [
         path
         for typeid in ("0", "10", "11", "33", "64")

@@ -1,0 +1,82 @@
+"""What happens around every epoch of a stage, beside what Keras brings along."""
+
+import math
+import shutil
+
+import keras
+
+from atomic_file import replacing
+from command_line import UserError
+
+
+def save(model, path):
+    """Saves a model file, whole or not at all."""
+    with replacing(path) as temporary:
+        model.save(temporary)
+
+
+class SetEpoch(keras.callbacks.Callback):
+    """Tells the batches which epoch it is, before the first one is read."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.epoch = epoch
+
+
+class StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Ends the run at the step whose loss is not a number, and names it."""
+
+    def __init__(self, stage_name):
+        super().__init__()
+        self.stage_name = stage_name
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"the loss is {logs['loss']} in stage {self.stage_name}, epoch {self.epoch + 1}, "
+                f"step {batch + 1}. The weights of earlier epochs are kept; start from other "
+                f"--pretrained weights, or lower the learning rate in train.py's STAGES"
+            )
+
+
+class Validate(keras.callbacks.Callback):
+    """Adds `val_...` to the logs of an epoch, for the callbacks after it.
+
+    `fit` itself would validate with the model that it trains; ours may start
+    further up, from stored activations.
+    """
+
+    def __init__(self, judge, batches):
+        super().__init__()
+        self.judge = judge
+        self.batches = batches
+
+    def on_epoch_end(self, epoch, logs=None):
+        measured = self.judge.evaluate(self.batches, verbose=0, return_dict=True)
+        logs.update({f"val_{name}": value for name, value in measured.items()})
+
+
+class KeepModels(keras.callbacks.Callback):
+    """Saves the last epoch's model, and the best one's by validation loss."""
+
+    def __init__(self, model, best_file, last_file):
+        super().__init__()
+        # Not `self.model`: that is the one-pass model, which shares its layers.
+        self.saved_model = model
+        self.best_file = best_file
+        self.last_file = last_file
+        self.best_loss = math.inf
+
+    def on_epoch_end(self, epoch, logs=None):
+        save(self.saved_model, self.last_file)
+        if logs["val_loss"] < self.best_loss or epoch == 0:
+            self.best_loss = logs["val_loss"]
+            with replacing(self.best_file) as temporary:
+                shutil.copyfile(self.last_file, temporary)
