@@ -21,9 +21,14 @@ def positive_int(text):
     return value
 
 
-def default_workers():
-    """Threads that read photos: every core, at most eight."""
-    return min(8, os.cpu_count() or 1)
+def add_workers_flag(parser):
+    """Adds `--workers` to a parser: threads that read photos."""
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=min(8, os.cpu_count() or 1),
+        help="threads that read photos; any number gives the same result (default: %(default)s)",
+    )
 
 
 def run(main):

@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 
 from atomic_file import write_text
-from command_line import default_workers, positive_int, run
+from command_line import add_workers_flag, positive_int, run
 from photo import find_class_photos, find_photos, read_ahead, read_photo
 
 TOP = 5
@@ -112,12 +112,7 @@ def parse_args():
     add("--out", default="predict.txt", help="submission file (default: %(default)s)")
     add("--evaluate", metavar="DIR", help="print the error on these class folders instead")
     add("--batch-size", type=positive_int, default=32, help="photos a pass (default: %(default)s)")
-    add(
-        "--workers",
-        type=positive_int,
-        default=default_workers(),
-        help="threads that read photos (default: %(default)s)",
-    )
+    add_workers_flag(parser)
     args = parser.parse_args()
     folder = args.evaluate or args.test
     if not os.path.isdir(folder):

@@ -21,6 +21,7 @@ PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
 CURVES = {
     "loss": "loss (all heads, weighted)",
     "ctg_out_1_accuracy": "share of photos right (ctg_out_1)",
+    "accuracy": "share of photos right",  # a model of one head: Keras drops its name
     "bin_out_accuracy": "share of pairs right (bin_out)",
 }
 

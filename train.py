@@ -20,7 +20,7 @@ import pathlib
 import shutil
 
 from atomic_file import replacing
-from command_line import UserError, default_workers, positive_int, run
+from command_line import UserError, add_workers_flag, run
 from photo import find_class_photos
 
 
@@ -150,12 +150,7 @@ def parse_args(argv=None):
         help="at most so many for each stage, 0 leaves it out (default: 30 30 10)",
     )
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
-    add(
-        "--workers",
-        type=positive_int,
-        default=default_workers(),
-        help="threads that read photos; any number trains the same (default: %(default)s)",
-    )
+    add_workers_flag(parser)
     add(
         "--cache",
         choices=("float32", "float16", "off"),
