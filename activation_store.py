@@ -142,7 +142,7 @@ def store_key(below, photos, dtype, workers):
 
 def file_digest(path):
     """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:  # noqa: PTH123 - a str, as `Photos` holds them
+    with pathlib.Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

@@ -262,7 +262,8 @@ def load_model(path):
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         model.get_layer("trunk")
-        model.get_layer("ctg_out_1").typeids  # noqa: B018
+        if not isinstance(model.get_layer("ctg_out_1"), TypeidHead):
+            raise TypeError("it does not know its typeids")
     except (ValueError, TypeError, KeyError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a model of this project ({error})") from error
     return model
