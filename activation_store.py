@@ -21,7 +21,7 @@ import numpy as np
 
 import model as network
 from atomic_file import replacing
-from photo import read_ahead, read_photo
+from photo import read_ahead
 
 FOLDER = "activations"
 # Photos a forward pass of the frozen part, whatever the training batch is.
@@ -102,7 +102,9 @@ def build(path, below, photos, dtype, workers):
     image_size = below.input_shape[1]
     shows = 1 if sys.stdout.isatty() else 2
     progress = keras.utils.Progbar(len(photos), verbose=shows, unit_name="photo")
-    images = read_ahead(lambda name: read_photo(name, image_size), photos.paths, workers)
+    images = read_ahead(
+        lambda index: np.asarray(photos.open(index, image_size)), range(len(photos)), workers
+    )
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
         "fortran_order": False,

@@ -9,34 +9,47 @@ import hashlib
 import os
 import pathlib
 
+from command_line import UserError
+
 
 @contextlib.contextmanager
 def replacing(path):
     """Yields a temporary path beside `path`; renames it there on success.
 
-    The temporary name starts with a dot, so nothing that lists photos or
-    weights takes it for one, and keeps the suffix, which Keras reads as the
-    format. It depends on `path` alone: what a killed run left is overwritten.
-
     Args:
         path: where the file belongs; its folder exists.
 
     Raises:
-        OSError: the disk is full or the folder read-only; `path` is unchanged.
+        UserError: the disk is full or the folder read-only; `path` is unchanged.
     """
     path = pathlib.Path(path)
-    # A digest, not the name itself: the name may already have 255 bytes.
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    suffix = ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
-    temporary = path.with_name(f".tmp-{digest}{suffix}")
+    temporary = temporary_path(path)
     try:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        flush(path.parent)  # the rename itself
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{path}: could not be written ({error}). What stood there before is unchanged: "
+                f"make room, or choose another folder, and run the same command again"
+            ) from error
         raise
-    flush(path.parent)  # the rename itself
+
+
+def temporary_path(path):
+    """Where `replacing` writes before it renames.
+
+    The name starts with a dot, so nothing that lists photos or weights takes
+    it for one, and keeps the suffix, which Keras reads as the format. It
+    depends on `path` alone: what a killed run left is overwritten.
+    """
+    # A digest, not the name itself: the name may already have 255 bytes.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(f".tmp-{digest}{path.suffix}")
 
 
 def flush(path):
@@ -51,6 +64,9 @@ def flush(path):
 
 
 def write_text(path, text):
-    """Writes `text` as UTF-8 to `path`, whole or not at all."""
+    """Writes `text` as UTF-8 to `path`, whole or not at all.
+
+    File names that are not UTF-8 are written as the bytes that they are.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")

@@ -1,18 +1,10 @@
 """What happens around every epoch of a stage, beside what Keras brings along."""
 
 import math
-import shutil
 
 import keras
 
-from atomic_file import replacing
 from command_line import UserError
-
-
-def save(model, path):
-    """Saves a model file, whole or not at all."""
-    with replacing(path) as temporary:
-        model.save(temporary)
 
 
 class SetEpoch(keras.callbacks.Callback):
@@ -59,24 +51,6 @@ class Validate(keras.callbacks.Callback):
         self.batches = batches
 
     def on_epoch_end(self, epoch, logs=None):
-        measured = self.judge.evaluate(self.batches, verbose=0, return_dict=True)
+        with self.batches.own_errors():
+            measured = self.judge.evaluate(self.batches, verbose=0, return_dict=True)
         logs.update({f"val_{name}": value for name, value in measured.items()})
-
-
-class KeepModels(keras.callbacks.Callback):
-    """Saves the last epoch's model, and the best one's by validation loss."""
-
-    def __init__(self, model, best_file, last_file):
-        super().__init__()
-        # Not `self.model`: that is the one-pass model, which shares its layers.
-        self.saved_model = model
-        self.best_file = best_file
-        self.last_file = last_file
-        self.best_loss = math.inf
-
-    def on_epoch_end(self, epoch, logs=None):
-        save(self.saved_model, self.last_file)
-        if logs["val_loss"] < self.best_loss or epoch == 0:
-            self.best_loss = logs["val_loss"]
-            with replacing(self.best_file) as temporary:
-                shutil.copyfile(self.last_file, temporary)

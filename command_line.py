@@ -6,11 +6,24 @@ wrong is a bug of ours and keeps its traceback.
 
 import argparse
 import os
+import signal
+import socket
 import sys
+import threading
+import warnings
+
+MAX_WORKERS = 256
 
 
 class UserError(ValueError):
     """What came, what was expected, how to fix it: one line, no traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong flag is one line; `--help` has the rest."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def positive_int(text):
@@ -21,11 +34,19 @@ def positive_int(text):
     return value
 
 
+def num_workers(text):
+    """An argparse type: a number of threads that a system grants."""
+    value = positive_int(text)
+    if value > MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text} given, at most {MAX_WORKERS} are of use")
+    return value
+
+
 def add_workers_flag(parser):
     """Adds `--workers` to a parser: threads that read photos."""
     parser.add_argument(
         "--workers",
-        type=positive_int,
+        type=num_workers,
         default=min(8, os.cpu_count() or 1),
         help="threads that read photos; any number gives the same result (default: %(default)s)",
     )
@@ -38,6 +59,8 @@ def run(main):
     """
     # TensorFlow's start-up notes would drown the one line that matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Nor Pillow's remarks about photos that it can read; the others are named.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     program = os.path.basename(sys.argv[0])
     try:
         main()
@@ -48,3 +71,29 @@ def run(main):
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def stop_at_once(how_to_go_on):
+    """Makes Ctrl-C and SIGTERM end the process at once, with one line.
+
+    Python runs a signal's handler between two bytecodes, and one training step
+    may be a minute away. The byte that `set_wakeup_fd` sends is written in
+    the middle of it, and a thread waits for it. Nothing is cleaned up: what
+    calls this must survive `kill -9` anyway.
+
+    Args:
+        how_to_go_on: str, the end of the line.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach())  # open as long as the process
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # the thread below does it
+
+    def wait():
+        number = reader.recv(1)[0]
+        name = signal.Signals(number).name
+        print(f"\nstopped by {name}; {how_to_go_on}", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()

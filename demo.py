@@ -5,6 +5,7 @@ on a random Xception at a small image size, and predicts photos it never saw.
 """
 
 import pathlib
+import shutil
 import time
 
 import breeds
@@ -34,13 +35,15 @@ def run_demo(seed, workers):
     breeds.draw_breeds(raw, PHOTOS_PER_BREED, seed=2 * seed)
     answers = breeds.draw_breeds(test, TEST_PHOTOS_PER_BREED, seed=2 * seed + 1, labelled=False)
     sorted_data = DATA / f"sorted-{seed}"
-    img2keras.print_table(*img2keras.sort_photos(raw, sorted_data, seed=seed))
+    shutil.rmtree(sorted_data, ignore_errors=True)  # another version may have drawn it
+    img2keras.print_table(img2keras.sort_photos(raw, sorted_data, seed=seed, workers=workers))
 
     flags = (
         f"--data {sorted_data} --weights {WEIGHTS} --pretrained none --image-size {IMAGE_SIZE} "
         f"--batch-size {BATCH_SIZE} --seed {seed} --workers {workers} "
         f"--epochs {' '.join(map(str, EPOCHS))}"
     )
+    shutil.rmtree(WEIGHTS, ignore_errors=True)  # a demo shows the training again
     args = train.parse_args(flags.split())
     train.train(args)
 

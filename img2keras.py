@@ -4,24 +4,45 @@
                                or  data/valid/64/64_2043,1136.jpg
 
 The typeid is what stands before the first `_`. Which side a photo goes to
-depends on its name, its class and the seed alone: not on the order of the
-directory, nor on the machine. Sources are copied, never moved or changed.
+depends on its name, its class and the seed: not on the order of the directory,
+nor on the machine. Copies of one photo stay on one side. Every photo is read
+once; what cannot be is named. Sources are copied, never moved or changed.
 
 Run it:  python img2keras.py --raw data/raw --out data --valid-fraction 0.1 --seed 0
 """
 
-import argparse
+import dataclasses
 import filecmp
 import hashlib
 import os
 import pathlib
 import shutil
 
-from atomic_file import replacing
-from command_line import UserError, run
+from tqdm import tqdm
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+from atomic_file import replacing
+from command_line import Parser, UserError, add_workers_flag, run
+from photo import PHOTO_SUFFIXES, read_ahead, typeid_order
+from photo_check import inspect_photo
+
 SIDES = ("train", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sorted:
+    """What was done with the photos of a folder.
+
+    Attributes:
+        places: dict from file name to its place below `--out`.
+        left_aside: list of `(file name, reason)`.
+        num_written: photos that were not in place already.
+        copies: groups of the same photo, see `find_copies`.
+    """
+
+    places: dict
+    left_aside: list
+    num_written: int
+    copies: list
 
 
 def read_raw(raw):
@@ -32,7 +53,8 @@ def read_raw(raw):
 
     Returns:
         `(classes, left_aside)`: a dict from typeid to its file names in sorted
-        order, and a list of `(file name, reason)` for everything else there.
+        order, and a list of `(file name, reason)` for everything that, by its
+        name, is none.
 
     Raises:
         UserError: `raw` is no folder.
@@ -48,24 +70,21 @@ def read_raw(raw):
             else:
                 typeid = entry.name.partition("_")[0]
                 classes.setdefault(typeid, []).append(entry.name)
-    for typeid, names in list(classes.items()):
-        if len(names) == 1:
-            reason = (
-                "the only photo of its class; one for training and one for validation are needed"
-            )
-            left_aside.append((names[0], reason))
-            del classes[typeid]
     return classes, left_aside
 
 
 def why_not_a_photo(entry):
-    """The reason to leave a directory entry aside, or None if it is a photo."""
-    name = entry.name
-    typeid, underscore, _ = name.partition("_")
-    if entry.is_dir():
+    """The reason to leave a directory entry aside, or None if it may be a photo."""
+    if os.path.isdir(entry.path):  # and not `entry.is_dir`, which fails on a link to itself
         return "a folder"
-    if not entry.is_file():
-        return "not a regular file"
+    if not os.path.isfile(entry.path):
+        return "not a regular file, or a link to nowhere"
+    return why_not_a_name(entry.name)
+
+
+def why_not_a_name(name):
+    """The reason why a file name is not `typeid_hash.jpg`, or None if it is."""
+    typeid, underscore, _ = name.partition("_")
     if name.startswith("."):
         return "a hidden file"
     if pathlib.Path(name).suffix.lower() not in PHOTO_SUFFIXES:
@@ -81,36 +100,100 @@ def why_not_a_photo(entry):
     return None
 
 
-def split_class(typeid, names, valid_fraction, seed):
+def read_photos(raw, classes, workers):
+    """Reads every photo from end to end.
+
+    Args:
+        raw: `pathlib.Path` of the folder.
+        classes: of `read_raw`; what cannot be used is taken out of it.
+        workers: threads that read photos.
+
+    Returns:
+        `(digests, left_aside)`: dict from file name to the SHA-256 of its bytes,
+        and a list of `(file name, reason)`.
+    """
+    names = [name for members in classes.values() for name in members]
+    inspected = read_ahead(lambda name: inspect_photo(raw / name), names, workers)
+    # No bar where nobody watches.
+    shown = tqdm(inspected, desc="reading", total=len(names), unit=" photos", disable=None)
+    digests, left_aside = {}, []
+    for name, (digest, reason) in zip(names, shown, strict=True):
+        if reason:
+            left_aside.append((name, reason))
+        else:
+            digests[name] = digest
+    for typeid, members in list(classes.items()):
+        usable = [name for name in members if name in digests]
+        if len({digests[name] for name in usable}) > 1:
+            classes[typeid] = usable
+            continue
+        del classes[typeid]
+        reason = "the only photo of its class; one for training and one for validation are needed"
+        left_aside += [(name, reason) for name in usable]
+    return digests, left_aside
+
+
+def find_copies(classes, digests):
+    """Groups photos that are the same, byte by byte.
+
+    Returns:
+        list of lists of `(typeid, file name)`, each with at least two.
+    """
+    groups = {}
+    for typeid, names in classes.items():
+        for name in names:
+            groups.setdefault(digests[name], []).append((typeid, name))
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def split_class(typeid, names, valid_fraction, seed, digests=None):
     """Chooses the validation photos of one class.
 
     Args:
         typeid: the class.
-        names: its file names, at least two.
+        names: its file names.
         valid_fraction: share of photos for validation, between 0 and 1.
         seed: int; another seed, another choice.
+        digests: dict from file name to digest; copies of one photo stay on one
+            side. None: there are no copies.
 
     Returns:
-        set of file names, at least one and not all of them.
+        set of file names, at least one and not all of them, if there are two
+        different photos.
     """
 
     def draw(name):
         # A hash, not a random generator: the same on every machine and version.
         return hashlib.sha256(os.fsencode(f"{seed}\0{typeid}\0{name}")).digest()
 
-    count = min(max(1, round(valid_fraction * len(names))), len(names) - 1)
-    return set(sorted(names, key=draw)[:count])
+    groups = {}
+    for name in sorted(names, key=draw):
+        groups.setdefault(digests[name] if digests else name, []).append(name)
+    *first, _ = groups.values()  # one photo at least is left to train
+    count = max(1, round(valid_fraction * len(names)))
+    valid = set()
+    for copies in first:
+        if len(valid) < count:
+            valid.update(copies)
+    return valid
 
 
-def plan_copies(classes, valid_fraction, seed):
+def plan_copies(classes, digests, valid_fraction, seed):
     """Places every photo.
 
     Returns:
         dict from file name to its place below `--out`, e.g. `valid/64/64_a.jpg`.
     """
+    # A photo under two typeids is no fair question: it is never for validation.
+    in_two = {
+        digests[group[0][1]]
+        for group in find_copies(classes, digests)
+        if len({typeid for typeid, _ in group}) > 1
+    }
     places = {}
     for typeid, names in classes.items():
-        valid = split_class(typeid, names, valid_fraction, seed)
+        own = [name for name in names if digests[name] not in in_two]
+        valid = split_class(typeid, own, valid_fraction, seed, digests) if own else set()
         for name in names:
             places[name] = pathlib.Path("valid" if name in valid else "train", typeid, name)
     return places
@@ -159,7 +242,7 @@ def place_photo(source, target, link):
     return True
 
 
-def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False):
+def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2):
     """Sorts all photos of `raw` into `out/train` and `out/valid`.
 
     Args:
@@ -168,36 +251,35 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False):
         valid_fraction: share of each class for validation, between 0 and 1.
         seed: int, chooses which photos.
         link: hard links instead of copies (no disk space, same file system).
+        workers: threads that read photos.
 
     Returns:
-        `(places, left_aside, num_written)`: see `plan_copies` and `read_raw`.
+        `Sorted`.
 
     Raises:
         UserError: no photos, or `out` holds another split.
     """
     raw, out = pathlib.Path(raw), pathlib.Path(out)
     classes, left_aside = read_raw(raw)
+    digests, unusable = read_photos(raw, classes, workers)
+    left_aside += unusable
     if not classes:
         raise UserError(
-            f"--raw {raw}: no class with two photos named typeid_hash.jpg "
-            f"({len(left_aside)} other entries)"
+            f"--raw {raw}: no class with two different photos named typeid_hash.jpg "
+            f"({len(left_aside)} other entries"
+            + (f", e.g. {left_aside[0][0]!r}: {left_aside[0][1]})" if left_aside else ")")
         )
-    places = plan_copies(classes, valid_fraction, seed)
+    places = plan_copies(classes, digests, valid_fraction, seed)
     check_nothing_in_the_way(out, places)
-    num_written = sum(place_photo(raw / name, out / place, link) for name, place in places.items())
-    return places, left_aside, num_written
+    shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
+    num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
+    return Sorted(places, left_aside, num_written, find_copies(classes, digests))
 
 
-def typeid_order(typeid):
-    """Sort key: numbers by value, before names ('2' < '10' < 'pug')."""
-    is_number = typeid.isascii() and typeid.isdigit()
-    return (not is_number, int(typeid) if is_number else 0, typeid)
-
-
-def print_table(places, left_aside, num_written):
-    """Prints classes with their counts, and what was left aside and why."""
+def print_table(result):
+    """Prints classes with their counts, copies, and what was left aside and why."""
     counts = {}
-    for place in places.values():
+    for place in result.places.values():
         side, typeid, _ = place.parts
         counts.setdefault(typeid, dict.fromkeys(SIDES, 0))[side] += 1
     width = max(len("typeid"), *map(len, counts))
@@ -206,17 +288,24 @@ def print_table(places, left_aside, num_written):
         print(f"{typeid:<{width}} {counts[typeid]['train']:>7} {counts[typeid]['valid']:>7}")
     train, valid = (sum(count[side] for count in counts.values()) for side in SIDES)
     print(f"{'all':<{width}} {train:>7} {valid:>7}")
-    for name, reason in left_aside:
-        # repr: a hostile name cannot forge a line of this list.
+    for group in result.copies:
+        # repr: a hostile name cannot forge a line of these lists.
+        names = ", ".join(repr(name) for _, name in group)
+        if len({typeid for typeid, _ in group}) > 1:
+            print(f"one photo under two typeids, all to train: {names}")
+        else:
+            print(f"copies of one photo, kept on one side: {names}")
+    for name, reason in result.left_aside:
         print(f"left aside: {name!r}: {reason}")
+    num_photos = len(result.places)
     print(
-        f"{len(counts)} classes, {len(places)} photos: {num_written} written, "
-        f"{len(places) - num_written} there already, {len(left_aside)} left aside"
+        f"{len(counts)} classes, {num_photos} photos: {result.num_written} written, "
+        f"{num_photos - result.num_written} there already, {len(result.left_aside)} left aside"
     )
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Sort photos named typeid_hash.jpg into train/<typeid>/ and valid/<typeid>/."
     )
     parser.add_argument("--raw", default="data/raw", help="folder of photos (default: %(default)s)")
@@ -229,6 +318,7 @@ def parse_args():
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
     parser.add_argument("--link", action="store_true", help="hard links instead of copies")
+    add_workers_flag(parser)
     args = parser.parse_args()
     if not 0 < args.valid_fraction < 1:
         parser.error(f"--valid-fraction {args.valid_fraction}: a share between 0 and 1 is needed")
@@ -237,7 +327,9 @@ def parse_args():
 
 def main():
     args = parse_args()
-    print_table(*sort_photos(args.raw, args.out, args.valid_fraction, args.seed, args.link))
+    print_table(
+        sort_photos(args.raw, args.out, args.valid_fraction, args.seed, args.link, args.workers)
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ Source: the seed; the verification loss of arXiv:1611.05666.
 
 import hashlib
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
@@ -97,24 +96,27 @@ class TypeidHead(keras.layers.Dense):
 
     Args:
         typeids: list of str; output `i` is the probability of `typeids[i]`.
+        num_photos: list of int, training photos of each class; None: unknown.
     """
 
-    def __init__(self, typeids, activation="softmax", **kwargs):
+    def __init__(self, typeids, num_photos=None, activation="softmax", **kwargs):
         super().__init__(len(typeids), activation=activation, **kwargs)
         self.typeids = list(typeids)
+        self.num_photos = list(num_photos or [0] * len(typeids))
 
     def get_config(self):
         config = super().get_config()
         del config["units"]
-        return {**config, "typeids": self.typeids}
+        return {**config, "typeids": self.typeids, "num_photos": self.num_photos}
 
 
-def build_model(trunk, typeids, paired=True):
+def build_model(trunk, typeids, num_photos=None, paired=True):
     """Puts the heads on the trunk. This is the model that is saved.
 
     Args:
         trunk: `build_trunk(...)`.
         typeids: list of str, the classes in the order of their labels.
+        num_photos: list of int, training photos of each; None: unknown.
         paired: False leaves one image, its softmax, and no pair: the
             "softmax only" systems of the seed's table.
 
@@ -131,7 +133,7 @@ def build_model(trunk, typeids, paired=True):
     # training=False: BatchNormalization uses its moving statistics, always.
     features = [trunk(scale(image), training=False) for image in images]
     outputs = {
-        f"ctg_out_{number}": TypeidHead(typeids, name=f"ctg_out_{number}")(
+        f"ctg_out_{number}": TypeidHead(typeids, num_photos, name=f"ctg_out_{number}")(
             keras.layers.Dropout(DROPOUT, name=f"dropout_{number}")(feature)
         )
         for number, feature in enumerate(features, start=1)
@@ -264,8 +266,9 @@ def load_model(path):
         model.get_layer("trunk")
         if not isinstance(model.get_layer("ctg_out_1"), TypeidHead):
             raise TypeError("it does not know its typeids")
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a model of this project ({error})") from error
+    except Exception as error:  # whatever a damaged or hostile file leads to
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not a model of this project ({first_line})") from error
     return model
 
 

@@ -9,7 +9,6 @@ they do not.
 Look at a batch:  python pair_generator.py --data data/train --out pairs.png
 """
 
-import argparse
 import functools
 import math
 
@@ -18,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from atomic_file import replacing
 from augment import augment, make_augmenter
-from command_line import UserError, positive_int, run
-from photo import find_class_photos, open_photo
+from command_line import Parser, UserError, positive_int, run
+from photo import find_class_photos
 
 # What a random generator is for: no two uses share their numbers.
 FOR_ORDER, FOR_PARTNERS, FOR_AUGMENTATION = 1, 2, 3
@@ -204,7 +203,7 @@ class PairBatches:
             as in `pairs`.
         """
         indices, partner, labels = self.pairs(step)
-        images = [open_photo(self.photos.paths[index], self.image_size) for index in indices]
+        images = [self.photos.open(index, self.image_size) for index in indices]
         if self.augmenter:
             seeds = self.rng(FOR_AUGMENTATION, step).integers(2**32, size=len(indices))
             images = [
@@ -245,7 +244,7 @@ def draw_pairs(batch, typeids, columns=4):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Draw one batch of pairs with their labels.")
+    parser = Parser(description="Draw one batch of pairs with their labels.")
     parser.add_argument("--data", default="data/train", help="class folders (default: %(default)s)")
     parser.add_argument("--out", default="pairs.png", help="picture (default: %(default)s)")
     parser.add_argument(

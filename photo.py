@@ -1,7 +1,8 @@
 """Photos on disk: finding them and reading them. No other module opens one.
 
 Training and prediction read a photo through `open_photo`, so they cannot
-disagree about its size, colours or rotation.
+disagree about its size, colours or rotation. Photos come from the web: what
+cannot be read is named and replaced, it never ends a training.
 """
 
 import collections
@@ -9,13 +10,20 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
+import stat
+import sys
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from command_line import UserError
-from img2keras import PHOTO_SUFFIXES, typeid_order
 
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+# What a file is tried as, whatever its name says. Not all that Pillow knows:
+# its EPS reader would run a program, on bytes from the web.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+# Pillow's own limit for a warning, 358 MB decoded. A tiny file can claim more.
+MAX_PIXELS = 89_478_485
 # Items that `read_ahead` has waiting: two batches of photos, 17 MB at 299 pixels.
 AHEAD = 64
 
@@ -28,14 +36,49 @@ class Photos:
         paths: list of str, sorted by class and name.
         labels: int32 array, shape `(len(paths),)`: index into `typeids`.
         typeids: list of str, the classes.
+        broken: set of paths that could not be read and have been named.
     """
 
     paths: list
     labels: np.ndarray
     typeids: list
+    broken: set = dataclasses.field(default_factory=set, repr=False, compare=False)
 
     def __len__(self):
         return len(self.paths)
+
+    def take(self, indices):
+        """`Photos` of some indices, with the same typeids."""
+        return Photos([self.paths[i] for i in indices], self.labels[indices], self.typeids)
+
+    def open(self, index, image_size):
+        """Opens a photo, or the next of its class if it has become unreadable.
+
+        A photo may vanish or break while a night's training runs: it is named
+        once, and its place taken by a neighbour.
+
+        Returns:
+            `PIL.Image.Image`, see `open_photo`.
+
+        Raises:
+            UserError: no photo of the class can be read any more.
+        """
+        for candidate in self.neighbours(index):
+            path = self.paths[candidate]
+            try:
+                return open_photo(path, image_size)
+            except UserError as error:
+                if path not in self.broken:
+                    self.broken.add(path)
+                    print(f"{error}; another of its class takes its place", file=sys.stderr)
+        typeid = self.typeids[self.labels[index]]
+        raise UserError(f"no photo of class {typeid!r} can be read any more, e.g. {path}")
+
+    def neighbours(self, index):
+        """Yields an index, then the others of its class: those after it first."""
+        yield index
+        others = np.flatnonzero(self.labels == self.labels[index])
+        yield from np.roll(others, -np.searchsorted(others, index))[1:].tolist()
 
 
 def find_photos(folder):
@@ -84,6 +127,9 @@ def find_class_photos(folder, typeids=None):
         for entry in root.iterdir()
         if entry.is_dir() and not entry.name.startswith(".") and any(entry.iterdir())
     }
+    unprintable = [typeid for typeid in found if not typeid.isprintable()]
+    if unprintable:
+        raise UserError(f"{folder}: the class folder {unprintable[0]!r} has an unprintable name")
     if typeids is None:
         typeids = sorted(found, key=typeid_order)
         if len(typeids) < 2:
@@ -103,21 +149,33 @@ def find_class_photos(folder, typeids=None):
     return Photos(paths, np.array(labels, np.int32), list(typeids))
 
 
+def typeid_order(typeid):
+    """Sort key: numbers by value, before names ('2' < '10' < 'pug')."""
+    is_number = typeid.isascii() and typeid.isdigit()
+    return (not is_number, int(typeid) if is_number else 0, typeid)
+
+
 def open_photo(path, image_size):
     """Opens one photo as the network sees it.
 
     Args:
-        path: any file Pillow reads.
+        path: a JPEG, PNG, BMP, GIF (its first frame), WebP or TIFF file,
+            whatever its name says.
         image_size: side in pixels; the photo is squashed to a square.
 
     Returns:
         `PIL.Image.Image`, RGB, rotated as its EXIF tag says.
 
     Raises:
-        UserError: not readable as an image.
+        UserError: not readable as an image, or too large.
     """
     try:
-        with Image.open(path) as image:
+        # A FIFO would be waited for, a device never ends.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("not a regular file")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height}: more than {MAX_PIXELS} pixels")
             # A large JPEG is decoded at a half, quarter or eighth, but never
             # below twice the size: within a grey level of the full decoding.
             image.draft("RGB", (2 * image_size, 2 * image_size))
@@ -125,12 +183,31 @@ def open_photo(path, image_size):
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             if image.mode != "RGB":
-                image = image.convert("RGB")
+                image = to_rgb(image)
             # Bilinear with antialiasing. ImageDataGenerator's own default,
             # nearest neighbour, drops the fur between the sampled pixels.
             return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: not a readable photo ({error}). Remove or replace it") from error
+    except Exception as error:  # whatever a decoder raises on hostile bytes
+        # Pillow's own message repeats the name; an operating system's is `strerror`.
+        reason = getattr(error, "strerror", None) or str(error).split(repr(path))[0].strip()
+        reason = reason or type(error).__name__
+        raise UserError(f"{printable(path)}: not a readable photo ({reason})") from error
+
+
+def printable(path):
+    """A path for messages: a newline in a name cannot forge a line."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def to_rgb(image):
+    """An image of any mode in RGB; transparency is dropped, 16 bits become 8."""
+    if image.mode.startswith("I"):
+        # Pillow would clip 16 bits at 255.
+        high_byte = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = Image.fromarray(high_byte.astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def read_photo(path, image_size):

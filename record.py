@@ -1,14 +1,11 @@
-"""What a training leaves to read: log.csv, curves.png, settings.json, results.json.
+"""What a training leaves to read: log.csv, times.csv, curves.png, results.json.
 
 Every file is written whole or not at all, so it can be read while the training
 goes on.
 """
 
 import csv
-import dataclasses
-import importlib.metadata
 import io
-import json
 import time
 
 import keras
@@ -16,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from atomic_file import replacing, write_text
+from run_folder import read_json, write_json
 
-PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
 CURVES = {
     "loss": "loss (all heads, weighted)",
     "ctg_out_1_accuracy": "share of photos right (ctg_out_1)",
@@ -31,44 +28,42 @@ class RunLog:
 
     Args:
         folder: `pathlib.Path`, exists.
+        rows, seconds: the epochs so far, of a run that goes on: list of dict,
+            and how long each took. Time is kept apart from the log, which is
+            the same for the same seed.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, rows=(), seconds=()):
         self.folder = folder
-        self.rows = []
-        self.results = []
+        self.rows = list(rows)
+        self.seconds = list(seconds)
+        self.results = list(read_json(folder / "results.json"))
+        if self.rows:  # the process may have died before they were written
+            self.write_epochs()
 
-    def write_settings(self, args, stages, photos, valid):
-        """Writes what the run depends on: flags, plan, classes, versions."""
-        settings = {
-            "flags": vars(args),
-            "stages": [dataclasses.asdict(stage) for stage in stages],
-            "photos": {"train": len(photos), "valid": len(valid)},
-            "typeids": photos.typeids,
-            "backend": keras.backend.backend(),
-            "versions": versions(),
-        }
-        write_text(self.folder / "settings.json", json.dumps(settings, indent=2) + "\n")
+    def is_done(self, stage):
+        """Whether a stage has been trained and judged."""
+        return stage.name in [result["stage"] for result in self.results]
 
     def callback(self, stage):
         """A Keras callback that adds every epoch of `stage` to the log."""
         return LogEpochs(self, stage.name)
 
-    def add_epoch(self, row):
-        """Adds one epoch: a dict of column to value."""
-        self.rows.append(row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.folder / "log.csv", text.getvalue())
+    def write_epochs(self):
+        """Writes log.csv, times.csv and curves.png."""
+        write_text(self.folder / "log.csv", csv_text(self.rows))
+        times = [
+            {"stage": row["stage"], "epoch": row["epoch"], "seconds": seconds}
+            for row, seconds in zip(self.rows, self.seconds, strict=True)
+        ]
+        write_text(self.folder / "times.csv", csv_text(times))
         with replacing(self.folder / "curves.png") as temporary:
             draw_curves(self.rows, temporary)
 
     def add_result(self, stage, result):
         """Adds and prints what `stage.evaluate` measured after a stage."""
         self.results.append({"stage": stage.name, **result})
-        write_text(self.folder / "results.json", json.dumps(self.results, indent=2) + "\n")
+        write_json(self.folder / "results.json", self.results)
         line = f"stage {stage.name}: validation error {result['error']:.4f}"
         line += f" ({result['photos']} photos)"
         if "same" in result:
@@ -77,7 +72,7 @@ class RunLog:
 
 
 class LogEpochs(keras.callbacks.Callback):
-    """Adds each epoch, with its time in seconds, to a `RunLog`."""
+    """Adds each epoch, and its time in seconds, to a `RunLog`."""
 
     def __init__(self, log, stage_name):
         super().__init__()
@@ -88,20 +83,18 @@ class LogEpochs(keras.callbacks.Callback):
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        seconds = round(time.perf_counter() - self.start, 1)
-        first = {"stage": self.stage_name, "epoch": epoch + 1, "seconds": seconds}
-        self.log.add_epoch({**first, **{name: float(value) for name, value in logs.items()}})
+        values = {name: float(value) for name, value in logs.items()}
+        self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})
+        self.log.seconds.append(round(time.perf_counter() - self.start, 1))
 
 
-def versions():
-    """dict from package to version, for those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def csv_text(rows):
+    """Rows (list of dict) as CSV, with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def draw_curves(rows, path):

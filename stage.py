@@ -5,8 +5,10 @@ the best and the last epoch, checks that frozen weights did not move, and says
 how good the best one is on the validation photos.
 """
 
+import contextlib
 import functools
 import math
+import shutil
 import sys
 
 import keras
@@ -14,7 +16,9 @@ import numpy as np
 
 import model as network
 from activation_store import open_store, remove_stores
-from callbacks import KeepModels, SetEpoch, StopOnNonFiniteLoss, Validate, save
+from atomic_file import replacing
+from callbacks import SetEpoch, StopOnNonFiniteLoss, Validate
+from checkpoint import KeepCheckpoint
 from command_line import UserError
 from pair_generator import PairBatches
 from trunk import TRUNKS, build_trunk, estimate_statistics
@@ -22,6 +26,7 @@ from trunk import TRUNKS, build_trunk, estimate_statistics
 # The learning rate falls by this after so many epochs without a lower
 # validation loss; 1e-6 is where the seed's last pass ends.
 PLATEAU = {"factor": 0.1, "patience": 3, "min_lr": 1e-6}
+DECIDES = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.EarlyStopping)
 # Batches whose mean makes the BatchNormalization statistics of a random trunk.
 STATISTICS_BATCHES = 8
 
@@ -35,15 +40,16 @@ def build_first_model(args, photos, start_file):
         count = min(STATISTICS_BATCHES, len(batches))
         images = (batches[step][0]["img_1"] / np.float32(127.5) - 1 for step in range(count))
         estimate_statistics(trunk, images)
-    model = network.build_model(trunk, photos.typeids, paired=args.loss == "paired")
+    num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
+    model = network.build_model(trunk, photos.typeids, num_photos, paired=args.loss == "paired")
     save(model, start_file)
     picture = start_file.with_name("model.png")
     warning = network.draw_model(model, picture)
     print(warning or f"the model, drawn: {picture}")
 
 
-def run_stage(stage, args, photos, valid, start_file, log):
-    """Trains one stage.
+def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
+    """Trains one stage, from its beginning or from its last epoch.
 
     Args:
         stage: `train.Stage`.
@@ -51,6 +57,7 @@ def run_stage(stage, args, photos, valid, start_file, log):
         photos, valid: `photo.Photos` to train and to validate on.
         start_file: the model to start from; not changed.
         log: `record.RunLog`, told of every epoch and of the result.
+        checkpoint: `checkpoint.Checkpoint` to go on from, if of this stage.
 
     Returns:
         Path of the model file of the epoch with the lowest validation loss.
@@ -59,7 +66,6 @@ def run_stage(stage, args, photos, valid, start_file, log):
         UserError: the loss is not finite, or memory is too small.
         RuntimeError: a frozen weight changed.
     """
-    folder = start_file.parent
     keras.utils.clear_session()
     # Of its own for each stage: the same dropout masks on the same augmented
     # batches again would be learned by heart.
@@ -71,32 +77,54 @@ def run_stage(stage, args, photos, valid, start_file, log):
     parts = Parts(model, place.cut if stage.unfreeze else None)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
 
-    store = functools.partial(
-        open_store, folder, parts.below, dtype=args.cache, workers=args.workers
-    )
-    # Augmented photos are new every epoch; all others pass the frozen part once.
-    valid_store = store(valid)
-    train_store = None if stage.augment else store(photos)
-    remove_stores(folder, keep=[valid_store, train_store])
-
+    train_store, valid_store = open_stores(stage, args, parts, photos, valid, log.folder)
     setting = (args.image_size, args.batch_size)
     pairs = PairBatches(photos, *setting, seed, augment=stage.augment)
     valid_pairs = PairBatches(valid, *setting, args.seed, validation=True)
     trained, batches = parts.feed(pairs, train_store, args.workers)
     judged, valid_batches = parts.feed(valid_pairs, valid_store, args.workers)
     network.compile_model(trained, make_optimizer(stage))
+    trained.optimizer.build(trained.trainable_variables)
     if judged is not trained:
         network.compile_model(judged, "sgd")  # measured only; no step is taken
 
-    best_file = folder / f"{stage.name}-best.keras"
-    callbacks = make_callbacks(stage, model, pairs, (judged, valid_batches), best_file, log)
-    frozen = network.digest(parts.above.non_trainable_weights + parts.below.weights)
-    fit(trained, batches, stage, callbacks)
-    if network.digest(parts.above.non_trainable_weights + parts.below.weights) != frozen:
+    best_file, last_file = model_files(log.folder, stage)
+    before = parts.frozen_digest()
+    callbacks = make_callbacks(stage, pairs, Validate(judged, valid_batches), log)
+    decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
+    keep_best = functools.partial(save, model, best_file)
+    callbacks.append(KeepCheckpoint(stage.name, log, checkpoint, decided, keep_best))
+    fit(trained, batches, stage, callbacks, checkpoint)
+    if parts.frozen_digest() != before:
         raise RuntimeError(f"stage {stage.name}: frozen weights changed")
+    save(model, last_file)
     model.load_weights(best_file)
-    log.add_result(stage, evaluate(judged, valid_batches))
+    result = evaluate(judged, valid_batches)
+    with replacing(log.folder / "model.keras") as temporary:
+        shutil.copyfile(best_file, temporary)
+    log.add_result(stage, result)  # the stage is done: the last file to be written
     return best_file
+
+
+def model_files(folder, stage):
+    """Where a stage leaves its best and its last epoch's model."""
+    return [folder / f"{stage.name}-{which}.keras" for which in ("best", "last")]
+
+
+def save(model, path):
+    """Saves a model file, whole or not at all."""
+    with replacing(path) as temporary:
+        model.save(temporary)
+
+
+def open_stores(stage, args, parts, photos, valid, folder):
+    """The stores of a stage, `(training, validation)`; others are removed."""
+    settings = {"dtype": args.cache, "workers": args.workers}
+    valid_store = open_store(folder, parts.below, valid, **settings)
+    # Augmented photos are new every epoch; all others pass the frozen part once.
+    train_store = None if stage.augment else open_store(folder, parts.below, photos, **settings)
+    remove_stores(folder, keep=[valid_store, train_store])
+    return train_store, valid_store
 
 
 class Parts:
@@ -117,17 +145,27 @@ class Parts:
         part = self.above if store else self.whole
         return part, KerasBatches(pairs, list(part.output), workers, store)
 
+    def frozen_digest(self):
+        """Digest of all weights that must not move."""
+        return network.digest(self.above.non_trainable_weights + self.below.weights)
 
-def fit(model, batches, stage, callbacks):
-    """`model.fit`, with an error for people where memory runs out."""
+
+def fit(model, batches, stage, callbacks, checkpoint):
+    """`model.fit` from the checkpoint on, with an error for people where memory runs out."""
+    num_done = len(checkpoint.rows_of(stage.name))
+    if num_done:
+        print(f"stage {stage.name}: going on after epoch {num_done}", flush=True)
+    batches.pairs.epoch = num_done
     try:
-        model.fit(
-            batches,
-            epochs=stage.epochs,
-            callbacks=callbacks,
-            shuffle=False,  # `PairBatches` shuffles; the order of steps is part of its key
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        with batches.own_errors():
+            model.fit(
+                batches,
+                initial_epoch=num_done,
+                epochs=num_done if checkpoint.ended(stage.name) else stage.epochs,
+                callbacks=callbacks,
+                shuffle=False,  # `PairBatches` shuffles; the order of steps is part of its key
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -159,15 +197,14 @@ def make_optimizer(stage):
     return keras.optimizers.SGD(stage.learning_rate, momentum=0.9)
 
 
-def make_callbacks(stage, model, pairs, judge, best_file, log):
+def make_callbacks(stage, pairs, validate, log):
     """What happens around every epoch, in this order."""
     callbacks = [
         SetEpoch(pairs),
         StopOnNonFiniteLoss(stage.name),
-        Validate(*judge),
+        validate,
         keras.callbacks.ReduceLROnPlateau(monitor="val_loss", min_delta=0, verbose=1, **PLATEAU),
         log.callback(stage),
-        KeepModels(model, best_file, best_file.with_name(f"{stage.name}-last.keras")),
     ]
     if stage.patience:
         stop = keras.callbacks.EarlyStopping(monitor="val_loss", patience=stage.patience, verbose=1)
@@ -192,7 +229,8 @@ def evaluate(model, batches):
         heads), and for a paired model `same` and `different`: the share of
         pairs of either kind that `bin_out` gets right (NaN: there are none).
     """
-    outputs = model.predict(batches, verbose=0)
+    with batches.own_errors():
+        outputs = model.predict(batches, verbose=0)
     num_wrong, position, right = 0, 0, {0: [], 1: []}
     for step in range(len(batches)):
         _, partner, labels = batches.pairs.pairs(step)
@@ -231,11 +269,30 @@ class KerasBatches(keras.utils.PyDataset):
         self.pairs = pairs
         self.heads = heads
         self.store = store
+        self.error = None
 
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, step):
+        try:
+            return self.batch(step)
+        except Exception as error:
+            self.error = error
+            raise
+
+    @contextlib.contextmanager
+    def own_errors(self):
+        """Raises what a batch raised, which TensorFlow hides in an error of its own."""
+        try:
+            yield
+        except Exception as error:
+            if self.error is None or self.error is error:
+                raise
+            raise self.error from error
+
+    def batch(self, step):
+        """Inputs and labels of a step, for the heads that the model has."""
         if self.store:
             indices, partner, labels = self.pairs.pairs(step)
             inputs = {"activation": self.store.read(indices), "partner": partner}

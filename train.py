@@ -10,6 +10,8 @@ Three stages, each from the best weights of the one before:
                                 weights/log.csv       every epoch
                                 weights/curves.png    the same, drawn
 
+Stopped or killed, the same command goes on after the last finished epoch.
+
 Run it:      python train.py --data data --weights weights
 Or see it:   python train.py --demo
 """
@@ -17,11 +19,11 @@ Or see it:   python train.py --demo
 import argparse
 import dataclasses
 import pathlib
-import shutil
 
-from atomic_file import replacing
-from command_line import UserError, add_workers_flag, run
+import run_folder
+from command_line import Parser, UserError, add_workers_flag, run, stop_at_once
 from photo import find_class_photos
+from photo_check import check_photos, say_what_is_in_both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,40 +64,71 @@ STAGES = (
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
 # so that a wrong --image-size is refused before TensorFlow loads.
 MIN_IMAGE_SIZE = {"xception": 71, "inceptionv3": 75}
+# NumPy's generators take 32 bits, and every stage makes a seed of its own from it.
+MAX_SEED = 2**32 // 10 - len(STAGES)
 
 
 def train(args):
-    """Runs the stages; `args` as `parse_args` returns them.
+    """Runs the stages, or goes on with the run that is in `--weights`.
+
+    Args:
+        args: as `parse_args` returns them.
 
     Returns:
         Path of the final model file.
 
     Raises:
-        UserError: data or weights are missing or do not fit.
+        UserError: data or weights are missing or do not fit, or the folder
+            holds another run.
     """
-    weights = pathlib.Path(args.weights)
-    photos = find_class_photos(pathlib.Path(args.data, "train"))
-    valid = find_class_photos(pathlib.Path(args.data, "valid"), photos.typeids)
     stages = plan(args.epochs)
-    weights.mkdir(parents=True, exist_ok=True)
-    print(f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate")
+    folder = pathlib.Path(args.weights)
+    sides = {side: pathlib.Path(args.data, side) for side in ("train", "valid")}
+    photos = find_class_photos(sides["train"])
+    valid = find_class_photos(sides["valid"], photos.typeids)
+    with run_folder.locked(folder):
+        if args.restart:
+            run_folder.set_aside(folder)
+        known = run_folder.read_photos(folder)
+        found = {}
+        photos, found["train"] = check_photos(photos, sides["train"], known["train"], args.workers)
+        valid, found["valid"] = check_photos(valid, sides["valid"], known["valid"], args.workers)
+        say_what_is_in_both(found["train"], found["valid"])
+        print(
+            f"{len(photos.typeids)} classes, {len(photos)} photos to train, "
+            f"{len(valid)} to validate",
+            flush=True,
+        )
+        settings = run_folder.make_settings(args, stages, photos.typeids, found)
+        goes_on = run_folder.holds_run(folder, settings, known, found)
+        run_folder.write_photos(folder, found)
+        return run_stages(stages, args, photos, valid, settings, goes_on)
 
+
+def run_stages(stages, args, photos, valid, settings, goes_on):
+    """Trains whatever stages of the plan are not done; returns the model file."""
     # TensorFlow takes seconds to load: only once everything else is right.
     from activation_store import remove_stores
+    from checkpoint import read_checkpoint, remove_checkpoint
     from record import RunLog
-    from stage import build_first_model, run_stage
+    from stage import build_first_model, model_files, run_stage
 
-    model_file = weights / "model.keras"
-    log = RunLog(weights)
-    start_file = weights / "start.keras"
-    build_first_model(args, photos, start_file)
-    log.write_settings(args, stages, photos, valid)
+    folder = pathlib.Path(args.weights)
+    model_file = folder / "start.keras"
+    if not goes_on:
+        build_first_model(args, photos, model_file)
+        run_folder.write_settings(folder, settings)
+    checkpoint = read_checkpoint(folder)
+    log = RunLog(folder, checkpoint.rows, checkpoint.seconds)
     for stage in stages:
-        start_file = best_file = run_stage(stage, args, photos, valid, start_file, log)
-        with replacing(model_file) as temporary:
-            shutil.copyfile(best_file, temporary)
-    remove_stores(weights)
-    return model_file
+        if log.is_done(stage):
+            print(f"stage {stage.name}: done already")
+            model_file = model_files(folder, stage)[0]
+        else:
+            model_file = run_stage(stage, args, photos, valid, model_file, log, checkpoint)
+    remove_stores(folder)
+    remove_checkpoint(folder)
+    return folder / "model.keras"
 
 
 def plan(epochs):
@@ -119,7 +152,7 @@ def epochs_count(text):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train on data/train, validate on data/valid, write weights/model.keras."
     )
     add = parser.add_argument
@@ -158,6 +191,7 @@ def parse_args(argv=None):
         help="activations of what is frozen, stored in --weights while it trains: float32 changes "
         "no result, float16 takes half the disk (default: %(default)s)",
     )
+    add("--restart", action="store_true", help="begin anew; the run in --weights is kept aside")
     add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")
     args = parser.parse_args(argv)
     if args.image_size < MIN_IMAGE_SIZE[args.trunk]:
@@ -167,8 +201,8 @@ def parse_args(argv=None):
         )
     if args.batch_size < 2:
         parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
-    if args.seed < 0:
-        parser.error(f"--seed {args.seed}: 0 or more is needed")
+    if not 0 <= args.seed <= MAX_SEED:
+        parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
     if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
         parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
     return args
@@ -176,6 +210,7 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
+    stop_at_once("run the same command again to go on after the last finished epoch")
     if args.demo:
         import demo
 

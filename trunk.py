@@ -103,7 +103,7 @@ def load_all_weights(trunk, file, name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said below, in one line
             trunk.load_weights(str(file))
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # whatever a damaged or foreign file leads to
         raise UserError(f"{expected} ({error})") from error
     missed = [
         weight.path

@@ -13,6 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 SIZE = 71  # the smallest image Xception takes
+# Of the training behind `trained`.
+FLAGS = f"--image-size {SIZE} --batch-size 6 --epochs 3 1 2 --pretrained none --workers 2"
 COLOURS = {"2": (200, 60, 50), "10": (60, 160, 70), "pug": (50, 70, 190)}
 
 
@@ -92,8 +94,7 @@ def trunk():
 def trained(data, tmp_path_factory):
     """A weights folder after a real three-stage training by the command itself."""
     weights = tmp_path_factory.mktemp("weights")
-    flags = f"--image-size {SIZE} --batch-size 6 --epochs 3 1 2 --pretrained none --workers 2"
-    done = run_script("train.py", "--data", data, "--weights", weights, *flags.split())
+    done = run_script("train.py", "--data", data, "--weights", weights, *FLAGS.split())
     assert done.returncode == 0, done.stdout + done.stderr
     (weights / "stdout.txt").write_text(done.stdout)
     return weights

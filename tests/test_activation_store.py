@@ -9,6 +9,7 @@ import activation_store
 import model as network
 import stage
 import train
+from checkpoint import Checkpoint
 from command_line import UserError
 from photo import Photos, read_photo
 
@@ -128,7 +129,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
 
     batches = stage.KerasBatches(stage.PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1)
     with pytest.raises(UserError, match="batch size 32: try --batch-size 24"):
-        stage.fit(Full(), batches, train.STAGES[0], [])
+        stage.fit(Full(), batches, train.STAGES[0], [], Checkpoint())
     assert [stage.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
         *(48, 24, 16, 8, 6, 3, 2)
     ]

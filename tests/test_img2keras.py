@@ -1,7 +1,10 @@
 import os
+import shutil
 
 import pytest
-from conftest import assert_one_line_error, make_raw, run_script
+from conftest import COLOURS, assert_one_line_error, make_photo, make_raw, run_script
+from hypothesis import given
+from hypothesis import strategies as st
 
 import img2keras
 from command_line import UserError
@@ -53,8 +56,7 @@ def test_running_again_changes_nothing(tmp_path):
     raw = make_raw(tmp_path / "raw")
     img2keras.sort_photos(raw, tmp_path / "out")
     before = tree(tmp_path)
-    _, _, num_written = img2keras.sort_photos(raw, tmp_path / "out")
-    assert num_written == 0
+    assert img2keras.sort_photos(raw, tmp_path / "out").num_written == 0
     assert tree(tmp_path) == before
 
 
@@ -72,10 +74,9 @@ def test_sources_are_copied_and_linked_only_when_asked(tmp_path):
 
 def test_commas_spaces_and_unicode_in_names_are_kept(tmp_path):
     raw = make_raw(tmp_path / "raw")
-    photo = (raw / "2_0,0.jpg").read_bytes()
     names = ["西藏 獒_1,2 (copy).jpg", "西藏 獒_ü_3.JPG"]
-    for name in names:
-        (raw / name).write_bytes(photo)
+    for seed, name in enumerate(names):
+        make_photo(raw / name, (9, 9, 9), seed)
     img2keras.sort_photos(raw, tmp_path / "out")
     found = {path.name for path in (tmp_path / "out").rglob("*") if path.parent.name == "西藏 獒"}
     assert found == set(names)
@@ -131,7 +132,92 @@ def test_missing_or_empty_raw_folder_is_one_line(tmp_path):
     done = run_script("img2keras.py", "--raw", tmp_path / "none", "--out", tmp_path)
     assert_one_line_error(done, "no such folder")
     done = run_script("img2keras.py", "--raw", tmp_path, "--out", tmp_path)
-    assert_one_line_error(done, "no class with two photos")
+    assert_one_line_error(done, "no class with two different photos")
+
+
+def test_what_cannot_be_read_is_left_aside_and_what_can_is_used(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    whole = (raw / "2_0,0.jpg").read_bytes()
+    (raw / "2_cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (raw / "2_empty.jpg").write_bytes(b"")
+    (raw / "2_page.jpg").write_bytes(b"<html>404 not found</html>")
+    (raw / "2_nowhere.jpg").symlink_to(tmp_path / "nowhere")
+    (raw / "2_circle.jpg").symlink_to(raw / "2_circle.jpg")
+    broken = {"2_cut.jpg", "2_empty.jpg", "2_page.jpg", "2_nowhere.jpg", "2_circle.jpg"}
+    result = img2keras.sort_photos(raw, tmp_path / "out")
+    assert {name for name, _ in result.left_aside} == broken
+    assert len(result.places) == 24
+
+
+def test_copies_of_one_photo_are_named_and_stay_on_one_side(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    for number in range(6):
+        shutil.copy(raw / "2_0,0.jpg", raw / f"2_copy{number}.jpg")
+    shutil.copy(raw / "pug_1,2.jpg", raw / "10_stolen.jpg")
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    copies = next(line for line in done.stdout.splitlines() if line.startswith("copies of one"))
+    assert copies.count(".jpg") == 7
+    assert "two typeids, all to train: '10_stolen.jpg', 'pug_1,2.jpg'" in done.stdout
+    train, valid = sides(tmp_path / "out")
+    same = {"2_0,0.jpg", *(f"2_copy{number}.jpg" for number in range(6))}
+    assert same <= train or same <= valid
+    assert {"10_stolen.jpg", "pug_1,2.jpg"} <= train
+
+
+def test_a_class_of_copies_of_one_photo_has_nothing_to_validate_on(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    make_photo(raw / "solo_1.jpg", (9, 9, 9), seed=0)
+    shutil.copy(raw / "solo_1.jpg", raw / "solo_2.jpg")
+    result = img2keras.sort_photos(raw, tmp_path / "out")
+    assert [name for name, _ in result.left_aside] == ["solo_1.jpg", "solo_2.jpg"]
+
+
+def test_hostile_names_never_leave_the_folder(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    names = [
+        *("-rf_1.jpg", "-rf_2.jpg", "Pug_1.jpg", "Pug_2.jpg", f"long_{'x' * 245}.jpg"),
+        *("long_2.jpg", "...._1.jpg", "..\\_1.jpg", ".DS_Store", "Thumbs.db", "tab\t_1.jpg"),
+        *(os.fsdecode(b"\xff\xfe_1.jpg"), "nul\x01_1.jpg", "a\nb_1.jpg", " _1.jpg", "2_a\tb.jpg"),
+    ]
+    for seed, name in enumerate(names):
+        make_photo(tmp_path / "photo.jpg", (9, 99, 9), seed=1000 + seed)
+        shutil.move(tmp_path / "photo.jpg", raw / name)
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    classes = {
+        path.name for side in ("train", "valid") for path in (tmp_path / "out" / side).iterdir()
+    }
+    assert classes == {*COLOURS, "-rf", "Pug", "long"}
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
+    assert all(line.isprintable() for line in done.stdout.splitlines())
+
+
+@given(
+    names=st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=40, unique=True),
+    copies=st.lists(st.integers(0, 9), min_size=40, max_size=40),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32),
+)
+def test_any_split_keeps_copies_together_and_both_sides_filled(names, copies, fraction, seed):
+    digests = dict(zip(names, map(str, copies), strict=False))
+    valid = img2keras.split_class("64", names, fraction, seed, digests)
+    train = set(names) - valid
+    assert valid == img2keras.split_class("64", names[::-1], fraction, seed, digests)
+    assert {digests[name] for name in valid}.isdisjoint(digests[name] for name in train)
+    assert train
+    assert bool(valid) == (len(set(digests.values())) > 1)
+
+
+@given(name=st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=60))
+def test_no_name_makes_a_typeid_that_leads_out(name):
+    name = f"{name}.jpg"
+    if img2keras.why_not_a_name(name) is None:
+        typeid = name.partition("_")[0]
+        place = os.path.normpath(os.path.join("/out/train", typeid))
+        assert os.path.dirname(place) == "/out/train"
+        assert len(typeid.splitlines()) == 1
+        assert "\t" not in typeid
 
 
 def test_typeids_are_ordered_by_value():
@@ -140,7 +226,7 @@ def test_typeids_are_ordered_by_value():
 
 
 def test_dogs24_is_sorted_one_in_ten_of_each_breed(shared, tmp_path):
-    places, left_aside, _ = img2keras.sort_photos(shared / "dogs24" / "raw", tmp_path, link=False)
-    assert (len(places), left_aside) == (1680, [])
+    result = img2keras.sort_photos(shared / "dogs24" / "raw", tmp_path)
+    assert (len(result.places), result.left_aside) == (1680, [])
     counts = [len(list(folder.iterdir())) for folder in (tmp_path / "valid").iterdir()]
     assert counts == [7] * 24

@@ -1,10 +1,14 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from conftest import COLOURS, make_photo
+from conftest import COLOURS, ROOT, make_photo
 from PIL import Image
 
 from command_line import UserError
-from photo import find_photos, read_ahead, read_photo
+from photo import Photos, find_photos, read_ahead, read_photo
 
 
 def test_a_photo_is_squashed_to_a_square_of_bytes(tmp_path):
@@ -52,6 +56,91 @@ def test_a_file_that_is_no_photo_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"broken\.jpg: not a readable photo"):
         read_photo(path, 10)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (64, 1))).save(tmp_path / "deep.png")
+    pixels = read_photo(tmp_path / "deep.png", 64)
+    np.testing.assert_allclose(pixels[0, :, 0], ramp / 257, atol=2)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_photo_is_read_whatever_its_ending_says(tmp_path, kind):
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ((200, 60, 50), "blue")]
+    more = {"save_all": True, "append_images": frames[1:]} if kind == "GIF" else {}
+    frames[0].save(tmp_path / "photo.jpg", format=kind, **more)
+    pixels = read_photo(tmp_path / "photo.jpg", 10)
+    np.testing.assert_allclose(pixels.mean(axis=(0, 1)), (200, 60, 50), atol=6)
+
+
+def test_one_pixel_is_a_photo(tmp_path):
+    Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "dot.png")
+    assert (read_photo(tmp_path / "dot.png", 8) == (10, 20, 30)).all()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
+@pytest.mark.parametrize("size", [(20_000, 20_000), (10_000, 9_000)])
+def test_a_decompression_bomb_is_refused_without_decoding_it(tmp_path, size):
+    bomb = Image.new("1", size)
+    bomb.save(tmp_path / "bomb.png")
+    # In a process of its own, whose memory at its highest can be asked for.
+    code = (
+        "import re, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import photo, command_line\n"
+        "try: photo.read_photo(sys.argv[2], 64)\n"
+        "except command_line.UserError as error: print(error)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+    )
+    words = [sys.executable, "-c", code, str(ROOT), str(tmp_path / "bomb.png")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    said, peak_kb = done.stdout.splitlines()
+    assert "bomb.png: not a readable photo" in said
+    assert "pixels" in said
+    assert int(peak_kb) < 150_000
+
+
+def test_a_program_in_disguise_is_not_run(tmp_path):
+    """Pillow knows EPS, too, and would start Ghostscript for it."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n showpage")
+    with pytest.raises(UserError, match="not a readable photo"):
+        read_photo(path, 10)
+
+
+def test_pipes_folders_devices_and_broken_links_are_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    for path in tmp_path.iterdir():
+        with pytest.raises(UserError, match=path.name):
+            read_photo(path, 10)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_photo_without_permission_is_named(tmp_path):
+    make_photo(tmp_path / "secret.jpg", COLOURS["2"], seed=0)
+    (tmp_path / "secret.jpg").chmod(0)
+    with pytest.raises(UserError, match="Permission"):
+        read_photo(tmp_path / "secret.jpg", 10)
+
+
+def test_a_photo_that_vanishes_is_named_once_and_a_neighbour_takes_its_place(tmp_path, capsys):
+    paths = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (50 * number,) * 3).save(path)
+    photos = Photos(paths, np.array([0, 1, 1, 1], np.int32), ["a", "b"])
+    os.remove(paths[2])
+    assert [photos.open(2, 8).getpixel((0, 0))[0] for _ in range(3)] == [150, 150, 150]
+    os.remove(paths[3])
+    assert photos.open(2, 8).getpixel((0, 0))[0] == 50
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == [paths[2], paths[3]]
+    os.remove(paths[0])
+    with pytest.raises(UserError, match="no photo of class 'a'"):
+        photos.open(0, 8)
 
 
 def test_photos_are_found_at_any_depth_and_sorted_by_file_name(tmp_path):

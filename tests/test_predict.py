@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -27,11 +28,45 @@ def predictor(trained):
 
 
 def test_the_submission_has_a_line_a_photo_sorted_by_file_name(predictor, test_folder, tmp_path):
-    count = predict.write_submission(predictor, test_folder, tmp_path / "predict.txt")
+    count, _ = predict.write_submission(predictor, test_folder, tmp_path / "predict.txt")
     lines = (tmp_path / "predict.txt").read_text(encoding="utf-8").splitlines()
     assert count == 3
     assert [line.split("\t")[1] for line in lines] == ["10,7.5", "20,1", "30 ü"]
     assert {line.split("\t")[0] for line in lines} <= set(COLOURS)
+
+
+def test_every_photo_has_a_line_and_the_unreadable_ones_the_most_frequent_class(
+    trained, test_folder, tmp_path
+):
+    shutil.copytree(test_folder, tmp_path / "test")
+    (tmp_path / "test" / "21,2.jpg").write_bytes(b"<html>")
+    os.mkfifo(tmp_path / "test" / "22,3.jpg")
+    flags = ("--weights", trained, "--test", tmp_path / "test", "--out", tmp_path / "predict.txt")
+    done = run_script("predict.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "5 photos, 2 of them not readable" in done.stdout
+    assert "21,2.jpg: not a readable photo" in done.stderr
+    assert "22,3.jpg: not a readable photo" in done.stderr
+    lines = dict(
+        line.split("\t")[::-1] for line in (tmp_path / "predict.txt").read_text().splitlines()
+    )
+    assert list(lines) == ["10,7.5", "20,1", "21,2", "22,3", "30 ü"]
+    # All three classes have 6 photos to train on: the first of the most frequent.
+    assert lines["21,2"] == lines["22,3"] == "2"
+
+
+def test_a_name_cannot_forge_a_line(predictor, tmp_path):
+    (tmp_path / "test").mkdir()
+    names = ["a\nb\t1.jpg", "a\x85\u2028.jpg", os.fsdecode(b"\xff\xfe.jpg"), "-rf.jpg"]
+    for seed, name in enumerate(names):
+        make_photo(tmp_path / "photo.jpg", COLOURS["2"], seed)
+        (tmp_path / "photo.jpg").rename(tmp_path / "test" / name)
+    predict.write_submission(predictor, tmp_path / "test", tmp_path / "predict.txt")
+    written = (tmp_path / "predict.txt").read_bytes()
+    assert b"\t\xff\xfe\n" in written  # bytes that are no text stay what they are
+    lines = written.decode("utf-8", "surrogateescape").splitlines()
+    assert len(lines) == 4
+    assert all(line.count("\t") == 1 for line in lines)
 
 
 def test_a_photo_is_predicted_alike_in_any_batch(predictor, test_folder, trained):
@@ -82,6 +117,10 @@ def test_folder_order_cannot_shift_a_label(predictor, trained, data, tmp_path):
 def test_user_errors_are_one_line(trained, tmp_path, test_folder):
     done = run_script("predict.py", "--weights", tmp_path, "--test", test_folder)
     assert_one_line_error(done, "no such model")
+    done = run_script(
+        *("predict.py", "--weights", trained, "--test", test_folder, "--out", tmp_path / "no" / "p")
+    )
+    assert_one_line_error(done, "not a file in a folder that is there")
     done = run_script("predict.py", "--weights", trained, "--test", tmp_path / "nowhere")
     assert_one_line_error(done, "no such folder")
     (tmp_path / "99").mkdir()

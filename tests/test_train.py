@@ -1,12 +1,17 @@
 import csv
 import json
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import zipfile
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, SIZE, assert_one_line_error, run_script
+from conftest import FLAGS, ROOT, SIZE, assert_one_line_error, run_script
 from PIL import Image
 
 import model as network
@@ -19,18 +24,21 @@ def rows_of(weights):
 
 
 @pytest.mark.parametrize("script", ["img2keras.py", "pair_generator.py", "train.py", "predict.py"])
-def test_help_answers_without_tensorflow(script):
-    code = (
-        "import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("--workers=none", 2), ("--oops", 2)])
+def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
+    look = (
+        "import runpy, sys\nsys.argv = sys.argv[1:3]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+        "except SystemExit as end: code = end.code\n"
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(code)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
+    words = [sys.executable, "-c", look, script, flag]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("usage:" in done.stdout) == (code == 0)
+    assert len(done.stderr.splitlines()) == (code == 2)
 
 
 @pytest.mark.parametrize(
@@ -42,15 +50,20 @@ def test_help_answers_without_tensorflow(script):
         ("--epochs 1 -1 1", "0 (skip the stage) or more"),
         ("--epochs 0 0 0", "at least one stage"),
         ("--seed -1", "0 or more"),
+        ("--seed 99999999999", "at most"),
         ("--workers 0", "at least 1"),
+        ("--workers 100000", "at most 256"),
         ("--pretrained nowhere.h5", "no such file"),
         ("--data nowhere", "no such folder"),
         ("--trunk resnet", "invalid choice"),
+        ("--image-size abc", "invalid int value"),
+        ("--epochs 1 1", "expected 3 arguments"),
     ],
 )
 def test_wrong_flags_are_refused_in_one_line(flags, words, data, tmp_path):
     done = run_script("train.py", "--data", data, "--weights", tmp_path / "w", *flags.split())
     assert_one_line_error(done, words)
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "w" / "model.keras").exists()
 
 
@@ -84,6 +97,120 @@ def test_a_training_leaves_everything_it_promises(trained):
         assert curves.format == "PNG"
         assert curves.width > 1000
     assert not [path for path in trained.iterdir() if path.name.startswith(".tmp")]
+
+
+def start(data, weights, **more):
+    """Starts the command behind `trained` in the background."""
+    words = [
+        sys.executable,
+        ROOT / "train.py",
+        "--data",
+        data,
+        "--weights",
+        weights,
+        *FLAGS.split(),
+    ]
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+def weights_of(folder):
+    with zipfile.ZipFile(folder / "model.keras") as file:
+        return file.read("model.weights.h5")
+
+
+@pytest.mark.slow
+def test_stopped_out_of_disk_and_killed_it_ends_as_the_undisturbed_run(data, trained, tmp_path):
+    weights = tmp_path / "weights"
+    # SIGTERM, as an operating system sends it when it shuts down.
+    training = start(data, weights)
+    while not (weights / "checkpoint.npz").exists():
+        assert training.poll() is None
+        time.sleep(0.01)
+    before = time.monotonic()
+    training.send_signal(signal.SIGTERM)
+    _, errors = training.communicate(timeout=60)
+    assert time.monotonic() - before < 5
+    assert training.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1] == (
+        "stopped by SIGTERM; run the same command again to go on after the last finished epoch"
+    )
+
+    # A disk with room for less than a checkpoint.
+    checkpoint = (weights / "checkpoint.npz").read_bytes()
+    limit = len(checkpoint) // 2
+    training = start(
+        data,
+        weights,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    _, errors = training.communicate(timeout=300)
+    assert training.returncode == 2, errors
+    assert "Traceback" not in errors
+    assert "could not be written" in errors.splitlines()[-1]
+    assert (weights / "checkpoint.npz").read_bytes() == checkpoint
+    assert not [path for path in weights.rglob(".tmp-*")]
+
+    # And a power cut, somewhere in the second stage.
+    training = start(data, weights)
+    while not (weights / "results.json").exists():
+        assert training.poll() is None
+        time.sleep(0.01)
+    time.sleep(3)
+    training.kill()
+    training.communicate()
+
+    done = run_script("train.py", "--data", data, "--weights", weights, *FLAGS.split())
+    assert done.returncode == 0, done.stderr
+    assert "stage heads: done already" in done.stdout
+    assert weights_of(weights) == weights_of(trained)
+    for name in ("log.csv", "results.json"):
+        assert (weights / name).read_bytes() == (trained / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(data, trained):
+    before = weights_of(trained), (trained / "log.csv").read_bytes()
+    done = run_script("train.py", "--data", data, "--weights", trained, *FLAGS.split())
+    assert done.returncode == 0, done.stderr
+    assert "stage plain: done already" in done.stdout
+    flags = FLAGS.replace("--batch-size 6", "--batch-size 5")
+    done = run_script("train.py", "--data", data, "--weights", trained, *flags.split())
+    assert_one_line_error(done, "--batch-size was 6, is 5", "--restart")
+    assert before == (weights_of(trained), (trained / "log.csv").read_bytes())
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_weight(data, trained, tmp_path):
+    flags = FLAGS.replace("--workers 2", "--workers 5")
+    done = run_script("train.py", "--data", data, "--weights", tmp_path, *flags.split())
+    assert done.returncode == 0, done.stderr
+    assert weights_of(tmp_path) == weights_of(trained)
+
+
+@pytest.mark.slow
+def test_a_photo_that_vanishes_while_training_is_named_and_training_goes_on(data, tmp_path):
+    shutil.copytree(data / "train", tmp_path / "train")
+    shutil.copytree(data / "valid", tmp_path / "valid")
+    flags = FLAGS.replace("--epochs 3 1 2", "--epochs 3 0 0")
+    training = subprocess.Popen(
+        [
+            *(sys.executable, ROOT / "train.py", "--data", tmp_path, "--weights", tmp_path / "w"),
+            *flags.split(),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "w" / "photos.json").exists():
+        assert training.poll() is None
+        time.sleep(0.01)
+    gone = next((tmp_path / "train" / "pug").iterdir())
+    gone.unlink()
+    _, errors = training.communicate(timeout=300)
+    assert training.returncode == 0, errors
+    assert errors.count(f"{gone}: not a readable photo") == 1
 
 
 @pytest.mark.slow

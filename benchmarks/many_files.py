@@ -1,0 +1,83 @@
+"""Sorting very many photos: time and memory, on generated tiny files.
+
+Run it:  python benchmarks/many_files.py --files 200000 --classes 1000
+"""
+
+import argparse
+import io
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from PIL import Image
+
+import img2keras
+from command_line import positive_int, run
+
+# Runs a script and prints, last of all, the most memory it has had.
+WITH_PEAK = (
+    "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    "finally: print(open('/proc/self/status').read())"
+)
+
+
+def make_files(folder, num_files, num_classes):
+    """Writes JPEGs of 8 x 8 pixels, each another one."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(num_files):
+        pixels = rng.integers(0, 256, size=(8, 8, 3)).astype(np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "JPEG")
+        # Another one even where the compression makes two alike.
+        name = f"{number % num_classes}_{number}.jpg"
+        (folder / name).write_bytes(out.getvalue() + number.to_bytes(4, "big"))
+
+
+def time_script(*words):
+    """Runs a script; returns its seconds, peak bytes and last line."""
+    script, *flags = words
+    path = pathlib.Path(img2keras.__file__).parent / script
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_PEAK, path, *flags],
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = time.perf_counter() - start
+    peak = int(re.search(r"VmHWM:\s+(\d+)", done.stdout)[1]) * 1024
+    printed = done.stdout[: done.stdout.index("Name:")].strip().splitlines()
+    return seconds, peak, printed[-1]
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Time the sorting of very many files.")
+    add = parser.add_argument
+    add("--files", type=positive_int, default=200_000, help="default: %(default)s")
+    add("--classes", type=positive_int, default=1000, help="default: %(default)s")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        make_files(scratch / "raw", args.files, args.classes)
+        for what in ("sorted", "sorted again"):
+            seconds, peak, line = time_script(
+                *("img2keras.py", "--raw", scratch / "raw", "--out", scratch / "out")
+            )
+            print(f"{what}: {seconds:.1f} s, at most {peak / 1e6:.0f} MB of memory; {line}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,156 @@
+"""The checkpoint: all that a training needs to go on after its last epoch.
+
+One file, `checkpoint.npz`, replaced whole after every epoch, so a run can be
+killed at any moment and loses at most one epoch. It holds the log so far and,
+of the stage that it stopped in, whatever an epoch changes: trained weights,
+optimizer, dropout's random state. Best model, log and curves are written after
+it and written again from it; the order of the photos is a function of seed and
+epoch and needs no saving.
+"""
+
+import dataclasses
+import json
+import zipfile
+
+import keras
+import numpy as np
+
+from atomic_file import replacing
+from command_line import UserError
+
+NAME = "checkpoint.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What is read from a checkpoint file.
+
+    Attributes:
+        stage: name of the stage that it was saved in.
+        rows: list of dict, the log of all stages so far.
+        seconds: list of float, how long each of these epochs took.
+        stopped: whether the stage has ended early.
+        values: list of arrays, in the order of `changing_variables`.
+    """
+
+    stage: str = ""
+    rows: list = dataclasses.field(default_factory=list)
+    seconds: list = dataclasses.field(default_factory=list)
+    stopped: bool = False
+    values: list = dataclasses.field(default_factory=list, repr=False)
+
+    def rows_of(self, stage_name):
+        """The log of one stage."""
+        return [row for row in self.rows if row["stage"] == stage_name]
+
+    def ended(self, stage_name):
+        """Whether early stopping has ended that stage."""
+        return self.stage == stage_name and self.stopped
+
+
+def changing_variables(model):
+    """What an epoch of training changes, in a fixed order.
+
+    Args:
+        model: a compiled model whose optimizer is built.
+    """
+    frozen = {id(weight) for weight in model.non_trainable_weights}
+    # What is neither trained nor a frozen weight: the seeds of Dropout.
+    random = [v for v in model.non_trainable_variables if id(v) not in frozen]
+    return [*model.trainable_variables, *random, *model.optimizer.variables]
+
+
+def write_checkpoint(folder, checkpoint):
+    """Writes `folder/checkpoint.npz`, whole or not at all."""
+    facts = dataclasses.asdict(dataclasses.replace(checkpoint, values=[]))
+    arrays = {f"value_{number}": value for number, value in enumerate(checkpoint.values)}
+    with replacing(folder / NAME) as temporary, temporary.open("wb") as file:
+        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+
+
+def read_checkpoint(folder):
+    """Reads `folder/checkpoint.npz`; an empty `Checkpoint` where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / NAME
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            values = [arrays[f"value_{number}"] for number in range(len(arrays.files) - 1)]
+        return Checkpoint(**{**facts, "values": values})
+    except FileNotFoundError:
+        return Checkpoint()
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged ({error}); --restart begins anew") from error
+
+
+def remove_checkpoint(folder):
+    """Deletes the checkpoint of a run that is done."""
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def restore(model, values, path):
+    """Puts saved values back into what an epoch changes.
+
+    Raises:
+        UserError: they are those of another model.
+    """
+    variables = changing_variables(model)
+    if [v.shape for v in variables] != [value.shape for value in values]:
+        raise UserError(f"{path}: of another version of this project; --restart begins anew")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+class KeepCheckpoint(keras.callbacks.Callback):
+    """Brings a stage back to its last epoch, and saves every epoch. The last callback.
+
+    Args:
+        stage_name: of the running stage.
+        log: `record.RunLog`, which has the epoch's row by then.
+        checkpoint: `Checkpoint` to go on from; one of another stage changes
+            nothing here.
+        decided: callbacks that decide from the log (plateau, early stopping).
+        keep_best: function of no argument, called after each epoch with the
+            lowest validation loss so far; it saves the model.
+    """
+
+    def __init__(self, stage_name, log, checkpoint, decided, keep_best):
+        super().__init__()
+        self.stage_name = stage_name
+        self.log = log
+        self.checkpoint = checkpoint
+        self.decided = decided
+        self.keep_best = keep_best
+
+    def on_train_begin(self, logs=None):
+        rows = self.checkpoint.rows_of(self.stage_name)
+        if not rows:
+            return
+        # Keras' own callbacks keep nothing: shown the log again, they count as
+        # they did. They also lower the learning rate again, so restore it after.
+        for callback in self.decided:
+            verbose, callback.verbose = callback.verbose, 0
+            for row in rows:
+                callback.on_epoch_end(row["epoch"] - 1, dict(row))
+            callback.verbose = verbose
+        restore(self.model, self.checkpoint.values, self.log.folder / NAME)
+        if is_best(rows):  # the process may have died before it was saved
+            self.keep_best()
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = [keras.ops.convert_to_numpy(v) for v in changing_variables(self.model)]
+        state = (self.log.rows, self.log.seconds, self.model.stop_training, values)
+        checkpoint = Checkpoint(self.stage_name, *state)
+        write_checkpoint(self.log.folder, checkpoint)
+        if is_best(checkpoint.rows_of(self.stage_name)):
+            self.keep_best()
+        self.log.write_epochs()
+
+
+def is_best(rows):
+    """Whether the last epoch of a stage has the lowest validation loss so far."""
+    *before, last = [row["val_loss"] for row in rows]
+    return not before or last < min(before)

@@ -1,0 +1,133 @@
+"""Checks every photo once, before the first epoch, and remembers what it found.
+
+Photos from the web are truncated, empty, or HTML. What cannot be read is named
+and left out here rather than in epoch 17. A photo whose size and times are
+those of the last check is not read again.
+"""
+
+import hashlib
+import itertools
+import os
+import pathlib
+
+from tqdm import tqdm
+
+from command_line import UserError
+from photo import open_photo, read_ahead
+
+# Side in pixels at which a photo is decoded to see whether it can be: small, but
+# every byte of it is read.
+DECODED_SIZE = 64
+# Unreadable photos that are named one by one; the rest are counted.
+NAMED = 20
+
+
+def check_photos(photos, folder, known, workers):
+    """Leaves out what cannot be read, and says so.
+
+    Args:
+        photos: `photo.Photos` below `folder`.
+        folder: their class folders are in it.
+        known: the `found` of an earlier check.
+        workers: threads that read photos.
+
+    Returns:
+        `(usable, found)`: `photo.Photos`, and a dict from each path below
+        `folder` to `[size, mtime_ns, ctime_ns, SHA-256, reason]`, where the
+        reason is None for a readable photo.
+
+    Raises:
+        UserError: a class has no readable photo.
+    """
+
+    def check(path):
+        name = os.path.relpath(path, folder)
+        before = known.get(name)
+        now = file_times(path)
+        if before and now == before[:3]:
+            return name, before
+        return name, [*now, *inspect_photo(path)]
+
+    progress = tqdm(
+        read_ahead(check, photos.paths, workers),
+        desc=f"checking {folder}",
+        total=len(photos),
+        unit=" photos",
+        disable=None,  # no bar where nobody watches
+        leave=False,
+    )
+    found = dict(progress)
+    reasons = [found[os.path.relpath(path, folder)][4] for path in photos.paths]
+    usable = photos.take([index for index, reason in enumerate(reasons) if not reason])
+    say_what_is_left_out(folder, [reason for reason in reasons if reason])
+    for label in sorted(set(photos.labels) - set(usable.labels)):
+        raise UserError(
+            f"{folder}: none of the photos of class {photos.typeids[label]!r} can be read; "
+            f"add photos or remove the class folder"
+        )
+    return usable, found
+
+
+def inspect_photo(path):
+    """Reads a photo from end to end.
+
+    Returns:
+        `(digest, reason)`: the SHA-256 of its bytes as hexadecimal digits (None
+        where not even they can be read), and why it is not usable, or None.
+    """
+    try:
+        open_photo(path, DECODED_SIZE)
+        return file_digest(path), None
+    except UserError as error:
+        return None, str(error)
+    except OSError as error:
+        return None, f"{path}: {error.strerror}"
+
+
+def file_digest(path):
+    """SHA-256 of a regular file's bytes, as hexadecimal digits."""
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_times(path):
+    """`[size, mtime_ns, ctime_ns]`: what changes whenever a file's bytes do."""
+    try:
+        status = os.stat(path)
+    except OSError:  # a broken link; `inspect_photo` says so
+        return [None, None, None]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def say_what_is_left_out(folder, reasons):
+    """Prints which photos cannot be read and why."""
+    for reason in itertools.islice(reasons, NAMED):
+        print(f"left out: {reason}")
+    if len(reasons) > NAMED:
+        print(f"left out: and {len(reasons) - NAMED} more")
+    if reasons:
+        print(f"{folder}: {len(reasons)} photos left out")
+
+
+def readable(found):
+    """dict from path to digest, of the readable photos of a check."""
+    return {name: digest for name, (*_, digest, reason) in found.items() if not reason}
+
+
+def fingerprint(found):
+    """Digest of all readable photos of a check: their class folders, names and bytes."""
+    sha = hashlib.sha256()
+    for name, digest in sorted(readable(found).items()):
+        sha.update(os.fsencode(f"{name}\0{digest}\0"))
+    return sha.hexdigest()[:32]
+
+
+def say_what_is_in_both(train, valid):
+    """Warns of photos that are in training and validation: the error would flatter."""
+    digests = set(readable(train).values())
+    both = sorted(name for name, digest in readable(valid).items() if digest in digests)
+    if both:
+        print(
+            f"warning: {len(both)} validation photos are copies of training photos, e.g. "
+            f"{both[0]!r}: the validation error will be too low"
+        )

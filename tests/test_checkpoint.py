@@ -1,0 +1,153 @@
+"""Going on from a checkpoint, on a network small enough to do it at every epoch."""
+
+import keras
+import numpy as np
+import pytest
+
+import checkpoint
+import model as network
+import stage
+import train
+from command_line import UserError
+from record import RunLog
+
+STAGE = train.Stage(1, "heads", False, "adam", 0.05, epochs=12, augment=False, patience=5)
+
+
+def make_network():
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(3)
+    image = keras.Input((6,), name="img_1")
+    frozen = keras.layers.Dense(8, activation="relu", trainable=False)
+    feature = keras.layers.Dropout(0.5)(frozen(image))
+    outputs = {"ctg_out_1": keras.layers.Dense(3, activation="softmax")(feature)}
+    model = keras.Model({"img_1": image}, outputs)
+    network.compile_model(model, stage.make_optimizer(STAGE))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+class Noise:
+    """In place of `PairBatches`. The validation loss of noise soon stops falling, so
+    there are plateaus and an early stop."""
+
+    batch_size = 8
+    epoch = 0
+
+    def __init__(self, seed, num_batches):
+        rng = np.random.default_rng(seed)
+        self.images = rng.normal(size=(num_batches, 8, 6)).astype(np.float32)
+        self.labels = rng.integers(0, 3, size=(num_batches, 8))
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, step):
+        index = (step + self.epoch) % len(self)  # another order every epoch
+        return {"img_1": self.images[index], "partner": None}, {"ctg_out_1": self.labels[index]}
+
+
+def batches_of(seed, num_batches):
+    return stage.KerasBatches(Noise(seed, num_batches), ["ctg_out_1"], workers=2)
+
+
+class Stop(Exception):
+    """In place of a power cut."""
+
+
+class PowerCut(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Stop
+
+
+def train_from(folder, cut_at=None):
+    """Trains to the end, or to the epoch that is cut; returns weights and rows."""
+    model = make_network()
+    found = checkpoint.read_checkpoint(folder)
+    log = RunLog(folder, found.rows, found.seconds)
+    batches = batches_of(0, 3)
+    validate = stage.Validate(model, batches_of(1, 2))
+    callbacks = stage.make_callbacks(STAGE, batches.pairs, validate, log)
+    decided = [callback for callback in callbacks if isinstance(callback, stage.DECIDES)]
+    best = folder / "best.weights.h5"
+    callbacks.append(
+        checkpoint.KeepCheckpoint("heads", log, found, decided, lambda: model.save_weights(best))
+    )
+    callbacks.append(PowerCut(cut_at))
+    stage.fit(model, batches, STAGE, callbacks, found)
+    last = [weight.numpy() for weight in model.weights]
+    model.load_weights(best)
+    return last, [weight.numpy() for weight in model.weights], log.rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train_from(tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_the_undisturbed_run_has_plateaus_and_stops_early(undisturbed):
+    rows = undisturbed[2]
+    assert 3 < len(rows) < STAGE.epochs
+    assert len({row["learning_rate"] for row in rows}) > 1
+
+
+@pytest.mark.parametrize("cut_at", [0, 5, 99])
+def test_cut_once_it_ends_bit_for_bit_the_same(undisturbed, cut_at, tmp_path):
+    if cut_at < len(undisturbed[2]):
+        with pytest.raises(Stop):
+            train_from(tmp_path, cut_at)
+    else:
+        train_from(tmp_path)  # done: going on must change nothing
+    last, best, rows = train_from(tmp_path)
+    assert rows == undisturbed[2]
+    for one, two in zip(last + best, undisturbed[0] + undisturbed[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_cut_at_every_epoch_it_ends_bit_for_bit_the_same(undisturbed, tmp_path):
+    for cut_at in range(1, len(undisturbed[2])):
+        with pytest.raises(Stop):
+            train_from(tmp_path, cut_at)
+    last, _, rows = train_from(tmp_path)
+    assert rows == undisturbed[2]
+    for one, two in zip(last, undisturbed[0], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_best_model_lost_in_the_cut_is_written_again(undisturbed, tmp_path):
+    rows = undisturbed[2]
+    best = 1 + int(np.argmin([row["val_loss"] for row in rows]))
+    with pytest.raises(Stop):
+        train_from(tmp_path, cut_at=best)
+    (tmp_path / "best.weights.h5").unlink()
+    for one, two in zip(train_from(tmp_path)[1], undisturbed[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<html>"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, content):
+    (tmp_path / checkpoint.NAME).write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.read_checkpoint(tmp_path)
+
+
+def test_a_truncated_checkpoint_is_one_line(tmp_path):
+    with pytest.raises(Stop):
+        train_from(tmp_path, cut_at=2)
+    file = tmp_path / checkpoint.NAME
+    whole = file.read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 10):
+        file.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="damaged"):
+            checkpoint.read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    model = make_network()
+    with pytest.raises(UserError, match="another version"):
+        checkpoint.restore(model, [np.zeros(3)], tmp_path / checkpoint.NAME)

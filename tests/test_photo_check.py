@@ -1,0 +1,82 @@
+import os
+
+import numpy as np
+import pytest
+from conftest import COLOURS, make_photo
+
+import photo_check
+from command_line import UserError
+from photo import find_class_photos
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for typeid in ("a", "b"):
+        (tmp_path / typeid).mkdir()
+        for number in range(3):
+            make_photo(tmp_path / typeid / f"{typeid}_{number}.jpg", COLOURS["2"], seed=number)
+    return tmp_path
+
+
+def check(folder, known=()):
+    return photo_check.check_photos(find_class_photos(folder), folder, dict(known), workers=2)
+
+
+def test_what_cannot_be_read_is_named_and_left_out(folder, capsys):
+    (folder / "a" / "a_1.jpg").write_bytes(b"<html>")
+    (folder / "b" / "b_x\nleft out: y.jpg").write_bytes(b"")
+    os.mkfifo(folder / "b" / "b_pipe.jpg")
+    usable, found = check(folder)
+    assert len(usable) == 5
+    assert usable.labels.tolist() == [0, 0, 1, 1, 1]
+    assert len(found) == 8
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert len(said) == 3
+    assert "a_1.jpg: not a readable photo" in said[0]
+
+
+def test_a_photo_that_did_not_change_is_not_read_again(folder, monkeypatch):
+    _, found = check(folder)
+    make_photo(folder / "b" / "b_2.jpg", COLOURS["pug"], seed=9)
+    read = []
+    inspect = photo_check.inspect_photo
+    monkeypatch.setattr(
+        photo_check, "inspect_photo", lambda path: read.append(path) or inspect(path)
+    )
+    _, again = check(folder, found)
+    assert [os.path.basename(path) for path in read] == ["b_2.jpg"]
+    assert again["b/b_2.jpg"][3] != found["b/b_2.jpg"][3]
+    assert {name: facts for name, facts in again.items() if name != "b/b_2.jpg"} == {
+        name: facts for name, facts in found.items() if name != "b/b_2.jpg"
+    }
+
+
+def test_the_fingerprint_is_of_names_and_bytes_and_not_of_times(folder):
+    before = photo_check.fingerprint(check(folder)[1])
+    os.utime(folder / "a" / "a_0.jpg", (1, 1))
+    assert photo_check.fingerprint(check(folder)[1]) == before
+    os.rename(folder / "a" / "a_0.jpg", folder / "b" / "a_0.jpg")
+    assert photo_check.fingerprint(check(folder)[1]) != before
+
+
+def test_a_class_without_a_readable_photo_is_refused(folder):
+    for path in (folder / "b").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of the photos of class 'b'"):
+        check(folder)
+
+
+def test_copies_on_both_sides_are_warned_of(folder, capsys):
+    _, found = check(folder)
+    photo_check.say_what_is_in_both(found, {"a/x.jpg": [1, 2, 3, "other digest", None]})
+    assert capsys.readouterr().out == ""
+    photo_check.say_what_is_in_both(found, {"a/x.jpg": found["b/b_0.jpg"]})
+    assert "1 validation photos are copies of training photos" in capsys.readouterr().out
+
+
+def test_labels_stay_with_their_photos(folder):
+    (folder / "a" / "a_0.jpg").write_bytes(b"broken")
+    usable, _ = check(folder)
+    expected = [path.split("/")[-2] for path in usable.paths]
+    assert [usable.typeids[label] for label in usable.labels] == expected
+    assert usable.labels.dtype == np.int32

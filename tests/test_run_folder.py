@@ -1,0 +1,130 @@
+import argparse
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import run_folder
+import train
+from command_line import UserError
+
+
+def settings(found, typeids=("a", "b"), stages=train.STAGES, **flags):
+    args = argparse.Namespace(**{"seed": 0, "batch_size": 32, "workers": 2, **flags})
+    return run_folder.make_settings(args, stages, list(typeids), found)
+
+
+@pytest.fixture
+def found():
+    return {
+        "train": {f"a/{n}.jpg": [1, 2, 3, f"digest {n}", None] for n in range(4)},
+        "valid": {"b/9.jpg": [1, 2, 3, "digest 9", None]},
+    }
+
+
+@pytest.fixture
+def begun(tmp_path, found):
+    """A folder with a run in it."""
+    run_folder.write_photos(tmp_path, found)
+    run_folder.write_settings(tmp_path, settings(found))
+    return tmp_path
+
+
+def go_on(folder, found, **changes):
+    known = run_folder.read_photos(folder)
+    return run_folder.holds_run(folder, settings(found, **changes), known, found)
+
+
+def test_the_same_run_goes_on_and_an_empty_folder_begins(begun, found, tmp_path_factory):
+    assert go_on(begun, found)
+    assert go_on(begun, found, workers=16)  # changes no result
+    assert not go_on(tmp_path_factory.mktemp("new"), found)
+
+
+def test_another_recipe_is_refused_with_each_difference(begun, found):
+    stages = (train.STAGES[0], dataclasses.replace(train.STAGES[1], epochs=20))
+    with pytest.raises(UserError) as refused:
+        go_on(begun, found, stages=stages, batch_size=16)
+    message = str(refused.value)
+    assert "--batch-size was 32, is 16" in message
+    assert "epochs of stage blocks was 30, is 20" in message
+    assert "stage plain is left out" in message
+    assert "--seed" not in message
+    assert "--restart" in message
+
+
+def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found):
+    with pytest.raises(UserError, match=r"classes 1 added \(e.g. 'c'\), 1 gone \(e.g. 'b'\)"):
+        go_on(begun, found, typeids=("a", "c"))
+    changed = dict(found["train"])
+    del changed["a/0.jpg"]
+    changed["a/1.jpg"] = [1, 2, 3, "another digest", None]
+    changed["a/2.jpg"] = [1, 2, 3, None, "now broken"]
+    with pytest.raises(
+        UserError,
+        match=r"train photos 2 gone \(e.g. 'a/0.jpg'\), 1 changed \(e.g. 'a/1.jpg'\)",
+    ):
+        go_on(begun, {**found, "train": changed})
+
+
+def test_a_model_of_unknown_origin_is_not_overwritten(tmp_path, found):
+    (tmp_path / "model.keras").write_bytes(b"mine")
+    with pytest.raises(UserError, match="not of a run that could go on"):
+        go_on(tmp_path, found)
+
+
+def test_restart_keeps_the_old_run_and_what_the_user_brought(begun):
+    (begun / "log.csv").write_text("old")
+    (begun / "xception.h5").write_text("brought")
+    (begun / "README.md").write_text("read me")
+    run_folder.set_aside(begun)
+    assert (begun / "run-1" / "log.csv").read_text() == "old"
+    assert (begun / "xception.h5").exists()
+    assert (begun / "README.md").exists()
+    assert not (begun / "settings.json").exists()
+    run_folder.set_aside(begun)  # nothing to move
+    assert not (begun / "run-2").exists()
+    (begun / "log.csv").write_text("second")
+    (begun / "settings.json").write_text("{}")
+    run_folder.set_aside(begun)
+    assert (begun / "run-2" / "log.csv").read_text() == "second"
+    assert (begun / "run-1" / "log.csv").read_text() == "old"
+
+
+def test_a_second_training_in_a_folder_is_refused_while_the_first_lives(tmp_path):
+    code = (
+        "import pathlib, sys, run_folder\n"
+        "with run_folder.locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert first.stdout.readline() == b"locked\n"
+    with (
+        pytest.raises(UserError, match="another training writes there"),
+        run_folder.locked(tmp_path),
+    ):
+        pass
+    first.kill()  # -9: nobody cleans up
+    first.wait()
+    with run_folder.locked(tmp_path):
+        pass
+
+
+def test_a_run_of_an_older_version_is_one_line(begun, found):
+    (begun / "settings.json").write_text('{"flags": {}, "stages": []}')
+    with pytest.raises(UserError, match="another version of this project"):
+        go_on(begun, found)
+
+
+def test_a_damaged_settings_file_is_one_line(begun, found):
+    (begun / "settings.json").write_text('{"flags": ')
+    with pytest.raises(UserError, match=r"settings\.json: damaged"):
+        go_on(begun, found)
