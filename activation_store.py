@@ -6,7 +6,6 @@ plain `.npy` file, one row a photo. Its name is a digest of everything its
 content depends on, so an old file is never read for a changed photo or weight.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -22,6 +21,7 @@ import numpy as np
 import model as network
 from atomic_file import replacing
 from photo import read_ahead
+from photo_check import file_digest
 
 FOLDER = "activations"
 # Photos a forward pass of the frozen part, whatever the training batch is.
@@ -80,8 +80,13 @@ def open_store(weights, below, photos, dtype, workers):
     if path.is_file():
         print(f"{what}: {gigabytes(size)}, there already")
         return ActivationStore(path)
+    for leftover in folder.glob(".tmp-*"):  # of a killed run; it would count as used
+        leftover.unlink()
     free = shutil.disk_usage(folder).free
-    if size + SPARE_BYTES > free:
+    # A run that goes on decides as it did, whatever is free now: the same bits.
+    computed_anew = path.with_suffix(".off")
+    if computed_anew.exists() or size + SPARE_BYTES > free:
+        computed_anew.touch()
         print(
             f"{what}: {gigabytes(size)} needed, {gigabytes(free)} free: not stored but computed "
             f"in every epoch" + (" (--cache float16 takes half)" if dtype == "float32" else "")
@@ -137,28 +142,32 @@ def store_key(below, photos, dtype, workers):
     facts = [versions, keras.backend.backend(), layers, scaling, below.input_shape, dtype]
     sha.update(json.dumps(facts).encode())
     sha.update(network.digest(below.weights).encode())
-    for digest in read_ahead(file_digest, photos.paths, workers):
-        sha.update(digest)
+    for digest in read_ahead(digest_or_gone, photos.paths, workers):
+        sha.update(digest.encode())
     return sha.hexdigest()[:32]
 
 
-def file_digest(path):
-    """SHA-256 of a file's bytes."""
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def digest_or_gone(path):
+    """Digest of a photo's bytes; a word for one that has vanished since the check."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return "gone"
 
 
-def remove_stores(weights, keep=()):
-    """Deletes the stores of a run, but for those to keep.
+def remove_stores(weights, keep=None):
+    """Deletes the stores of a run.
 
     Args:
         weights: `pathlib.Path`, the run's folder.
-        keep: `ActivationStore`s (None is passed over).
+        keep: list of `ActivationStore` (or None) still in use; None: the run is
+            done, and what was decided about stores is forgotten, too.
     """
     folder = weights / FOLDER
+    if keep is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
     kept = {store.path for store in keep if store}
-    for path in folder.glob("*.npy") if folder.is_dir() else ():
+    for path in folder.glob("*.npy"):
         if path not in kept:
             path.unlink()
-    with contextlib.suppress(OSError):  # not empty, or not there
-        folder.rmdir()

@@ -25,10 +25,10 @@ def replacing(path):
     path = pathlib.Path(path)
     temporary = temporary_path(path)
     try:
+        temporary.unlink(missing_ok=True)  # a killed run's may be read-only
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-        flush(path.parent)  # the rename itself
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -38,6 +38,8 @@ def replacing(path):
                 f"make room, or choose another folder, and run the same command again"
             ) from error
         raise
+    with contextlib.suppress(OSError):  # some shared folders cannot be flushed
+        flush(path.parent)  # the rename itself
 
 
 def temporary_path(path):

@@ -10,6 +10,7 @@ epoch and needs no saving.
 
 import dataclasses
 import json
+import math
 import zipfile
 
 import keras
@@ -152,5 +153,5 @@ class KeepCheckpoint(keras.callbacks.Callback):
 
 def is_best(rows):
     """Whether the last epoch of a stage has the lowest validation loss so far."""
-    *before, last = [row["val_loss"] for row in rows]
+    *before, last = [math.inf if math.isnan(row["val_loss"]) else row["val_loss"] for row in rows]
     return not before or last < min(before)

@@ -5,6 +5,7 @@ wrong is a bug of ours and keeps its traceback.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -92,8 +93,9 @@ def stop_at_once(how_to_go_on):
 
     def wait():
         number = reader.recv(1)[0]
-        name = signal.Signals(number).name
-        print(f"\nstopped by {name}; {how_to_go_on}", file=sys.stderr, flush=True)
+        line = f"\nstopped by {signal.Signals(number).name}; {how_to_go_on}\n"
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            os.write(2, line.encode())
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -10,8 +10,9 @@ import time
 
 import breeds
 import img2keras
+import run_folder
 import train
-from predict import Predictor
+from predictor import Predictor
 
 # Chosen for five minutes on two cores, not for the lowest error.
 PHOTOS_PER_BREED = 36
@@ -43,13 +44,14 @@ def run_demo(seed, workers):
         f"--batch-size {BATCH_SIZE} --seed {seed} --workers {workers} "
         f"--epochs {' '.join(map(str, EPOCHS))}"
     )
-    shutil.rmtree(WEIGHTS, ignore_errors=True)  # a demo shows the training again
+    with run_folder.locked(WEIGHTS):  # a demo shows the training again
+        run_folder.remove_run(WEIGHTS)
     args = train.parse_args(flags.split())
     train.train(args)
 
     predictor = Predictor(WEIGHTS, workers=workers)
     paths = [str(test / f"{image_id}.jpg") for image_id in answers]
-    guesses = predictor.probabilities(paths).argmax(axis=1)
+    guesses = predictor.predict(paths).probabilities.argmax(axis=1)
     num_wrong = sum(
         predictor.typeids[guess] != typeid
         for guess, typeid in zip(guesses, answers.values(), strict=True)

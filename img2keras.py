@@ -167,15 +167,16 @@ def split_class(typeid, names, valid_fraction, seed, digests=None):
         return hashlib.sha256(os.fsencode(f"{seed}\0{typeid}\0{name}")).digest()
 
     groups = {}
-    for name in sorted(names, key=draw):
+    for name in sorted(names):
         groups.setdefault(digests[name] if digests else name, []).append(name)
-    *first, _ = groups.values()  # one photo at least is left to train
-    count = max(1, round(valid_fraction * len(names)))
+    if len(groups) < 2:
+        return set()
+    count = min(max(1, round(valid_fraction * len(names))), len(names) - 1)
     valid = set()
-    for copies in first:
-        if len(valid) < count:
+    for copies in sorted(groups.values(), key=lambda copies: draw(copies[0])):
+        if len(valid) + len(copies) <= count:
             valid.update(copies)
-    return valid
+    return valid or set(min(groups.values(), key=len))
 
 
 def plan_copies(classes, digests, valid_fraction, seed):
@@ -212,7 +213,7 @@ def check_nothing_in_the_way(out, places):
         for folder, _, names in os.walk(out / side):
             for name in names:
                 place = pathlib.Path(folder, name).relative_to(out)
-                if place not in planned and not name.startswith("."):
+                if place not in planned and why_not_a_name(name) is None:
                     raise UserError(
                         f"{out / place} is not part of this split (another seed, fraction or "
                         f"--raw made it). Remove {out / 'train'} and {out / 'valid'}, or choose "
@@ -229,13 +230,13 @@ def place_photo(source, target, link):
     Raises:
         UserError: a different photo has that name.
     """
-    if target.exists():
-        if filecmp.cmp(source, target):
+    if os.path.lexists(target):
+        if target.exists() and filecmp.cmp(source, target, shallow=False):
             return False
         raise UserError(f"{target} differs from {source}. Remove it if the new photo is right")
     target.parent.mkdir(parents=True, exist_ok=True)
     if link:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # the photo, not a link to it
     else:
         with replacing(target) as temporary:
             shutil.copy2(source, temporary)

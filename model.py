@@ -218,17 +218,46 @@ def connect(below, above):
 
 
 def photo_model(model):
-    """Single photos to class probabilities: the mean of the softmax heads.
+    """Single photos to class probabilities (the mean of the softmax heads) and features.
 
     Returns:
-        `keras.Model`: uint8 images to an array of shape `(batch, classes)`.
+        `keras.Model`: uint8 images to a dict of `probabilities`, shape
+        `(batch, classes)`, and `feature`, shape `(batch, 2048)`.
     """
     below, _ = split(model, None)
     heads = [classify(model, below.output, 1)]
     if is_paired(model):
         heads.append(classify(model, below.output, 2))
     mean = keras.layers.average(heads) if len(heads) > 1 else heads[0]
-    return keras.Model(below.input, mean, name="photo_model")
+    outputs = {"probabilities": mean, "feature": below.output}
+    return keras.Model(below.input, outputs, name="photo_model")
+
+
+def class_map_model(model):
+    """Single photos to a map of where each class is seen.
+
+    The trunk ends in an average pool and the heads are linear on it, so the
+    gradients of Grad-CAM (arXiv:1610.02391, section 3.1) are the heads' weights.
+
+    Returns:
+        `keras.Model`: uint8 images to an array of shape
+        `(batch, rows, columns, classes)`: each place's share of the logit (the
+        mean of the softmax heads' kernels).
+    """
+    trunk = model.get_layer("trunk")
+    image = keras.Input(trunk.input_shape[1:], dtype="uint8")
+    places = keras.Model(trunk.input, trunk.layers[-1].input)
+    heads = [f"ctg_out_{number}" for number in ((1, 2) if is_paired(model) else (1,))]
+    kernel = sum(model.get_layer(head).kernel for head in heads) / len(heads)
+    activation = places(model.get_layer("scale")(image), training=False)
+    return keras.Model(image, keras.ops.matmul(activation, keras.ops.convert_to_tensor(kernel)))
+
+
+def pair_head(model):
+    """Two features to the probabilities of "different" and "same", `(batch, 2)`."""
+    shape = model.get_layer("trunk").output_shape[1:]
+    features = [keras.Input(shape), keras.Input(shape)]
+    return keras.Model(features, model.get_layer("bin_out")(model.get_layer("square")(features)))
 
 
 def compile_model(model, optimizer):

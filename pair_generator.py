@@ -11,6 +11,7 @@ Look at a batch:  python pair_generator.py --data data/train --out pairs.png
 
 import functools
 import math
+import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -253,7 +254,13 @@ def parse_args():
     parser.add_argument("--batch-size", type=positive_int, default=32, help="pairs (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--no-augment", action="store_true", help="photos as they are")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed}: 0 or more is needed")
+    out = pathlib.Path(args.out)
+    if out.suffix.lower() not in (".png", ".jpg") or not out.parent.is_dir():
+        parser.error(f"--out {out}: a .png or .jpg in a folder that is there is needed")
+    return args
 
 
 def main():

@@ -7,11 +7,13 @@ cannot be read is named and replaced, it never ends a training.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import pathlib
 import stat
 import sys
+import threading
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -24,6 +26,10 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 # Pillow's own limit for a warning, 358 MB decoded. A tiny file can claim more.
 MAX_PIXELS = 89_478_485
+# Above so many pixels after decoding (80 MB), one photo at a time, on any number
+# of threads.
+LARGE_PIXELS = 20_000_000
+ONE_LARGE_PHOTO = threading.Lock()
 # Items that `read_ahead` has waiting: two batches of photos, 17 MB at 299 pixels.
 AHEAD = 64
 
@@ -95,13 +101,18 @@ def find_photos(folder):
         raise UserError(f"{folder}: no such folder")
     paths = [
         os.path.join(parent, name)
-        for parent, folders, names in os.walk(folder)
+        for parent, folders, names in os.walk(folder, onerror=fail)
         for name in names
         if pathlib.Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
     ]
     if not paths:
         raise UserError(f"{folder}: no photos in it ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return sorted(paths, key=lambda path: (os.fsencode(os.path.basename(path)), os.fsencode(path)))
+
+
+def fail(error):
+    """Raises: a folder that cannot be read must not be passed over in silence."""
+    raise error
 
 
 def find_class_photos(folder, typeids=None):
@@ -179,14 +190,9 @@ def open_photo(path, image_size):
             # A large JPEG is decoded at a half, quarter or eighth, but never
             # below twice the size: within a grey level of the full decoding.
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            # Both would copy an image that needs neither.
-            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            if image.mode != "RGB":
-                image = to_rgb(image)
-            # Bilinear with antialiasing. ImageDataGenerator's own default,
-            # nearest neighbour, drops the fur between the sampled pixels.
-            return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            is_large = image.width * image.height > LARGE_PIXELS
+            with ONE_LARGE_PHOTO if is_large else contextlib.nullcontext():
+                return squash(image, image_size)
     except Exception as error:  # whatever a decoder raises on hostile bytes
         # Pillow's own message repeats the name; an operating system's is `strerror`.
         reason = getattr(error, "strerror", None) or str(error).split(repr(path))[0].strip()
@@ -199,12 +205,23 @@ def printable(path):
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
+def squash(image, image_size):
+    """Decodes an opened image and makes it an upright RGB square."""
+    # Both would copy an image that needs neither.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode != "RGB":
+        image = to_rgb(image)
+    # Bilinear with antialiasing. ImageDataGenerator's own default, nearest
+    # neighbour, drops the fur between the sampled pixels.
+    return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+
+
 def to_rgb(image):
     """An image of any mode in RGB; transparency is dropped, 16 bits become 8."""
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits at 255.
-        high_byte = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        image = Image.fromarray(high_byte.astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -44,7 +44,8 @@ def check_photos(photos, folder, known, workers):
         name = os.path.relpath(path, folder)
         before = known.get(name)
         now = file_times(path)
-        if before and now == before[:3]:
+        # What could not be read is tried again: a network may have been down.
+        if before and not before[4] and now == before[:3]:
             return name, before
         return name, [*now, *inspect_photo(path)]
 

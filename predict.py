@@ -1,108 +1,51 @@
-"""Predicts the class of photos: the contest's submission file, or the error.
-
-The model file brings its classes, image size and scaling; the training folder
-is not needed.
+"""Predicts the class of photos: the submission file, a table, or a line for people.
 
     python predict.py --weights weights --test data/test --out predict.txt
-    python predict.py --weights weights --evaluate data/valid
+    python predict.py --weights weights photo.jpg          its five likeliest classes
+    python predict.py --weights weights a.jpg b.jpg --same one class or two?
+    python predict.py --weights weights --evaluate data/valid --report report
+
+Probabilities are calibrated once `--evaluate` has been run on the validation
+photos. No flag changes which class is the first guess.
 """
 
+import csv
+import io
 import os
 import pathlib
 import re
-import sys
 
 import numpy as np
-from tqdm import tqdm
 
 from atomic_file import write_text
 from command_line import Parser, UserError, add_workers_flag, positive_int, run
-from photo import find_class_photos, find_photos, read_ahead, read_photo
+from metrics import TOP, apply_temperature, rank_classes
+from photo import find_class_photos, find_photos, printable
+from predictor import MAX_VIEWS, Predictor
 
-TOP = 5
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
-class Predictor:
-    """A trained model that turns photo files into class probabilities.
-
-    Args:
-        weights: folder that `train.py` wrote, with `model.keras` in it.
-        batch_size: photos a forward pass.
-        workers: threads that read photos.
-
-    Attributes:
-        typeids: list of str, what the columns of `probabilities` stand for.
-        most_frequent: int, the label with the most training photos.
-
-    Raises:
-        UserError: there is no model of ours in `weights`.
-    """
-
-    def __init__(self, weights, batch_size=32, workers=2):
-        import model as network  # TensorFlow takes seconds to load
-
-        model = network.load_model(pathlib.Path(weights, "model.keras"))
-        head = model.get_layer("ctg_out_1")
-        self.typeids = head.typeids
-        self.most_frequent = int(np.argmax(head.num_photos))
-        self.photo_model = network.photo_model(model)
-        self.image_size = self.photo_model.input_shape[1]
-        self.batch_size = batch_size
-        self.workers = workers
-
-    def probabilities(self, paths):
-        """Predicts photos.
-
-        Args:
-            paths: list of str.
-
-        Returns:
-            float32 array, shape `(len(paths), classes)`; rows sum to 1, but for
-            photos that cannot be read: these are named, their rows NaN.
-        """
-        blank = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        photos = read_ahead(self.read_or_none, paths, self.workers)
-        rows, batch = [], []
-        for number, photo in enumerate(tqdm(photos, total=len(paths), disable=None), start=1):
-            batch.append(photo)
-            if len(batch) == self.batch_size or number == len(paths):
-                images = np.stack([blank if photo is None else photo for photo in batch])
-                found = np.array(self.photo_model.predict_on_batch(images))
-                found[[photo is None for photo in batch]] = np.nan
-                rows.append(found)
-                batch = []
-        return np.concatenate(rows)
-
-    def read_or_none(self, path):
-        """The pixels of a photo; None, and its name printed, where it cannot be read."""
-        try:
-            return read_photo(path, self.image_size)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return None
-
-
-def write_submission(predictor, test, out):
-    """Writes one line a photo, `typeid<TAB>image id`, sorted by file name.
+def write_submission(predictor, predictions, out):
+    """Writes one line a photo, `typeid<TAB>image id`.
 
     The image id is the file name without its ending. A photo that cannot be
     read gets the most frequent class.
-
-    Returns:
-        `(num_lines, num_unreadable)`.
     """
-    paths = find_photos(test)
-    probabilities = predictor.probabilities(paths)
-    unreadable = np.isnan(probabilities).any(axis=1)
-    labels = np.where(unreadable, predictor.most_frequent, probabilities.argmax(axis=1))
     lines = [
         f"{predictor.typeids[label]}\t{image_id(path)}\n"
-        for label, path in zip(labels, paths, strict=True)
+        for label, path in zip(
+            first_guesses(predictor, predictions), predictions.paths, strict=True
+        )
     ]
     write_text(out, "".join(lines))
-    return len(lines), int(unreadable.sum())
+
+
+def first_guesses(predictor, predictions):
+    """int array, shape `(photos,)`: labels; the most frequent one for unreadable photos."""
+    labels = predictions.probabilities.argmax(axis=1)
+    return np.where(predictions.readable(), labels, predictor.most_frequent)
 
 
 def image_id(path):
@@ -110,66 +53,191 @@ def image_id(path):
     return BREAKS.sub(lambda found: repr(found[0])[1:-1], pathlib.Path(path).stem)
 
 
-def measure(predictor, folder):
-    """Predicts a folder of class folders and compares.
+def write_csv(predictor, predictions, names, file):
+    """Writes a table: image id, typeid, name, and the likeliest classes with probabilities."""
+    count = min(TOP, len(predictor.typeids))
+    header = ["image_id", "typeid", "name"]
+    for place in range(1, count + 1):
+        header += [f"typeid_{place}", f"probability_{place}"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    calibrated = calibrate(predictor, predictions)
+    for row, label in enumerate(first_guesses(predictor, predictions)):
+        typeid = predictor.typeids[label]
+        cells = [image_id(predictions.paths[row]), typeid, names.get(typeid, "")]
+        if predictions.readable()[row]:
+            for guess in rank_classes(calibrated[row : row + 1])[0, :count]:
+                cells += [predictor.typeids[guess], f"{calibrated[row, guess]:.6f}"]
+        writer.writerow(cells)
+    write_text(file, text.getvalue())
+
+
+def calibrate(predictor, predictions):
+    """The probabilities of predictions, with the stored temperature."""
+    return apply_temperature(predictions.probabilities, predictor.calibration.temperature)
+
+
+def print_guesses(predictor, predictions, names):
+    """Prints the likeliest classes of each photo."""
+    for path, probabilities in zip(
+        predictions.paths, calibrate(predictor, predictions), strict=True
+    ):
+        if np.isnan(probabilities).any():
+            continue  # named already
+        print(printable(path))
+        for label in rank_classes(probabilities[None])[0, :TOP]:
+            print(f"  {probabilities[label]:.4f}  {for_people(predictor.typeids[label], names)}")
+
+
+def print_same(predictor, predictions):
+    """Prints how probably two photos show one class."""
+    if not predictor.is_paired:
+        raise UserError(
+            f"--same: {predictor.weights} was trained with --loss softmax: no pair head"
+        )
+    if not predictions.readable().all():
+        raise UserError("--same: both photos must be readable")
+    first, second = predictions.features
+    probability = predictor.same_probabilities(first[None], second[None])[0]
+    threshold = predictor.calibration.same_threshold
+    verdict = "the same class" if probability >= threshold else "two classes"
+    print(
+        f"same {probability:.4f}, squared distance {((first - second) ** 2).sum():.4f}: {verdict} "
+        f"(from {threshold:.4f} on: the same)"
+    )
+
+
+def for_people(typeid, names):
+    """A class for people: its name, if there is one, and its typeid."""
+    return f"{names[typeid]} ({typeid})" if typeid in names else typeid
+
+
+def read_names(file):
+    """Reads names of classes.
+
+    Args:
+        file: UTF-8 text, a line a class: typeid, tab, name. None: no names.
 
     Returns:
-        dict: `photos` (the readable ones), `error` (share whose first guess is wrong) and
-        `top5_error` (share whose class is not among the first five).
+        dict from typeid to name.
+
+    Raises:
+        UserError: a line is something else; names the line.
     """
-    photos = find_class_photos(folder, predictor.typeids)
-    probabilities = predictor.probabilities(photos.paths)
-    readable = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
-    if not len(readable):
-        raise UserError(f"{folder}: none of its {len(photos)} photos can be read")
-    photos, probabilities = photos.take(readable), probabilities[readable]
-    # Stable: equal probabilities are ranked by label, the same on every machine.
-    ranked = np.argsort(-probabilities, axis=1, kind="stable")
-    hits = ranked == photos.labels[:, None]
-    return {
-        "photos": len(photos),
-        "error": float(1 - hits[:, :1].any(axis=1).mean()),
-        "top5_error": float(1 - hits[:, :TOP].any(axis=1).mean()),
-    }
+    if file is None:
+        return {}
+    names = {}
+    try:
+        lines = pathlib.Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--names {file}: not UTF-8 text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        typeid, tab, name = line.partition("\t")
+        if line.strip() and not (tab and name.strip()):
+            raise UserError(f"--names {file}, line {number}: typeid, tab, name are expected")
+        names[typeid.strip()] = name.strip()
+    return names
+
+
+def predict_folder(predictor, args, names):
+    """Writes the submission, and the table if asked for."""
+    predictions = predictor.predict(find_photos(args.test))
+    write_submission(predictor, predictions, args.out)
+    if args.csv:
+        write_csv(predictor, predictions, names, args.csv)
+    num_unreadable = int((~predictions.readable()).sum())
+    unreadable = f", {num_unreadable} of them not readable" if num_unreadable else ""
+    also = f", and as a table {args.csv}" if args.csv else ""
+    print(f"{args.out}: {len(predictions.paths)} photos{unreadable}{also}")
+
+
+def judge(predictor, args, names):
+    """Prints how good the model is on photos of known class; stores the calibration."""
+    import evaluate
+    import report
+
+    photos = find_class_photos(args.evaluate, predictor.typeids)
+    evaluation = evaluate.evaluate(predictor, photos)
+    if args.report:
+        folder = pathlib.Path(args.report)
+        folder.mkdir(parents=True, exist_ok=True)
+        evaluate.write_files(evaluation, names, folder)
+        report.write_report(evaluation, predictor, names, folder)
+    predictor.write_calibration(evaluation.calibration)
+    evaluate.print_evaluation(evaluation, names)
+    if args.report:
+        print(f"the report: {folder / 'index.html'}")
 
 
 def parse_args():
-    parser = Parser(description="Write the submission file, or print the error.")
+    parser = Parser(description="Predict photos: a submission, a table, or lines for people.")
     add = parser.add_argument
+    add("photos", nargs="*", metavar="PHOTO", help="photos to guess, or one folder (as --test)")
     add("--weights", default="weights", help="folder with model.keras (default: %(default)s)")
     add(
         "--test", default="data/test", help="folder of photos, nested or not (default: %(default)s)"
     )
     add("--out", default="predict.txt", help="submission file (default: %(default)s)")
-    add("--evaluate", metavar="DIR", help="print the error on these class folders instead")
+    add("--csv", metavar="FILE", help="also a table: likeliest classes with probabilities")
+    add("--names", metavar="FILE", help="names of the classes: typeid, tab, name on each line")
+    add("--same", action="store_true", help="do two photos show one class?")
+    add("--evaluate", metavar="DIR", help="judge the model on these class folders instead")
+    add("--report", metavar="DIR", help="with --evaluate: also write tables and pictures there")
+    add(
+        "--tta",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help=f"average N views of each photo, 2: mirrored, up to {MAX_VIEWS}: crops (default: 1)",
+    )
     add("--batch-size", type=positive_int, default=32, help="photos a pass (default: %(default)s)")
     add_workers_flag(parser)
     args = parser.parse_args()
-    folder = args.evaluate or args.test
-    if not os.path.isdir(folder):
-        parser.error(f"{folder}: no such folder")
+    check_args(parser, args)
+    return args
+
+
+def check_args(parser, args):
+    """Refuses wrong flags before TensorFlow loads."""
+    if len(args.photos) == 1 and os.path.isdir(args.photos[0]):
+        args.test, args.photos = args.photos[0], []
+    if args.tta > MAX_VIEWS:
+        parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
+    if args.same and len(args.photos) != 2:
+        parser.error(f"--same: {len(args.photos)} photos given, 2 are needed")
+    if args.report and not args.evaluate:
+        parser.error("--report: needs --evaluate DIR, photos whose class is known")
+    for photo in args.photos:
+        if not os.path.isfile(photo):
+            parser.error(f"{photo}: no such photo")
+    if not args.photos:
+        folder = args.evaluate or args.test
+        if not os.path.isdir(folder):
+            parser.error(f"{folder}: no such folder")
+        for file in filter(None, (args.out, args.csv)):
+            parent = os.path.dirname(file) or "."
+            if os.path.isdir(file) or not os.access(parent, os.W_OK):
+                parser.error(f"{file}: not a file in a folder that is there and can be written to")
+    if args.names and not os.path.isfile(args.names):
+        parser.error(f"--names {args.names}: no such file")
     model_file = pathlib.Path(args.weights, "model.keras")
     if not model_file.is_file():
         parser.error(f"{model_file}: no such model; python train.py makes one")
-    out = pathlib.Path(args.out)
-    if not args.evaluate and (out.is_dir() or not out.parent.is_dir()):
-        parser.error(f"--out {out}: not a file in a folder that is there")
-    return args
 
 
 def main():
     args = parse_args()
-    predictor = Predictor(args.weights, args.batch_size, args.workers)
+    names = read_names(args.names)
+    predictor = Predictor(args.weights, args.batch_size, args.workers, args.tta)
     if args.evaluate:
-        result = measure(predictor, args.evaluate)
-        print(
-            f"error {result['error']:.4f}, top-5 error {result['top5_error']:.4f} "
-            f"({result['photos']} photos)"
-        )
+        judge(predictor, args, names)
+    elif args.same:
+        print_same(predictor, predictor.predict(args.photos))
+    elif args.photos:
+        print_guesses(predictor, predictor.predict(args.photos), names)
     else:
-        num_lines, num_unreadable = write_submission(predictor, args.test, args.out)
-        unreadable = f", {num_unreadable} of them not readable" if num_unreadable else ""
-        print(f"{args.out}: {num_lines} photos{unreadable}")
+        predict_folder(predictor, args, names)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ goes on.
 
 import csv
 import io
+import statistics
 import time
 
 import keras
@@ -28,13 +29,15 @@ class RunLog:
 
     Args:
         folder: `pathlib.Path`, exists.
+        stages: list of `train.Stage`, the plan.
         rows, seconds: the epochs so far, of a run that goes on: list of dict,
             and how long each took. Time is kept apart from the log, which is
             the same for the same seed.
     """
 
-    def __init__(self, folder, rows=(), seconds=()):
+    def __init__(self, folder, stages, rows=(), seconds=()):
         self.folder = folder
+        self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
         self.results = list(read_json(folder / "results.json"))
@@ -59,6 +62,26 @@ class RunLog:
         write_text(self.folder / "times.csv", csv_text(times))
         with replacing(self.folder / "curves.png") as temporary:
             draw_curves(self.rows, temporary)
+
+    def time_left(self):
+        """What is left after the last epoch, at most, in words."""
+        last = self.rows[-1]
+        places = [stage.name for stage in self.stages]
+        now = places.index(last["stage"])
+        own = [
+            seconds
+            for row, seconds in zip(self.rows, self.seconds, strict=True)
+            if row["stage"] == last["stage"]
+        ]
+        # The first epoch of a stage also compiles; a median passes over it.
+        an_epoch = statistics.median(own)
+        here = (self.stages[now].epochs - last["epoch"]) * an_epoch
+        later = sum(stage.epochs for stage in self.stages[now + 1 :]) * an_epoch
+        text = f"stage {last['stage']}: at most {duration(here)} left"
+        if later:
+            # Nobody knows yet how long their epochs take.
+            text += f", the run: {duration(here + later)} if later epochs take as long"
+        return text
 
     def add_result(self, stage, result):
         """Adds and prints what `stage.evaluate` measured after a stage."""
@@ -86,6 +109,15 @@ class LogEpochs(keras.callbacks.Callback):
         values = {name: float(value) for name, value in logs.items()}
         self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})
         self.log.seconds.append(round(time.perf_counter() - self.start, 1))
+        print(self.log.time_left(), flush=True)
+
+
+def duration(seconds):
+    """Seconds for people: "40 s", "12 min", "2 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def csv_text(rows):

@@ -18,22 +18,24 @@ from photo_check import fingerprint, readable
 
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow")
 # Flags that change no result, or are compared as what they lead to.
-NOT_COMPARED = ("data", "demo", "epochs", "restart", "weights", "workers")
+NOT_COMPARED = ("data", "demo", "epochs", "restart", "tensorboard", "weights", "workers")
 # What a run writes. Nothing else in the folder is ever moved: it may hold
 # weights that the user brought.
 RUN_FILES = (
+    "settings.json",  # first: without it nothing goes on with what is half moved
     "checkpoint.npz",
     "start.keras",
     "*-best.keras",
     "*-last.keras",
     "model.keras",
     "model.png",
+    "pairs.png",
     "curves.png",
     "log.csv",
     "times.csv",
     "results.json",
     "photos.json",
-    "settings.json",
+    "calibration.json",
 )
 
 
@@ -58,18 +60,28 @@ def locked(folder):
         lock.release()
 
 
+def run_files(folder):
+    """The files of a run in a folder, in the order of `RUN_FILES`."""
+    return [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern))]
+
+
+def remove_run(folder):
+    """Deletes the files of a run."""
+    for path in run_files(folder):
+        path.unlink()
+
+
 def set_aside(folder):
     """Moves the files of an earlier run into `run-1`, `run-2`, ...
 
     Returns:
         The new folder, or None if there was nothing to move.
     """
-    files = [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern))]
+    files = run_files(folder)
     if not files:
         return None
     number = 1
-    # settings.json is the last to move: a folder without it is half moved.
-    while (folder / f"run-{number}" / "settings.json").exists():
+    while any((folder / f"run-{number}" / path.name).exists() for path in files):
         number += 1
     aside = folder / f"run-{number}"
     aside.mkdir(exist_ok=True)
@@ -78,12 +90,13 @@ def set_aside(folder):
     return aside
 
 
-def make_settings(args, stages, typeids, found):
+def make_settings(args, stages, recipe, typeids, found):
     """What a run depends on, as JSON writes it.
 
     Args:
         args: `train.parse_args()`.
         stages: list of `train.Stage`.
+        recipe: dict of what else decides the result, see `stage.recipe`.
         typeids: list of str.
         found: dict of side ("train", "valid") to what `check_photos` found.
     """
@@ -94,6 +107,7 @@ def make_settings(args, stages, typeids, found):
     return {
         "flags": vars(args),
         "stages": [dataclasses.asdict(stage) for stage in stages],
+        "recipe": recipe,
         "typeids": typeids,
         "data": {side: fingerprint(photos) for side, photos in found.items()},
         "photos": {side: len(readable(photos)) for side, photos in found.items()},
@@ -120,12 +134,14 @@ def holds_run(folder, settings, known, found):
                 f"--restart begins anew and keeps that run aside"
             )
         check_same_run(folder, old, settings, known, found)
-    elif (folder / "model.keras").exists():
-        raise UserError(
-            f"{folder / 'model.keras'} is not of a run that could go on; choose another "
-            f"--weights, or --restart keeps it aside"
-        )
-    return bool(old)
+        return True
+    for name in ("checkpoint.npz", "results.json", "model.keras"):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder / name} is not of a run that could go on (no settings.json); choose "
+                f"another --weights, or --restart keeps it aside"
+            )
+    return False
 
 
 def write_settings(folder, settings):
@@ -180,6 +196,11 @@ def check_same_run(folder, old, new, known, found):
         if name not in NOT_COMPARED and old["flags"].get(name) != value
     ]
     differences += stage_differences(old["stages"], new["stages"])
+    differences += [
+        f"{name} was {old['recipe'].get(name)}, is {value}"
+        for name, value in new["recipe"].items()
+        if old["recipe"].get(name) != value
+    ]
     if old["typeids"] != new["typeids"]:
         differences.append(f"classes {list_changes(old['typeids'], new['typeids'])}")
     for side in ("train", "valid"):

@@ -8,6 +8,7 @@ how good the best one is on the validation photos.
 import contextlib
 import functools
 import math
+import pathlib
 import shutil
 import sys
 
@@ -17,6 +18,7 @@ import numpy as np
 import model as network
 from activation_store import open_store, remove_stores
 from atomic_file import replacing
+from augment import AUGMENTATION
 from callbacks import SetEpoch, StopOnNonFiniteLoss, Validate
 from checkpoint import KeepCheckpoint
 from command_line import UserError
@@ -46,6 +48,18 @@ def build_first_model(args, photos, start_file):
     picture = start_file.with_name("model.png")
     warning = network.draw_model(model, picture)
     print(warning or f"the model, drawn: {picture}")
+
+
+def recipe():
+    """What decides a result beside flags and stages, as JSON writes it."""
+    return {
+        "backend": keras.backend.backend(),
+        "augmentation": AUGMENTATION,
+        "plateau": PLATEAU,
+        "dropout": network.DROPOUT,
+        "loss weights": network.LOSS_WEIGHTS,
+        "unfreezing": {name: [place.unfreeze_from, place.cut] for name, place in TRUNKS.items()},
+    }
 
 
 def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
@@ -91,6 +105,9 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
     best_file, last_file = model_files(log.folder, stage)
     before = parts.frozen_digest()
     callbacks = make_callbacks(stage, pairs, Validate(judged, valid_batches), log)
+    if args.tensorboard:
+        board = pathlib.Path(args.tensorboard, stage.name)
+        callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
     decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
     keep_best = functools.partial(save, model, best_file)
     callbacks.append(KeepCheckpoint(stage.name, log, checkpoint, decided, keep_best))

@@ -18,9 +18,12 @@ Or see it:   python train.py --demo
 
 import argparse
 import dataclasses
+import importlib.util
 import pathlib
+import shlex
 
 import run_folder
+from atomic_file import replacing
 from command_line import Parser, UserError, add_workers_flag, run, stop_at_once
 from photo import find_class_photos
 from photo_check import check_photos, say_what_is_in_both
@@ -64,6 +67,8 @@ STAGES = (
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
 # so that a wrong --image-size is refused before TensorFlow loads.
 MIN_IMAGE_SIZE = {"xception": 71, "inceptionv3": 75}
+# One image of this size takes 12 GB in the blocks stage; a larger number is a slip.
+MAX_IMAGE_SIZE = 2048
 # NumPy's generators take 32 bits, and every stage makes a seed of its own from it.
 MAX_SEED = 2**32 // 10 - len(STAGES)
 
@@ -99,27 +104,40 @@ def train(args):
             f"{len(valid)} to validate",
             flush=True,
         )
-        settings = run_folder.make_settings(args, stages, photos.typeids, found)
+        # TensorFlow takes seconds to load: only once everything else is right.
+        import stage
+
+        settings = run_folder.make_settings(args, stages, stage.recipe(), photos.typeids, found)
         goes_on = run_folder.holds_run(folder, settings, known, found)
         run_folder.write_photos(folder, found)
-        return run_stages(stages, args, photos, valid, settings, goes_on)
+        if not goes_on:
+            stage.build_first_model(args, photos, folder / "start.keras")
+            draw_first_pairs(args, photos, folder / "pairs.png")
+            run_folder.write_settings(folder, settings)
+        return run_stages(stages, args, photos, valid)
 
 
-def run_stages(stages, args, photos, valid, settings, goes_on):
+def draw_first_pairs(args, photos, picture):
+    """Draws the first pairs as the training sees them: is the augmentation sensible?"""
+    from pair_generator import PairBatches, draw_pairs
+
+    batches = PairBatches(photos, 160, min(16, args.batch_size), args.seed, augment=True)
+    with replacing(picture) as temporary:
+        draw_pairs(batches[0], photos.typeids).save(temporary)
+    print(f"the first pairs, drawn: {picture}")
+
+
+def run_stages(stages, args, photos, valid):
     """Trains whatever stages of the plan are not done; returns the model file."""
-    # TensorFlow takes seconds to load: only once everything else is right.
     from activation_store import remove_stores
     from checkpoint import read_checkpoint, remove_checkpoint
     from record import RunLog
-    from stage import build_first_model, model_files, run_stage
+    from stage import model_files, run_stage
 
     folder = pathlib.Path(args.weights)
     model_file = folder / "start.keras"
-    if not goes_on:
-        build_first_model(args, photos, model_file)
-        run_folder.write_settings(folder, settings)
     checkpoint = read_checkpoint(folder)
-    log = RunLog(folder, checkpoint.rows, checkpoint.seconds)
+    log = RunLog(folder, stages, checkpoint.rows, checkpoint.seconds)
     for stage in stages:
         if log.is_done(stage):
             print(f"stage {stage.name}: done already")
@@ -128,7 +146,22 @@ def run_stages(stages, args, photos, valid, settings, goes_on):
             model_file = run_stage(stage, args, photos, valid, model_file, log, checkpoint)
     remove_stores(folder)
     remove_checkpoint(folder)
+    print_summary(args, log)
     return folder / "model.keras"
+
+
+def print_summary(args, log):
+    """Prints how each stage ended, and what to type next."""
+    columns = [key for key in ("error", "same", "different") if key in log.results[-1]]
+    print("\nstage   " + "".join(f"{column:>11}" for column in columns))
+    for result in log.results:
+        print(f"{result['stage']:<8}" + "".join(f"{result[key]:>11.4f}" for key in columns))
+    quoted = {name: shlex.quote(getattr(args, name)) for name in ("data", "weights")}
+    print(
+        f"next: python predict.py --weights {quoted['weights']} "
+        f"--evaluate {quoted['data']}/valid --report report\n"
+        f"then: python predict.py --weights {quoted['weights']} --test {quoted['data']}/test"
+    )
 
 
 def plan(epochs):
@@ -191,13 +224,14 @@ def parse_args(argv=None):
         help="activations of what is frozen, stored in --weights while it trains: float32 changes "
         "no result, float16 takes half the disk (default: %(default)s)",
     )
+    add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
     add("--restart", action="store_true", help="begin anew; the run in --weights is kept aside")
     add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")
     args = parser.parse_args(argv)
-    if args.image_size < MIN_IMAGE_SIZE[args.trunk]:
+    if not MIN_IMAGE_SIZE[args.trunk] <= args.image_size <= MAX_IMAGE_SIZE:
         parser.error(
             f"--image-size {args.image_size}: {args.trunk} needs at least "
-            f"{MIN_IMAGE_SIZE[args.trunk]} pixels"
+            f"{MIN_IMAGE_SIZE[args.trunk]} pixels, at most {MAX_IMAGE_SIZE}"
         )
     if args.batch_size < 2:
         parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
@@ -205,19 +239,22 @@ def parse_args(argv=None):
         parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
     if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
         parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
+    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
+        parser.error("--tensorboard: TensorBoard is not installed; pip install tensorboard")
     return args
 
 
 def main():
     args = parse_args()
-    stop_at_once("run the same command again to go on after the last finished epoch")
     if args.demo:
+        stop_at_once("the next demo begins anew")
         import demo
 
         demo.run_demo(args.seed, args.workers)
         return
-    model_file = train(args)
-    print(f"done: {model_file}. Next: python predict.py --weights {args.weights} --test data/test")
+    without = " without --restart" if args.restart else ""
+    stop_at_once(f"run the same command again{without} to go on after the last finished epoch")
+    train(args)
 
 
 if __name__ == "__main__":

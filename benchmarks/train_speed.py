@@ -183,7 +183,7 @@ def bare_forward(trunk, photos, args):
 def time_prediction(photos, args, scratch):
     """Seconds a photo: `predict.py` from files, and a bare forward pass."""
     import model as network
-    from predict import Predictor
+    from predictor import Predictor
     from trunk import build_trunk
 
     trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
@@ -191,7 +191,7 @@ def time_prediction(photos, args, scratch):
     predictor = Predictor(scratch, args.batch_size, args.workers)
     contenders = {
         "forward": bare_forward(trunk, photos, args),
-        "predict": functools.partial(predictor.probabilities, photos.paths),
+        "predict": functools.partial(predictor.predict, photos.paths),
     }
     return {name: value / len(photos) for name, value in measure(contenders).items()}
 

@@ -1,4 +1,5 @@
 import collections
+import os
 
 import keras
 import numpy as np
@@ -69,6 +70,20 @@ def test_a_changed_photo_or_weight_is_never_read_from_an_old_store(tmp_path, bel
     assert len(paths) == 5
 
 
+def test_a_photo_that_vanished_gets_the_activation_of_a_neighbour(tmp_path, below, photos):
+    os.remove(photos.paths[2])
+    store = open_store(tmp_path, below, photos)
+    assert (store.read(np.array([2])) == store.read(np.array([4]))).all()
+
+
+def test_what_a_killed_run_left_does_not_count_as_used(tmp_path, below, photos):
+    leftover = tmp_path / "activations" / ".tmp-1234.npy"
+    leftover.parent.mkdir()
+    leftover.write_bytes(b"half a store")
+    open_store(tmp_path, below, photos)
+    assert not leftover.exists()
+
+
 def test_float16_takes_half_the_disk_and_off_takes_none(tmp_path, below, photos):
     exact, half = (open_store(tmp_path, below, photos, dtype) for dtype in ("float32", "float16"))
     sizes = [store.path.stat().st_size for store in (exact, half)]
@@ -84,6 +99,11 @@ def test_a_disk_too_small_is_said_and_nothing_is_written(
     assert open_store(tmp_path, below, photos) is None
     assert "not stored but computed in every epoch" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.npy"))
+    # A run that goes on when there is room computes as it did: the same bits.
+    monkeypatch.undo()
+    assert open_store(tmp_path, below, photos) is None
+    activation_store.remove_stores(tmp_path)
+    assert open_store(tmp_path, below, photos)
 
 
 def test_stores_are_removed_but_for_those_in_use(tmp_path, below, photos):

@@ -69,7 +69,7 @@ def train_from(folder, cut_at=None):
     """Trains to the end, or to the epoch that is cut; returns weights and rows."""
     model = make_network()
     found = checkpoint.read_checkpoint(folder)
-    log = RunLog(folder, found.rows, found.seconds)
+    log = RunLog(folder, [STAGE], found.rows, found.seconds)
     batches = batches_of(0, 3)
     validate = stage.Validate(model, batches_of(1, 2))
     callbacks = stage.make_callbacks(STAGE, batches.pairs, validate, log)
@@ -145,6 +145,18 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path):
         file.write_bytes(whole[:length])
         with pytest.raises(UserError, match="damaged"):
             checkpoint.read_checkpoint(tmp_path)
+
+
+def test_an_epoch_whose_loss_is_no_number_is_only_best_while_there_is_no_other():
+    def is_best(*losses):
+        return checkpoint.is_best([{"val_loss": loss} for loss in losses])
+
+    nan = float("nan")
+    assert is_best(nan)
+    assert is_best(nan, 0.5)
+    assert not is_best(0.5, nan)
+    assert not is_best(0.5, 0.5)
+    assert is_best(0.5, 0.4)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):

@@ -72,6 +72,26 @@ def test_sources_are_copied_and_linked_only_when_asked(tmp_path):
         assert next((tmp_path / "copies").rglob(name)).stat().st_ino != source
 
 
+def test_a_link_to_a_photo_is_copied_and_linked_as_the_photo(tmp_path):
+    store = make_raw(tmp_path / "store")
+    (tmp_path / "raw").mkdir()
+    for path in store.iterdir():
+        (tmp_path / "raw" / path.name).symlink_to(os.path.relpath(path, tmp_path / "raw"))
+    for number, link in enumerate((True, False)):
+        for _ in range(2):
+            img2keras.sort_photos(tmp_path / "raw", tmp_path / f"out{number}", link=link)
+        for path in (tmp_path / f"out{number}").rglob("*.jpg"):
+            assert not path.is_symlink()
+            assert path.read_bytes() == (store / path.name).read_bytes()
+
+
+def test_what_a_file_manager_leaves_does_not_block_a_second_run(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    img2keras.sort_photos(raw, tmp_path / "out")
+    (tmp_path / "out" / "train" / "10" / "Thumbs.db").write_bytes(b"")
+    assert img2keras.sort_photos(raw, tmp_path / "out").num_written == 0
+
+
 def test_commas_spaces_and_unicode_in_names_are_kept(tmp_path):
     raw = make_raw(tmp_path / "raw")
     names = ["西藏 獒_1,2 (copy).jpg", "西藏 獒_ü_3.JPG"]
@@ -207,6 +227,9 @@ def test_any_split_keeps_copies_together_and_both_sides_filled(names, copies, fr
     assert {digests[name] for name in valid}.isdisjoint(digests[name] for name in train)
     assert train
     assert bool(valid) == (len(set(digests.values())) > 1)
+    sizes = [list(digests.values()).count(digest) for digest in set(digests.values())]
+    if valid:  # as many as asked for, unless one photo has too many copies
+        assert len(valid) <= max(1, round(fraction * len(names)), min(sizes))
 
 
 @given(name=st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=60))

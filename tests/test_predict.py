@@ -1,11 +1,17 @@
+import csv
+import json
 import os
 import shutil
 
 import numpy as np
 import pytest
 from conftest import COLOURS, assert_one_line_error, make_photo, run_script
+from PIL import Image
 
+import evaluate
 import predict
+from photo import find_class_photos, find_photos, read_photo
+from predictor import MAX_VIEWS, Predictor, read_views
 
 pytestmark = pytest.mark.slow
 
@@ -24,13 +30,17 @@ def test_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(trained):
-    return predict.Predictor(trained, batch_size=2, workers=2)
+    return Predictor(trained, batch_size=2, workers=2)
+
+
+def submit(predictor, folder, out):
+    """The lines of a submission for a folder."""
+    predict.write_submission(predictor, predictor.predict(find_photos(folder)), out)
+    return out.read_bytes().decode("utf-8", "surrogateescape").splitlines()
 
 
 def test_the_submission_has_a_line_a_photo_sorted_by_file_name(predictor, test_folder, tmp_path):
-    count, _ = predict.write_submission(predictor, test_folder, tmp_path / "predict.txt")
-    lines = (tmp_path / "predict.txt").read_text(encoding="utf-8").splitlines()
-    assert count == 3
+    lines = submit(predictor, test_folder, tmp_path / "predict.txt")
     assert [line.split("\t")[1] for line in lines] == ["10,7.5", "20,1", "30 ü"]
     assert {line.split("\t")[0] for line in lines} <= set(COLOURS)
 
@@ -61,31 +71,31 @@ def test_a_name_cannot_forge_a_line(predictor, tmp_path):
     for seed, name in enumerate(names):
         make_photo(tmp_path / "photo.jpg", COLOURS["2"], seed)
         (tmp_path / "photo.jpg").rename(tmp_path / "test" / name)
-    predict.write_submission(predictor, tmp_path / "test", tmp_path / "predict.txt")
-    written = (tmp_path / "predict.txt").read_bytes()
-    assert b"\t\xff\xfe\n" in written  # bytes that are no text stay what they are
-    lines = written.decode("utf-8", "surrogateescape").splitlines()
+    lines = submit(predictor, tmp_path / "test", tmp_path / "predict.txt")
+    # Bytes that are no text stay what they are.
+    assert b"\t\xff\xfe\n" in (tmp_path / "predict.txt").read_bytes()
     assert len(lines) == 4
     assert all(line.count("\t") == 1 for line in lines)
 
 
 def test_a_photo_is_predicted_alike_in_any_batch(predictor, test_folder, trained):
-    paths = predict.find_photos(test_folder)
-    together = predictor.probabilities(paths)
-    alone = predict.Predictor(trained, batch_size=32, workers=1).probabilities(paths[1:2])
-    np.testing.assert_allclose(alone[0], together[1], atol=1e-6)
-    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+    paths = find_photos(test_folder)
+    together = predictor.predict(paths)
+    alone = Predictor(trained, batch_size=32, workers=1).predict(paths[1:2])
+    np.testing.assert_allclose(alone.probabilities[0], together.probabilities[1], atol=1e-6)
+    np.testing.assert_allclose(together.probabilities.sum(axis=1), 1, atol=1e-5)
+    assert together.features.shape == (3, 2048)
 
 
-def test_evaluation_agrees_with_the_submission(predictor, trained, data, tmp_path):
+def test_evaluation_agrees_with_the_submission(predictor, data, tmp_path):
     """Counted from the written file, by folder names."""
-    measured = predict.measure(predictor, data / "valid")
-    predict.write_submission(predictor, data / "valid", tmp_path / "predict.txt")
-    lines = (tmp_path / "predict.txt").read_text().splitlines()
+    photos = find_class_photos(data / "valid", predictor.typeids)
+    numbers = evaluate.evaluate(predictor, photos).numbers
+    lines = submit(predictor, data / "valid", tmp_path / "predict.txt")
     wrong = sum(line.split("\t")[0] != line.split("\t")[1].split("_")[0] for line in lines)
-    assert measured["photos"] == len(lines) == 6
-    assert measured["error"] == pytest.approx(wrong / 6)
-    assert measured["top5_error"] == 0  # three classes
+    assert numbers["photos"] == len(lines) == 6
+    assert numbers["error"] == pytest.approx(wrong / 6)
+    assert numbers["top5_error"] == 0  # three classes
 
 
 def test_the_commands_print_what_they_promise(trained, data, test_folder, tmp_path):
@@ -101,17 +111,121 @@ def test_the_commands_print_what_they_promise(trained, data, test_folder, tmp_pa
     assert len((tmp_path / "p.txt").read_text().splitlines()) == 3
 
 
-def test_folder_order_cannot_shift_a_label(predictor, trained, data, tmp_path):
+def test_folder_order_cannot_shift_a_label(predictor, data, tmp_path):
     """Only '10' and 'pug' are there: as text and as numbers '10' comes first."""
     for typeid in ("10", "pug"):
         shutil.copytree(data / "valid" / typeid, tmp_path / typeid)
-    some = predict.measure(predictor, tmp_path)
-    paths = [str(path) for path in sorted(tmp_path.rglob("*.jpg"))]
-    guesses = predictor.probabilities(paths).argmax(axis=1)
+    photos = find_class_photos(tmp_path, predictor.typeids)
+    some = evaluate.evaluate(predictor, photos)
+    guesses = predictor.predict(photos.paths).probabilities.argmax(axis=1)
     right = [
-        path.split("/")[-2] == predictor.typeids[g] for path, g in zip(paths, guesses, strict=True)
+        path.split("/")[-2] == predictor.typeids[g]
+        for path, g in zip(photos.paths, guesses, strict=True)
     ]
-    assert some["error"] == pytest.approx(1 - np.mean(right))
+    assert some.numbers["error"] == pytest.approx(1 - np.mean(right))
+    assert some.classes["photos"].tolist() == [0, 2, 2]
+
+
+def test_people_get_the_likeliest_classes_by_name(trained, test_folder, tmp_path):
+    (tmp_path / "names.txt").write_text(
+        "10\t西藏獒\npug\tPug <dog>\n2\tアラバイ\n", encoding="utf-8"
+    )
+    photo = test_folder / "20,1.jpg"
+    done = run_script(
+        *("predict.py", photo, "--weights", trained, "--names", tmp_path / "names.txt"),
+        PYTHONIOENCODING="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    first, *guesses = done.stdout.splitlines()
+    assert first == str(photo)
+    shares = [float(line.split()[0]) for line in guesses]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    assert {line.split("  ")[-1] for line in guesses} == {
+        *("西藏獒 (10)", "Pug <dog> (pug)", "アラバイ (2)")
+    }
+
+
+def test_two_photos_are_the_same_or_not(trained, test_folder):
+    photo, other = test_folder / "20,1.jpg", test_folder / "b" / "10,7.5.jpg"
+    done = run_script("predict.py", photo, photo, "--same", "--weights", trained)
+    assert done.returncode == 0, done.stderr
+    assert "squared distance 0.0000" in done.stdout
+    there = run_script("predict.py", photo, other, "--same", "--weights", trained).stdout
+    back = run_script("predict.py", other, photo, "--same", "--weights", trained).stdout
+    assert there == back
+    assert float(there.split("distance ")[1].split(":")[0]) > 0
+    done = run_script("predict.py", photo, "--same", "--weights", trained)
+    assert_one_line_error(done, "1 photos given, 2 are needed")
+
+
+def test_a_folder_gives_the_submission_and_a_table(trained, test_folder, tmp_path):
+    words = ("--out", tmp_path / "p.txt", "--csv", tmp_path / "p.csv")
+    done = run_script("predict.py", test_folder, "--weights", trained, *words)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    lines = [line.split("\t") for line in (tmp_path / "p.txt").read_text().splitlines()]
+    assert [[row["typeid"], row["image_id"]] for row in rows] == lines
+    for row in rows:  # ids hold commas, and still each column is where it belongs
+        assert row["typeid"] == row["typeid_1"]
+        assert sum(float(row[f"probability_{n}"]) for n in (1, 2, 3)) == pytest.approx(1, abs=1e-5)
+
+
+def test_evaluation_leaves_a_calibration_that_belongs_to_the_model(trained, data, tmp_path):
+    shutil.copytree(trained, tmp_path / "w")
+    words = ("--evaluate", data / "valid", "--report", tmp_path / "report")
+    done = run_script("predict.py", "--weights", tmp_path / "w", *words)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    fitted = Predictor(tmp_path / "w").calibration
+    assert fitted.temperature == numbers["temperature"]
+    assert fitted.same_threshold == numbers["pairs"]["threshold"]
+    for name in ("confusion.png", "reliability.png"):
+        with Image.open(tmp_path / "report" / name) as picture:
+            assert picture.width > 400
+    with (tmp_path / "report" / "per_class.csv").open(newline="") as file:
+        assert [row["photos"] for row in csv.DictReader(file)] == ["2", "2", "2"]
+    shutil.copy(trained / "heads-best.keras", tmp_path / "w" / "model.keras")
+    assert Predictor(tmp_path / "w").calibration.photos == 0  # of another model
+
+
+def test_views_are_the_photo_its_mirror_and_crops_of_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, size=(64, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    views = read_views(tmp_path / "a.png", 56, MAX_VIEWS)  # 56 is 7/8 of 64
+    assert views.shape == (12, 56, 56, 3)
+    np.testing.assert_array_equal(views[0], read_photo(tmp_path / "a.png", 56))
+    np.testing.assert_array_equal(views[1::2], views[::2, :, ::-1])
+    np.testing.assert_array_equal(views[4], pixels[:56, :56])
+    np.testing.assert_array_equal(views[10], pixels[8:, 8:])
+    np.testing.assert_array_equal(read_views(tmp_path / "a.png", 56, 3), views[:3])
+
+
+def test_views_are_averaged(trained, predictor, test_folder, tmp_path):
+    paths = find_photos(test_folder)
+    (tmp_path / "mirrored").mkdir()
+    for path in paths:
+        with Image.open(path) as image:
+            mirrored = image.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            mirrored.save(tmp_path / "mirrored" / os.path.basename(path + ".png"))
+    one = predictor.predict(paths).probabilities
+    other = predictor.predict(find_photos(tmp_path / "mirrored")).probabilities
+    both = Predictor(trained, num_views=2).predict(paths).probabilities
+    np.testing.assert_allclose(both, (one + other) / 2, atol=5e-3)
+
+
+def test_a_names_file_that_is_something_else_is_one_line(trained, test_folder, tmp_path):
+    for content, words in (
+        (b"10 Pug\n", "line 1: typeid, tab, name"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ):
+        (tmp_path / "names.txt").write_bytes(content)
+        done = run_script(
+            *("predict.py", test_folder, "--weights", trained),
+            *("--names", tmp_path / "names.txt", "--out", tmp_path / "p.txt"),
+        )
+        assert_one_line_error(done, words)
 
 
 def test_user_errors_are_one_line(trained, tmp_path, test_folder):
@@ -120,7 +234,7 @@ def test_user_errors_are_one_line(trained, tmp_path, test_folder):
     done = run_script(
         *("predict.py", "--weights", trained, "--test", test_folder, "--out", tmp_path / "no" / "p")
     )
-    assert_one_line_error(done, "not a file in a folder that is there")
+    assert_one_line_error(done, "not a file in a folder that is there and")
     done = run_script("predict.py", "--weights", trained, "--test", tmp_path / "nowhere")
     assert_one_line_error(done, "no such folder")
     (tmp_path / "99").mkdir()

@@ -10,10 +10,12 @@ import run_folder
 import train
 from command_line import UserError
 
+RECIPE = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
-def settings(found, typeids=("a", "b"), stages=train.STAGES, **flags):
+
+def settings(found, typeids=("a", "b"), stages=train.STAGES, recipe=None, **flags):
     args = argparse.Namespace(**{"seed": 0, "batch_size": 32, "workers": 2, **flags})
-    return run_folder.make_settings(args, stages, list(typeids), found)
+    return run_folder.make_settings(args, stages, recipe or RECIPE, list(typeids), found)
 
 
 @pytest.fixture
@@ -52,6 +54,9 @@ def test_another_recipe_is_refused_with_each_difference(begun, found):
     assert "epochs of stage blocks was 30, is 20" in message
     assert "stage plain is left out" in message
     assert "--seed" not in message
+    recipe = {**RECIPE, "augmentation": {"rotation_range": 20}}
+    with pytest.raises(UserError, match=r"augmentation was {'rotation_range': 45}, is"):
+        go_on(begun, found, recipe=recipe)
     assert "--restart" in message
 
 
@@ -69,8 +74,9 @@ def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found)
         go_on(begun, {**found, "train": changed})
 
 
-def test_a_model_of_unknown_origin_is_not_overwritten(tmp_path, found):
-    (tmp_path / "model.keras").write_bytes(b"mine")
+@pytest.mark.parametrize("name", ["model.keras", "checkpoint.npz", "results.json"])
+def test_files_of_unknown_origin_are_not_overwritten(tmp_path, found, name):
+    (tmp_path / name).write_bytes(b"mine")
     with pytest.raises(UserError, match="not of a run that could go on"):
         go_on(tmp_path, found)
 
@@ -86,11 +92,12 @@ def test_restart_keeps_the_old_run_and_what_the_user_brought(begun):
     assert not (begun / "settings.json").exists()
     run_folder.set_aside(begun)  # nothing to move
     assert not (begun / "run-2").exists()
-    (begun / "log.csv").write_text("second")
-    (begun / "settings.json").write_text("{}")
-    run_folder.set_aside(begun)
-    assert (begun / "run-2" / "log.csv").read_text() == "second"
+    for number in (2, 3):  # with settings and without: nothing is ever overwritten
+        (begun / "log.csv").write_text(f"run {number}")
+        run_folder.set_aside(begun)
     assert (begun / "run-1" / "log.csv").read_text() == "old"
+    for number in (2, 3):
+        assert (begun / f"run-{number}" / "log.csv").read_text() == f"run {number}"
 
 
 def test_a_second_training_in_a_folder_is_refused_while_the_first_lives(tmp_path):

@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import json
 import resource
 import shutil
@@ -93,9 +94,12 @@ def test_a_training_leaves_everything_it_promises(trained):
     assert settings["typeids"] == ["2", "10", "pug"]
     assert settings["flags"]["seed"] == 0
     assert settings["photos"] == {"train": 18, "valid": 6}
-    with Image.open(trained / "curves.png") as curves:
-        assert curves.format == "PNG"
-        assert curves.width > 1000
+    for name in ("curves.png", "pairs.png"):
+        with Image.open(trained / name) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 1000
+    last_lines = (trained / "stdout.txt").read_text().splitlines()[-2:]
+    assert f"python predict.py --weights {trained} --evaluate" in last_lines[0]
     assert not [path for path in trained.iterdir() if path.name.startswith(".tmp")]
 
 
@@ -190,6 +194,18 @@ def test_the_number_of_workers_changes_no_weight(data, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_tensorboard_gets_every_epoch_or_its_installation_is_named(data, tmp_path):
+    flags = FLAGS.replace("--epochs 3 1 2", "--epochs 1 0 0")
+    words = ("--data", data, "--weights", tmp_path / "w", "--tensorboard", tmp_path / "board")
+    done = run_script("train.py", *words, *flags.split())
+    if not importlib.util.find_spec("tensorboard"):
+        assert_one_line_error(done, "pip install tensorboard")
+        return
+    assert done.returncode == 0, done.stderr
+    assert {path.parent.name for path in tmp_path.rglob("events*")} == {"train", "validation"}
+
+
+@pytest.mark.slow
 def test_a_photo_that_vanishes_while_training_is_named_and_training_goes_on(data, tmp_path):
     shutil.copytree(data / "train", tmp_path / "train")
     shutil.copytree(data / "valid", tmp_path / "valid")
@@ -215,7 +231,11 @@ def test_a_photo_that_vanishes_while_training_is_named_and_training_goes_on(data
 
 @pytest.mark.slow
 def test_each_stage_prints_error_and_pair_accuracy(trained):
-    lines = [line for line in (trained / "stdout.txt").read_text().splitlines() if "error" in line]
+    lines = [
+        line
+        for line in (trained / "stdout.txt").read_text().splitlines()
+        if "validation error" in line
+    ]
     results = json.loads((trained / "results.json").read_text())
     assert [result["stage"] for result in results] == ["heads", "blocks", "plain"]
     for line, result in zip(lines, results, strict=True):

@@ -1,0 +1,238 @@
+"""How good are predictions, and can their probabilities be trusted? Numbers only.
+
+Everything here is computed from arrays that `predict.py` has made: class
+probabilities and labels of photos, and the pair head's probabilities of pairs.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import optimize, stats
+
+# Bins of equal width for the calibration error, the usual number.
+NUM_BINS = 15
+TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A share of counted things, with its standard error.
+
+    Attributes:
+        value: in [0, 1].
+        standard_error: of a binomial share, `sqrt(p (1 - p) / n)`.
+    """
+
+    value: float
+    standard_error: float
+
+    def __str__(self):
+        return f"{self.value:.4f} ± {self.standard_error:.4f}"
+
+
+def share(hits):
+    """The share of true values in a bool array."""
+    value = float(np.mean(hits))
+    return Share(value, math.sqrt(value * (1 - value) / len(hits)))
+
+
+def rank_classes(probabilities):
+    """Labels from the most to the least probable, `(photos, classes)`.
+
+    Equal probabilities are ranked by label, the same on every machine.
+    """
+    return np.argsort(-probabilities, axis=1, kind="stable")
+
+
+def errors(probabilities, labels):
+    """Shares of photos whose class is not the first guess, not among the first five.
+
+    Args:
+        probabilities: float array, shape `(photos, classes)`.
+        labels: int array, shape `(photos,)`.
+
+    Returns:
+        `(error, top5_error)`, each a `Share`.
+    """
+    hits = rank_classes(probabilities) == np.asarray(labels)[:, None]
+    return share(~hits[:, 0]), share(~hits[:, :TOP].any(axis=1))
+
+
+def count_confusions(probabilities, labels):
+    """int array, shape `(classes, classes)`: photos of class row guessed as column."""
+    num_classes = probabilities.shape[1]
+    guesses = rank_classes(probabilities)[:, 0]
+    confusions = np.zeros((num_classes, num_classes), int)
+    np.add.at(confusions, (labels, guesses), 1)
+    return confusions
+
+
+def judge_classes(confusions):
+    """Precision, recall and F1 of every class.
+
+    Args:
+        confusions: `count_confusions(...)`.
+
+    Returns:
+        dict of float arrays `precision`, `recall`, `f1`, shape `(classes,)`, and
+        the int array `photos`. A class that was never guessed has precision 0;
+        one without photos has NaN throughout.
+    """
+    right = np.diag(confusions)
+    photos, guessed = confusions.sum(axis=1), confusions.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        recall = right / photos
+    precision = np.where(photos > 0, right / np.maximum(guessed, 1), np.nan)
+    f1 = 2 * right / np.maximum(photos + guessed, 1)
+    return {
+        "photos": photos,
+        "precision": precision,
+        "recall": recall,
+        "f1": np.where(photos > 0, f1, np.nan),
+    }
+
+
+def worst_classes(judged, count=10):
+    """Labels of the classes with the lowest F1, the worst first."""
+    order = np.argsort(judged["f1"], kind="stable")
+    return [int(label) for label in order if judged["photos"][label]][:count]
+
+
+def most_confused(confusions, count=10):
+    """Pairs of classes taken for one another, the most frequent first.
+
+    Returns:
+        list of `(a, b, a_as_b, b_as_a)`: labels with `a < b`, and how many
+        photos of either were guessed as the other; together at least one.
+    """
+    both = np.triu(confusions + confusions.T, 1)
+    order = np.argsort(-both, axis=None, kind="stable")[:count]
+    pairs = zip(*np.unravel_index(order, both.shape), strict=True)
+    return [
+        (int(a), int(b), int(confusions[a, b]), int(confusions[b, a]))
+        for a, b in pairs
+        if both[a, b]
+    ]
+
+
+def bin_by_confidence(probabilities, labels, num_bins=NUM_BINS):
+    """Groups photos by the probability of their first guess.
+
+    Returns:
+        `(count, confidence, accuracy)`: arrays of shape `(num_bins,)`; the means
+        of an empty bin are NaN.
+    """
+    confidence = probabilities.max(axis=1)
+    right = rank_classes(probabilities)[:, 0] == labels
+    # 1.0 belongs to the last bin.
+    place = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    count = np.bincount(place, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        means = [
+            np.bincount(place, weights=values, minlength=num_bins) / count
+            for values in (confidence, right)
+        ]
+    return count, *means
+
+
+def calibration_error(probabilities, labels, num_bins=NUM_BINS):
+    """Expected calibration error: how far confidence is from accuracy, in [0, 1].
+
+    Source: Guo et al., On Calibration of Modern Neural Networks,
+    arXiv:1706.04599.
+    """
+    count, confidence, accuracy = bin_by_confidence(probabilities, labels, num_bins)
+    filled = count > 0
+    gaps = np.abs(confidence[filled] - accuracy[filled])
+    return float((gaps * count[filled]).sum() / count.sum())
+
+
+def apply_temperature(probabilities, temperature):
+    """Softens (above 1) or sharpens (below 1) probabilities; the first guess stays.
+
+    Returns:
+        float64 array like `probabilities`: softmax of `log(p) / temperature`.
+    """
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-12)) / temperature
+    scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probabilities, labels):
+    """The temperature that makes the labels most likely, between 0.05 and 20.
+
+    Source: arXiv:1706.04599, section 4.2. One number, fitted on the validation
+    photos.
+    """
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature):
+        scaled = apply_temperature(probabilities, math.exp(log_temperature))
+        return -np.log(np.maximum(scaled[rows, labels], 1e-12)).mean()
+
+    limit = math.log(20)
+    return math.exp(optimize.minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x)
+
+
+def sample_pairs(labels, most=10_000, seed=0):
+    """Pairs of photos to judge the pair head on: as many of one class as of two.
+
+    Args:
+        labels: int array, shape `(photos,)`.
+        most: pairs of each kind.
+        seed: int, of the choice where there are more.
+
+    Returns:
+        `(first, second, same)`: int arrays of photo indices and a bool array.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(labels)
+    positives = np.array(
+        [
+            (a, b)
+            for label in np.unique(labels)
+            for members in [np.flatnonzero(labels == label)]
+            for position, a in enumerate(members)
+            for b in members[position + 1 :]
+        ],
+        int,
+    ).reshape(-1, 2)
+    if len(positives) > most:
+        positives = positives[np.sort(rng.choice(len(positives), most, replace=False))]
+    negatives = set()
+    others = len(labels) ** 2 - (np.bincount(labels) ** 2).sum()
+    while len(negatives) < min(len(positives), others // 2):
+        a, b = rng.integers(len(labels), size=2)
+        if labels[a] != labels[b]:
+            negatives.add((min(a, b), max(a, b)))
+    negatives = np.array(sorted(negatives), int).reshape(-1, 2)
+    first, second = np.concatenate([positives, negatives]).T
+    return first, second, labels[first] == labels[second]
+
+
+def roc_auc(scores, positive):
+    """Probability that a positive scores above a negative (ties count half).
+
+    Source: the Mann-Whitney U statistic; NaN where one kind is missing.
+    """
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        return math.nan
+    ranks = stats.rankdata(scores)[positive].sum()
+    return float((ranks - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
+def equal_error(scores, positive):
+    """The threshold at which both kinds of pairs are wrong equally often.
+
+    Returns:
+        `(threshold, error)`: "same" is said from the threshold on; the error is
+        the mean of both shares of wrong ones there.
+    """
+    candidates = np.unique(scores)
+    positives, negatives = np.sort(scores[positive]), np.sort(scores[~positive])
+    missed = np.searchsorted(positives, candidates) / len(positives)
+    false = 1 - np.searchsorted(negatives, candidates) / len(negatives)
+    best = int(np.argmin(np.abs(missed - false)))
+    return float(candidates[best]), float((missed[best] + false[best]) / 2)

@@ -1,0 +1,218 @@
+"""A trained model, turned on photos: class probabilities, features, pairs.
+
+The model file brings its classes, image size and scaling. What `predict.py
+--evaluate` fitted on the validation photos lies beside it in
+`calibration.json`: a temperature for the probabilities, and the threshold from
+which two photos are called the same.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+from atomic_file import write_text
+from command_line import UserError
+from photo import read_ahead, read_photo
+
+CALIBRATION = "calibration.json"
+# Side of a crop, as a share of the photo's.
+CROP = 7 / 8
+MAX_VIEWS = 12
+# Pairs a pass of the pair head: 64 MB of float32 features each side.
+PAIRS_AT_ONCE = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model says about photos. Rows of unreadable photos are NaN.
+
+    Attributes:
+        paths: list of str.
+        probabilities: float32 array, shape `(photos, classes)`; rows sum to 1.
+        features: float32 array, shape `(photos, 2048)`: the trunk's pooled feature.
+    """
+
+    paths: list
+    probabilities: np.ndarray
+    features: np.ndarray
+
+    def readable(self):
+        """bool array, shape `(photos,)`."""
+        return ~np.isnan(self.probabilities).any(axis=1)
+
+    def take(self, indices):
+        """`Predictions` of some photos."""
+        paths = [self.paths[index] for index in indices]
+        return Predictions(paths, self.probabilities[indices], self.features[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What was fitted on validation photos.
+
+    Attributes:
+        temperature: probabilities are `softmax(log(p) / temperature)`.
+        same_threshold: probability of "same" from which both kinds of pairs are
+            wrong equally often; None for a model without pair head.
+        photos: how many photos it was fitted on; 0: not fitted.
+    """
+
+    temperature: float = 1.0
+    same_threshold: float | None = 0.5
+    photos: int = 0
+
+
+def read_views(path, image_size, num_views):
+    """Reads views of a photo: whole, mirrored, then crops and their mirrors.
+
+    Returns:
+        uint8 array, shape `(num_views, image_size, image_size, 3)`.
+
+    Raises:
+        UserError: the photo cannot be read.
+    """
+    views = [read_photo(path, image_size)]
+    if num_views > 2:
+        large = read_photo(path, round(image_size / CROP))
+        rest = len(large) - image_size
+        # The middle, then the corners.
+        for top, left in ((rest // 2, rest // 2), (0, 0), (0, rest), (rest, 0), (rest, rest)):
+            views.append(large[top : top + image_size, left : left + image_size])
+    both = [mirrored for view in views for mirrored in (view, view[:, ::-1])]
+    return np.stack(both[:num_views])
+
+
+class Predictor:
+    """A trained model that turns photo files into predictions.
+
+    Args:
+        weights: folder that `train.py` wrote, with `model.keras` in it.
+        batch_size: photos a forward pass.
+        workers: threads that read photos.
+        num_views: views of each photo whose predictions are averaged, 1 to
+            `MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
+
+    Attributes:
+        typeids: list of str, what the columns of probabilities stand for.
+        most_frequent: int, the label with the most training photos.
+        is_paired: whether the model can say "same" or "different".
+        calibration: `Calibration` of this very model file, if there is one.
+
+    Raises:
+        UserError: there is no model of ours in `weights`.
+    """
+
+    def __init__(self, weights, batch_size=32, workers=2, num_views=1):
+        import model as network  # TensorFlow takes seconds to load
+
+        self.weights = pathlib.Path(weights)
+        model = network.load_model(self.weights / "model.keras")
+        head = model.get_layer("ctg_out_1")
+        self.typeids = head.typeids
+        self.most_frequent = int(np.argmax(head.num_photos))
+        self.is_paired = network.is_paired(model)
+        self.photo_model = network.photo_model(model)
+        self.class_maps = network.class_map_model(model)
+        self.pair_head = network.pair_head(model) if self.is_paired else None
+        self.image_size = self.photo_model.input_shape[1]
+        self.batch_size = batch_size
+        self.workers = workers
+        self.num_views = num_views
+        self.calibration = self.read_calibration()
+
+    def predict(self, paths):
+        """Predicts photos; names those that it cannot read.
+
+        Args:
+            paths: list of str.
+
+        Returns:
+            `Predictions`.
+        """
+        blank = np.zeros((self.num_views, self.image_size, self.image_size, 3), np.uint8)
+        photos = read_ahead(self.read_or_none, paths, self.workers)
+        shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
+        probabilities, features, batch = [], [], []
+        for number, photo in enumerate(shown, start=1):
+            batch.append(photo)
+            if len(batch) == self.batch_size or number == len(paths):
+                views = np.stack([blank if photo is None else photo for photo in batch], axis=1)
+                found = [self.photo_model.predict_on_batch(images) for images in views]
+                unreadable = [photo is None for photo in batch]
+                for rows, name in ((probabilities, "probabilities"), (features, "feature")):
+                    values = np.mean([of_view[name] for of_view in found], axis=0)
+                    values[unreadable] = np.nan
+                    rows.append(values)
+                batch = []
+        return Predictions(list(paths), np.concatenate(probabilities), np.concatenate(features))
+
+    def read_or_none(self, path):
+        """The views of a photo; None, and its name printed, where it cannot be read."""
+        try:
+            return read_views(path, self.image_size, self.num_views)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return None
+
+    def heat_maps(self, paths, labels):
+        """Where in each photo a class was seen.
+
+        Args:
+            paths: list of str, readable photos.
+            labels: int array, shape `(len(paths),)`: the class of each map.
+
+        Returns:
+            list of float arrays, shape `(rows, columns)`, in [0, 1].
+        """
+        maps = []
+        for path, label in zip(paths, labels, strict=True):
+            image = read_photo(path, self.image_size)[None]
+            seen = np.asarray(self.class_maps.predict_on_batch(image))[0, ..., label]
+            seen = np.maximum(seen, 0)
+            maps.append(seen / max(seen.max(), 1e-12))
+        return maps
+
+    def same_probabilities(self, first, second):
+        """Probability that two photos show one class.
+
+        Args:
+            first, second: float arrays, shape `(pairs, 2048)`: features.
+
+        Returns:
+            float32 array, shape `(pairs,)`.
+        """
+        parts = [
+            np.asarray(
+                self.pair_head.predict_on_batch(
+                    [first[start : start + PAIRS_AT_ONCE], second[start : start + PAIRS_AT_ONCE]]
+                )
+            )[:, 1]
+            for start in range(0, len(first), PAIRS_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def model_digest(self):
+        """SHA-256 of the model file, as hexadecimal digits."""
+        with (self.weights / "model.keras").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def write_calibration(self, calibration):
+        """Stores what was fitted for this model file, beside it."""
+        facts = {"model": self.model_digest(), **dataclasses.asdict(calibration)}
+        write_text(self.weights / CALIBRATION, json.dumps(facts, indent=2) + "\n")
+        self.calibration = calibration
+
+    def read_calibration(self):
+        """The stored `Calibration`; the neutral one if there is none for this file."""
+        try:
+            facts = json.loads((self.weights / CALIBRATION).read_text(encoding="utf-8"))
+            if facts.pop("model") == self.model_digest():
+                return Calibration(**facts)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none, or not ours: probabilities stay as the model gives them
+        return Calibration()

@@ -1,0 +1,293 @@
+"""One page to look at after an evaluation: `index.html`, with everything in it.
+
+No network is needed and none is asked: thumbnails are embedded, and the page
+forbids itself anything else. Names of classes and files are data in it, never
+markup. The page itself (layout, style, what a click does) is `report.html`.
+"""
+
+import base64
+import html
+import io
+import json
+import pathlib
+import string
+
+import numpy as np
+from PIL import Image
+
+import metrics
+from atomic_file import write_text
+from command_line import UserError
+from evaluate import printed_name
+from photo import find_class_photos, open_photo
+from run_folder import read_json
+
+# Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
+THUMBNAIL, CARD, NEIGHBOUR = 64, 176, 88
+MISTAKES = 24
+NEIGHBOURS = 3
+
+
+def write_report(evaluation, predictor, names, folder):
+    """Writes `folder/index.html`.
+
+    Args:
+        evaluation: `evaluate.Evaluation`.
+        predictor: the `Predictor` behind it; its weights folder tells of the run.
+        names: dict from typeid to a name for people.
+        folder: `pathlib.Path` with the evaluation's pictures in it.
+    """
+    typeids = evaluation.photos.typeids
+    classes = [printed_name(typeid, names) for typeid in typeids]
+    data = {
+        "classes": classes,
+        "photos": describe_photos(evaluation),
+        "mistakes": describe_mistakes(evaluation, predictor),
+    }
+    numbers = evaluation.numbers
+    settings = read_json(predictor.weights / "settings.json")
+    page = string.Template(
+        pathlib.Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    ).substitute(
+        title=html.escape(f"{len(classes)} classes, error {numbers['error']:.4f}"),
+        subtitle=html.escape(
+            f"{numbers['photos']} photos judged with {predictor.weights / 'model.keras'}"
+        ),
+        tiles=number_tiles(numbers),
+        classes=class_table(evaluation, classes),
+        confused=confused_table(evaluation, classes),
+        trust=html.escape(trust_in_words(numbers)),
+        reliability=embed(folder / "reliability.png", "Accuracy against confidence"),
+        curves=embed(predictor.weights / "curves.png", "Training curves"),
+        settings=settings_table(settings),
+        data=script_json(data),
+    )
+    write_text(folder / "index.html", page)
+
+
+def script_json(data):
+    """JSON that cannot end the `<script>` element that it stands in."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def thumbnail(image, side):
+    """A picture of a few hundred bytes: WebP as base64."""
+    out = io.BytesIO()
+    image.resize((side, side), Image.Resampling.LANCZOS).save(out, "WEBP", quality=55, method=4)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def describe_photos(evaluation):
+    """What the page needs of every photo, the most confident first."""
+    photos, calibrated = evaluation.photos, evaluation.calibrated
+    guesses = metrics.rank_classes(evaluation.predictions.probabilities)[:, 0]
+    return [
+        {
+            "label": int(photos.labels[index]),
+            "guess": int(guesses[index]),
+            "probability": round(float(calibrated[index, guesses[index]]), 4),
+            "name": pathlib.Path(photos.paths[index]).name.encode("utf-8", "replace").decode(),
+            "image": thumbnail(photos.open(index, THUMBNAIL * 2), THUMBNAIL),
+        }
+        for index in confident_first(evaluation)
+    ]
+
+
+def confident_first(evaluation):
+    """Indices of the photos, by the probability of their first guess."""
+    return np.argsort(-evaluation.calibrated.max(axis=1), kind="stable").tolist()
+
+
+def describe_mistakes(evaluation, predictor):
+    """The most confident mistakes, with their heat maps and nearest training photos."""
+    photos, predictions = evaluation.photos, evaluation.predictions
+    guesses = metrics.rank_classes(predictions.probabilities)[:, 0]
+    order = confident_first(evaluation)
+    chosen = [index for index in order if guesses[index] != photos.labels[index]][:MISTAKES]
+    if not chosen:
+        return []
+    paths = [photos.paths[index] for index in chosen]
+    heats = predictor.heat_maps(paths, guesses[chosen])
+    neighbours = find_neighbours(predictor, predictions.features[chosen], photos.typeids)
+    mistakes = []
+    for index, heat, near in zip(chosen, heats, neighbours, strict=True):
+        image = photos.open(index, CARD)
+        top = metrics.rank_classes(evaluation.calibrated[index : index + 1])[0, :3]
+        mistakes.append(
+            {
+                "photo": order.index(index),
+                "image": thumbnail(image, CARD),
+                "heat": thumbnail(overlay(image, heat), CARD),
+                "top": [[int(k), round(float(evaluation.calibrated[index, k]), 4)] for k in top],
+                "near": near,
+            }
+        )
+    return mistakes
+
+
+def overlay(image, heat):
+    """Lays a heat map over a photo: grey where nothing was seen, warm where much was.
+
+    Args:
+        image: `PIL.Image.Image`, RGB.
+        heat: float array in [0, 1], any shape `(rows, columns)`.
+    """
+    from matplotlib import colormaps
+
+    small = Image.fromarray((255 * heat).astype(np.uint8))
+    large = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC)) / 255
+    colours = colormaps["inferno"](large)[..., :3] * 255
+    grey = np.asarray(image.convert("L").convert("RGB"), float)
+    weight = 0.65 * large[..., None]
+    return Image.fromarray((grey * (1 - weight) + colours * weight).astype(np.uint8))
+
+
+def find_neighbours(predictor, features, typeids):
+    """The nearest training photos of some features, where the training folder is there.
+
+    Args:
+        features: float array, shape `(photos, 2048)`.
+
+    Returns:
+        for each feature a list of `NEIGHBOURS` dicts, or an empty one.
+    """
+    flags = read_json(predictor.weights / "settings.json").get("flags", {})
+    try:
+        photos = find_class_photos(pathlib.Path(flags["data"], "train"), typeids)
+    except (KeyError, UserError):
+        print("no training photos at hand: the report shows no neighbours")
+        return [[] for _ in features]
+    print(f"features of {len(photos)} training photos, for the nearest ones")
+    trained = predictor.predict(photos.paths)
+    kept = np.flatnonzero(trained.readable())
+    found = []
+    for feature in features:
+        distances = ((trained.features[kept] - feature) ** 2).sum(axis=1)
+        nearest = kept[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
+        found.append(
+            [
+                {
+                    "label": int(photos.labels[index]),
+                    "name": pathlib.Path(photos.paths[index]).name,
+                    "image": thumbnail(open_photo(photos.paths[index], NEIGHBOUR), NEIGHBOUR),
+                }
+                for index in nearest
+            ]
+        )
+    return found
+
+
+def number_tiles(numbers):
+    """The few numbers that come first."""
+    tiles = [
+        ("error", numbers["error"], f"± {numbers['error_standard_error']:.4f}"),
+        ("top-5 error", numbers["top5_error"], f"± {numbers['top5_error_standard_error']:.4f}"),
+        (
+            "calibration error",
+            numbers["calibration_error_with_temperature"],
+            f"{numbers['calibration_error']:.4f} before the temperature",
+        ),
+    ]
+    pairs = numbers.get("pairs", {})
+    if "roc_auc" in pairs:
+        words = f"equal errors {pairs['equal_error']:.4f}"
+        tiles.append(("same or different, ROC AUC", pairs["roc_auc"], words))
+    return "".join(
+        f'<div class="tile"><span>{html.escape(name)}</span><b>{value:.4f}</b>'
+        f"<span>{html.escape(words)}</span></div>"
+        for name, value, words in tiles
+    )
+
+
+def trust_in_words(numbers):
+    """What the calibration and the pair numbers say, as sentences."""
+    text = (
+        f"The model's probabilities are off by {numbers['calibration_error']:.4f} on average "
+        f"(expected calibration error), by {numbers['calibration_error_with_temperature']:.4f} "
+        f"with the temperature {numbers['temperature']:.3f}, which was fitted on these very photos."
+    )
+    pairs = numbers.get("pairs", {})
+    if "roc_auc" in pairs:
+        text += (
+            f" Of {pairs['pairs']} pairs, at probability 0.5, {pairs['missed']:.4f} of those of "
+            f"one class are missed and {pairs['false']:.4f} of the others called the same; from "
+            f"{pairs['threshold']:.4f} on both errors are {pairs['equal_error']:.4f}."
+        )
+    return text
+
+
+def table(header, rows, numeric=()):
+    """An HTML table; cells are escaped, unless they are `Markup`."""
+
+    def cell(tag, column, content):
+        text = content if isinstance(content, Markup) else html.escape(str(content))
+        return f'<{tag} class="n">{text}</{tag}>' if column in numeric else f"<{tag}>{text}</{tag}>"
+
+    lines = [("th", header), *(("td", row) for row in rows)]
+    return (
+        '<table class="list">'
+        + "".join(
+            f"<tr>{''.join(cell(tag, column, text) for column, text in enumerate(line))}</tr>"
+            for tag, line in lines
+        )
+        + "</table>"
+    )
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def class_table(evaluation, classes):
+    """Precision, recall and F1 of every class, the worst first."""
+    judged = evaluation.classes
+    rows = [
+        [
+            classes[label],
+            judged["photos"][label],
+            *(f"{judged[key][label]:.3f}" for key in ("precision", "recall", "f1")),
+        ]
+        for label in metrics.worst_classes(judged, len(classes))
+    ]
+    header = ["class", "photos", "precision", "recall", "F1"]
+    return table(header, rows, numeric=range(1, 5))
+
+
+def confused_table(evaluation, classes):
+    """The most confused pairs; a click shows the photos."""
+
+    def button(row, column, count):
+        if not count:
+            return "0"
+        label = html.escape(f"{count} of {classes[row]} guessed {classes[column]}")
+        return Markup(
+            f'<button class="text" data-cell="{row},{column}" aria-label="{label}">{count}</button>'
+        )
+
+    rows = [
+        [classes[a], classes[b], button(a, b, a_as_b), button(b, a, b_as_a)]
+        for a, b, a_as_b, b_as_a in metrics.most_confused(evaluation.confusions)
+    ]
+    header = ["one", "other", "one as other", "other as one"]
+    return table(header, rows, numeric=(2, 3))
+
+
+def settings_table(settings):
+    """Flags and versions of the run, if its settings are there."""
+    rows = [
+        [name.replace("_", " "), value]
+        for part in ("flags", "versions", "photos")
+        for name, value in settings.get(part, {}).items()
+    ]
+    return (
+        table(["setting", "value"], rows) if rows else "<p>No settings.json beside the model.</p>"
+    )
+
+
+def embed(picture, alt):
+    """An `<img>` with a PNG in it, or nothing where there is none."""
+    if not picture.is_file():
+        return ""
+    content = base64.b64encode(picture.read_bytes()).decode()
+    return f'<p><img class="wide" alt="{alt}" src="data:image/png;base64,{content}"></p>'

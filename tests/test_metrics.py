@@ -1,0 +1,125 @@
+"""Against counting by hand, and against definitions written out in loops."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import metrics
+
+
+def random_predictions(num_photos=300, num_classes=7, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, num_classes, size=num_photos)
+    logits = rng.normal(size=(num_photos, num_classes)) + 2 * np.eye(num_classes)[labels]
+    probabilities = np.exp(logits)
+    return probabilities / probabilities.sum(axis=1, keepdims=True), labels
+
+
+def test_errors_by_hand():
+    probabilities = np.array(
+        [[0.5, 0.2, 0.1, 0.1, 0.06, 0.04], [0.04, 0.5, 0.2, 0.1, 0.1, 0.06]] * 2
+    )
+    error, top5_error = metrics.errors(probabilities, np.array([0, 0, 5, 1]))
+    # Right, sixth, sixth, right.
+    assert (error.value, top5_error.value) == (0.5, 0.5)
+    assert error.standard_error == pytest.approx(0.25)  # sqrt(0.5 * 0.5 / 4)
+    error, top5_error = metrics.errors(probabilities, np.array([1, 2, 1, 2]))
+    assert (error.value, top5_error.value) == (1, 0)
+
+
+def test_class_tables_are_what_counting_gives():
+    probabilities, labels = random_predictions()
+    guesses = probabilities.argmax(axis=1)
+    judged = metrics.judge_classes(metrics.count_confusions(probabilities, labels))
+    for label in range(7):
+        right = sum(g == label == t for g, t in zip(guesses, labels, strict=True))
+        precision, recall = right / (guesses == label).sum(), right / (labels == label).sum()
+        assert judged["precision"][label] == pytest.approx(precision)
+        assert judged["recall"][label] == pytest.approx(recall)
+        assert judged["f1"][label] == pytest.approx(2 * precision * recall / (precision + recall))
+    worst = metrics.worst_classes(judged, 3)
+    assert [judged["f1"][label] for label in worst] == sorted(judged["f1"])[:3]
+
+
+def test_classes_without_photos_or_guesses_do_not_disturb():
+    confusions = np.array([[0, 0, 0], [2, 1, 0], [3, 0, 0]])
+    judged = metrics.judge_classes(confusions)
+    assert math.isnan(judged["f1"][0])
+    assert judged["precision"][2] == judged["f1"][2] == 0
+    assert metrics.worst_classes(judged) == [2, 1]
+    assert metrics.most_confused(confusions) == [(0, 2, 0, 3), (0, 1, 0, 2)]
+
+
+def test_calibration_error_is_the_weighted_gap_of_the_bins():
+    probabilities, labels = random_predictions()
+    right = probabilities.argmax(axis=1) == labels
+    confidence = probabilities.max(axis=1)
+    expected = 0
+    for number in range(15):
+        inside = (confidence >= number / 15) & (confidence < (number + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert metrics.calibration_error(probabilities, labels) == pytest.approx(expected)
+    certain = np.eye(4)[[0, 1, 2, 3]]
+    assert metrics.calibration_error(certain, np.array([0, 1, 2, 0])) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("wrong", [0.4, 1.0, 3.0])
+def test_the_fitted_temperature_undoes_a_known_one(wrong):
+    """Labels are drawn from the very probabilities, which are then made too sure or unsure."""
+    rng = np.random.default_rng(5)
+    logits = 2 * rng.normal(size=(20_000, 6))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (true.cumsum(axis=1) > rng.random((20_000, 1))).argmax(axis=1)
+    distorted = true**wrong / (true**wrong).sum(axis=1, keepdims=True)
+    temperature = metrics.fit_temperature(distorted, labels)
+    assert temperature == pytest.approx(wrong, rel=0.03)
+    calibrated = metrics.apply_temperature(distorted, temperature)
+    np.testing.assert_allclose(calibrated, true, atol=0.02)
+    assert metrics.calibration_error(calibrated, labels) < 0.015
+
+
+def test_a_model_that_is_always_right_gets_a_finite_temperature():
+    temperature = metrics.fit_temperature(np.eye(3)[[0, 1, 2]] * 0.9 + 0.1 / 3, np.arange(3))
+    assert 0.04 < temperature < 0.2
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=30), st.integers(1, 12))
+def test_sampled_pairs_are_balanced_and_each_is_there_once(labels, most):
+    labels = np.array(labels)
+    first, second, same = metrics.sample_pairs(labels, most)
+    assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == len(first)
+    assert (first < second).all()
+    assert (same == (labels[first] == labels[second])).all()
+    possible = list(itertools.combinations(labels.tolist(), 2))
+    positives = min(most, sum(a == b for a, b in possible))
+    assert same.sum() == positives
+    assert (~same).sum() == min(positives, sum(a != b for a, b in possible))
+
+
+def test_roc_auc_is_the_share_of_pairs_in_the_right_order():
+    rng = np.random.default_rng(2)
+    scores = rng.integers(0, 20, size=60) / 20  # with ties
+    positive = rng.random(60) < 0.4
+    wins = [
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a in scores[positive]
+        for b in scores[~positive]
+    ]
+    assert metrics.roc_auc(scores, positive) == pytest.approx(np.mean(wins))
+    assert math.isnan(metrics.roc_auc(scores, np.ones(60, bool)))
+
+
+def test_at_the_threshold_of_equal_errors_both_are_equal():
+    rng = np.random.default_rng(4)
+    positive = rng.random(4000) < 0.5
+    scores = rng.normal(size=4000) + positive
+    threshold, error = metrics.equal_error(scores, positive)
+    missed, false = (scores[positive] < threshold).mean(), (scores[~positive] >= threshold).mean()
+    assert missed == pytest.approx(false, abs=0.002)
+    assert error == pytest.approx((missed + false) / 2)
+    assert threshold == pytest.approx(0.5, abs=0.1)  # halfway between the two normals

@@ -1,0 +1,54 @@
+import csv
+import dataclasses
+
+import pytest
+from PIL import Image
+
+import record
+import train
+
+PLAN = [dataclasses.replace(stage, epochs=10) for stage in train.STAGES]
+
+
+def row(stage, epoch, loss):
+    return {
+        "stage": stage,
+        "epoch": epoch,
+        "loss": loss,
+        "ctg_out_1_accuracy": 0.5,
+        "bin_out_accuracy": 0.5,
+        "val_loss": loss,
+        "val_ctg_out_1_accuracy": 0.5,
+        "val_bin_out_accuracy": 0.5,
+    }
+
+
+def test_log_and_times_hold_every_epoch_to_the_last_digit(tmp_path):
+    rows = [row("heads", 1, 0.1 + 0.2), row("heads", 2, 1 / 3)]
+    record.RunLog(tmp_path, PLAN, rows, [12.5, 3.0])
+    with (tmp_path / "log.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [float(line["loss"]) for line in found] == [0.1 + 0.2, 1 / 3]
+    assert (tmp_path / "times.csv").read_text().splitlines() == [
+        *("stage,epoch,seconds", "heads,1,12.5", "heads,2,3.0")
+    ]
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert curves.width > 1000
+
+
+def test_time_left_is_that_of_the_stage_and_of_the_run(tmp_path):
+    rows = [row("heads", number, 1.0) for number in (1, 2, 3)]
+    log = record.RunLog(tmp_path, PLAN, rows, [100.0, 60.0, 60.0])
+    assert log.time_left() == (
+        "stage heads: at most 7 min left, the run: 27 min if later epochs take as long"
+    )
+    last = [*rows, row("plain", 9, 1.0)]
+    log = record.RunLog(tmp_path, PLAN, last, [100.0, 60.0, 60.0, 30.0])
+    assert log.time_left() == "stage plain: at most 30 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (89, "89 s"), (91, "2 min"), (7500, "2 h 05 min")]
+)
+def test_durations_are_for_people(seconds, words):
+    assert record.duration(seconds) == words

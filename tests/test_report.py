@@ -1,0 +1,170 @@
+"""The page of a report, in a real browser."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import COLOURS, make_photo
+from PIL import Image
+
+import evaluate
+import metrics
+import report
+from photo import Photos, find_class_photos
+from predictor import Calibration, Predictions, Predictor
+
+pytestmark = pytest.mark.slow
+HOSTILE = "<script>document.title='run'</script>"
+
+
+@pytest.fixture(scope="module")
+def folder(trained, data, tmp_path_factory):
+    """A report on photos one of which has a hostile name, with a hostile class name."""
+    root = tmp_path_factory.mktemp("report")
+    shutil.copytree(data / "valid", root / "valid")
+    make_photo(root / "valid" / "2" / "2_<img src=x onerror=alert(1)>.jpg", COLOURS["pug"], seed=5)
+    predictor = Predictor(trained)
+    photos = find_class_photos(root / "valid", predictor.typeids)
+    evaluation = evaluate.evaluate(predictor, photos)
+    names = {"2": HOSTILE, "10": "西藏獒"}
+    evaluate.write_files(evaluation, names, root)
+    report.write_report(evaluation, predictor, names, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """A function that opens a page, maybe runs a script in it, and returns its DOM."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium), which is not here")
+
+    def browse(page, script="", size="1280,1600", flags=("--dump-dom",)):
+        copy = tmp_path_factory.mktemp("page") / "page.html"
+        text = page.read_text(encoding="utf-8")
+        copy.write_text(
+            text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8"
+        )
+        words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+        words += [f"--window-size={size}", f"--user-data-dir={copy.parent}", *flags]
+        done = subprocess.run(
+            [*words, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert "CONSOLE" not in done.stderr, done.stderr
+        return done.stdout
+
+    return browse
+
+
+def shown_photos(dom):
+    """Number of photos in the gallery of a page."""
+    gallery = dom[dom.index('id="gallery"') : dom.index('id="more"')]
+    return gallery.count("<figure>")
+
+
+def test_the_page_opens_without_an_error_and_draws_everything(folder, browse):
+    dom = browse(folder / "index.html")
+    assert dom.count("<tbody><tr>") >= 1
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert f"{numbers['error']:.4f}" in dom
+    assert shown_photos(dom) == round(numbers["error"] * numbers["photos"])
+    assert dom.count('class="wide"') == 2
+
+
+def test_a_click_on_a_cell_shows_its_photos(folder, browse):
+    dom = browse(
+        folder / "index.html",
+        "for (const cell of document.querySelectorAll('.matrix button')) { cell.click();"
+        "const line = document.createElement('pre'); line.className = 'told';"
+        "line.textContent = cell.textContent + ' ' "
+        "+ document.querySelectorAll('#gallery figure').length; document.body.append(line); }",
+    )
+    told = re.findall(r'<pre class="told">(\d+) (\d+)</pre>', dom)
+    assert told
+    assert all(number == shown for number, shown in told)
+    assert sum(int(number) for number, _ in told) == 7
+
+
+def test_the_search_finds_a_class_and_the_keyboard_reaches_the_cells(folder, browse):
+    dom = browse(
+        folder / "index.html",
+        "const box = document.getElementById('search'); box.value = '獒';"
+        "box.dispatchEvent(new Event('input'));"
+        "document.querySelector('.matrix button').focus();"
+        "document.title = document.activeElement.className;",
+    )
+    assert "1 class with" in dom
+    assert shown_photos(dom) >= 2
+    assert "<title>cell</title>" in dom
+
+
+def test_names_are_shown_and_not_run(folder, browse):
+    dom = browse(folder / "index.html")
+    assert "<title>run</title>" not in dom
+    assert "&lt;script&gt;document.title='run'&lt;/script&gt; (2)" in dom
+    assert "onerror=alert(1)&gt;.jpg" in dom
+    assert "<img src=x" not in dom
+
+
+def test_the_page_asks_for_nothing_from_the_network(folder):
+    links = []
+    parser = html.parser.HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: links.extend(
+        value for name, value in attributes if name in ("src", "href")
+    )
+    parser.feed((folder / "index.html").read_text(encoding="utf-8"))
+    assert links
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "default-src 'none'" in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_nothing_is_wider_than_the_screen(folder, browse, width):
+    """500 is the narrowest window that Chromium opens without a phone emulated."""
+    dom = browse(
+        folder / "index.html",
+        "document.title = document.documentElement.scrollWidth + ' of ' + innerWidth;",
+        size=f"{width},900",
+    )
+    inside, window = re.search(r"<title>(\d+) of (\d+)</title>", dom).groups()
+    assert int(inside) <= int(window)
+
+
+def test_two_thousand_photos_fit_into_five_megabytes(tmp_path, shared):
+    """Real photos: drawn ones would compress too well."""
+    paths = [str(path) for path in sorted((shared / "dogs24" / "raw").iterdir())]
+    paths = (paths * 2)[:2000]
+    rng = np.random.default_rng(0)
+    labels = np.sort(rng.integers(0, 100, size=2000)).astype(np.int32)
+    photos = Photos(paths, labels, [str(number) for number in range(100)])
+    probabilities = rng.random((2000, 100)) + 3 * np.eye(100)[labels]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    confusions = metrics.count_confusions(probabilities, labels)
+    numbers = {"photos": 2000, "error": 0.2}
+    evaluation = evaluate.Evaluation(
+        *(photos, Predictions(paths, probabilities, None), probabilities, confusions),
+        *(metrics.judge_classes(confusions), Calibration(), numbers),
+    )
+    described = report.script_json({"photos": report.describe_photos(evaluation)})
+    assert len(described) < 4.2e6  # and 0.8 MB for the mistakes and everything else
+
+
+def test_a_heat_map_says_how_much_each_place_adds_to_the_logit(trained, data):
+    predictor = Predictor(trained)
+    photos = find_class_photos(data / "valid", predictor.typeids)
+    heats = predictor.heat_maps(photos.paths[:2], photos.labels[:2])
+    for heat in heats:
+        assert heat.ndim == 2
+        assert heat.min() >= 0
+        assert heat.max() <= 1
+    # The mean of the map over all places is the logit without its bias.
+    image = np.asarray(Image.open(photos.paths[0]).resize((71, 71)))[None]
+    maps = np.asarray(predictor.class_maps.predict_on_batch(image))[0]
+    feature = np.asarray(predictor.photo_model.predict_on_batch(image)["feature"])[0]
+    heads = [layer for layer in predictor.photo_model.layers if layer.name.startswith("ctg_out")]
+    logits = np.mean([feature @ np.asarray(head.kernel) for head in heads], axis=0)
+    np.testing.assert_allclose(maps.mean(axis=(0, 1)), logits, rtol=1e-3, atol=1e-4)
