@@ -99,6 +99,10 @@ def train(args):
         photos, found["train"] = check_photos(photos, sides["train"], known["train"], args.workers)
         valid, found["valid"] = check_photos(valid, sides["valid"], known["valid"], args.workers)
         say_what_is_in_both(found["train"], found["valid"])
+        unjudged = sorted(set(photos.labels) - set(valid.labels))
+        if unjudged:
+            some = photos.typeids[unjudged[0]]
+            print(f"note: no validation photos of {len(unjudged)} classes, e.g. {some!r}")
         print(
             f"{len(photos.typeids)} classes, {len(photos)} photos to train, "
             f"{len(valid)} to validate",

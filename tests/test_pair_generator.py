@@ -3,6 +3,8 @@ import concurrent.futures
 import numpy as np
 import pytest
 from conftest import run_script
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from command_line import UserError
@@ -42,6 +44,17 @@ def test_every_image_whose_class_is_there_twice_is_in_a_positive_pair():
         assert (in_positive_pair == twice).all()
         # At most one pair is lost, where a lonely image joins a cycle.
         assert same.sum() >= twice.sum() - 1
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=70), st.integers(0, 2**32 - 1))
+def test_any_batch_is_paired_as_promised(labels, seed):
+    labels = np.array(labels)
+    for swap in (swap_partners, validation_partners):
+        partner = swap(labels, np.random.default_rng(seed))
+        assert sorted(partner.tolist()) == list(range(len(labels)))
+        assert (partner != np.arange(len(labels))).all()
+    same = labels == labels[swap_partners(labels, np.random.default_rng(seed))]
+    assert same.sum() >= (np.bincount(labels)[labels] > 1).sum() - 1
 
 
 @pytest.mark.parametrize("batch", [24, 32, 64])

@@ -7,6 +7,7 @@ import pytest
 from conftest import COLOURS, ROOT, make_photo
 from PIL import Image
 
+import atomic_file
 from command_line import UserError
 from photo import Photos, find_photos, read_ahead, read_photo
 
@@ -117,6 +118,14 @@ def test_pipes_folders_devices_and_broken_links_are_named_and_not_waited_for(tmp
     for path in tmp_path.iterdir():
         with pytest.raises(UserError, match=path.name):
             read_photo(path, 10)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_one_line(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(UserError, match="could not be written"):
+        atomic_file.write_text(folder / "a.txt", "x")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
