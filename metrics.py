@@ -8,7 +8,6 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import optimize, stats
 
 # Bins of equal width for the calibration error, the usual number.
 NUM_BINS = 15
@@ -165,6 +164,8 @@ def fit_temperature(probabilities, labels):
     Source: arXiv:1706.04599, section 4.2. One number, fitted on the validation
     photos.
     """
+    from scipy import optimize  # takes half a second, which --help must not
+
     rows = np.arange(len(labels))
 
     def loss(log_temperature):
@@ -216,6 +217,8 @@ def roc_auc(scores, positive):
 
     Source: the Mann-Whitney U statistic; NaN where one kind is missing.
     """
+    from scipy import stats  # as above
+
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:
         return math.nan

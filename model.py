@@ -217,17 +217,21 @@ def connect(below, above):
     return keras.Model(inputs, above(parts), name="one_pass")
 
 
-def photo_model(model):
-    """Single photos to class probabilities (the mean of the softmax heads) and features.
+def photo_model(model, head="mean"):
+    """Single photos to class probabilities and features.
+
+    Args:
+        model: `build_model(...)`.
+        head: "mean" of the softmax heads, or one of them: "first", "second" (a
+            model without pair has only the first).
 
     Returns:
         `keras.Model`: uint8 images to a dict of `probabilities`, shape
         `(batch, classes)`, and `feature`, shape `(batch, 2048)`.
     """
     below, _ = split(model, None)
-    heads = [classify(model, below.output, 1)]
-    if is_paired(model):
-        heads.append(classify(model, below.output, 2))
+    numbers = {"first": [1], "second": [2], "mean": [1, 2]}[head] if is_paired(model) else [1]
+    heads = [classify(model, below.output, number) for number in numbers]
     mean = keras.layers.average(heads) if len(heads) > 1 else heads[0]
     outputs = {"probabilities": mean, "feature": below.output}
     return keras.Model(below.input, outputs, name="photo_model")

@@ -19,9 +19,10 @@ import numpy as np
 
 from atomic_file import write_text
 from command_line import Parser, UserError, add_workers_flag, positive_int, run
+from evaluate import evaluate, print_evaluation, printed_name, write_files
 from metrics import TOP, apply_temperature, rank_classes
 from photo import find_class_photos, find_photos, printable
-from predictor import MAX_VIEWS, Predictor
+from predictor import MAX_VIEWS, Ensemble, Predictor
 
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -87,7 +88,7 @@ def print_guesses(predictor, predictions, names):
             continue  # named already
         print(printable(path))
         for label in rank_classes(probabilities[None])[0, :TOP]:
-            print(f"  {probabilities[label]:.4f}  {for_people(predictor.typeids[label], names)}")
+            print(f"  {probabilities[label]:.4f}  {printed_name(predictor.typeids[label], names)}")
 
 
 def print_same(predictor, predictions):
@@ -106,11 +107,6 @@ def print_same(predictor, predictions):
         f"same {probability:.4f}, squared distance {((first - second) ** 2).sum():.4f}: {verdict} "
         f"(from {threshold:.4f} on: the same)"
     )
-
-
-def for_people(typeid, names):
-    """A class for people: its name, if there is one, and its typeid."""
-    return f"{names[typeid]} ({typeid})" if typeid in names else typeid
 
 
 def read_names(file):
@@ -154,18 +150,17 @@ def predict_folder(predictor, args, names):
 
 def judge(predictor, args, names):
     """Prints how good the model is on photos of known class; stores the calibration."""
-    import evaluate
-    import report
+    from report import write_report
 
     photos = find_class_photos(args.evaluate, predictor.typeids)
-    evaluation = evaluate.evaluate(predictor, photos)
+    evaluation = evaluate(predictor, photos)
     if args.report:
         folder = pathlib.Path(args.report)
         folder.mkdir(parents=True, exist_ok=True)
-        evaluate.write_files(evaluation, names, folder)
-        report.write_report(evaluation, predictor, names, folder)
+        write_files(evaluation, names, folder)
+        write_report(evaluation, predictor, names, folder)
     predictor.write_calibration(evaluation.calibration)
-    evaluate.print_evaluation(evaluation, names)
+    print_evaluation(evaluation, names)
     if args.report:
         print(f"the report: {folder / 'index.html'}")
 
@@ -174,7 +169,19 @@ def parse_args():
     parser = Parser(description="Predict photos: a submission, a table, or lines for people.")
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="photos to guess, or one folder (as --test)")
-    add("--weights", default="weights", help="folder with model.keras (default: %(default)s)")
+    add(
+        "--weights",
+        action="append",
+        metavar="DIR",
+        help="folder with model.keras; given several times, the models are averaged "
+        "(default: weights)",
+    )
+    add(
+        "--head",
+        choices=("mean", "first", "second"),
+        default="mean",
+        help="whose probabilities: of both softmax heads, or of one (default: mean)",
+    )
     add(
         "--test", default="data/test", help="folder of photos, nested or not (default: %(default)s)"
     )
@@ -194,6 +201,7 @@ def parse_args():
     add("--batch-size", type=positive_int, default=32, help="photos a pass (default: %(default)s)")
     add_workers_flag(parser)
     args = parser.parse_args()
+    args.weights = args.weights or ["weights"]
     check_args(parser, args)
     return args
 
@@ -221,15 +229,17 @@ def check_args(parser, args):
                 parser.error(f"{file}: not a file in a folder that is there and can be written to")
     if args.names and not os.path.isfile(args.names):
         parser.error(f"--names {args.names}: no such file")
-    model_file = pathlib.Path(args.weights, "model.keras")
-    if not model_file.is_file():
-        parser.error(f"{model_file}: no such model; python train.py makes one")
+    for weights in args.weights:
+        model_file = pathlib.Path(weights, "model.keras")
+        if not model_file.is_file():
+            parser.error(f"{model_file}: no such model; python train.py makes one")
 
 
 def main():
     args = parse_args()
     names = read_names(args.names)
-    predictor = Predictor(args.weights, args.batch_size, args.workers, args.tta)
+    settings = (args.batch_size, args.workers, args.tta, args.head)
+    predictor = Ensemble([Predictor(weights, *settings) for weights in args.weights])
     if args.evaluate:
         judge(predictor, args, names)
     elif args.same:

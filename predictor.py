@@ -96,6 +96,7 @@ class Predictor:
         workers: threads that read photos.
         num_views: views of each photo whose predictions are averaged, 1 to
             `MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
+        head: whose probabilities, see `model.photo_model`.
 
     Attributes:
         typeids: list of str, what the columns of probabilities stand for.
@@ -107,22 +108,23 @@ class Predictor:
         UserError: there is no model of ours in `weights`.
     """
 
-    def __init__(self, weights, batch_size=32, workers=2, num_views=1):
+    def __init__(self, weights, batch_size=32, workers=2, num_views=1, head="mean"):
         import model as network  # TensorFlow takes seconds to load
 
         self.weights = pathlib.Path(weights)
         model = network.load_model(self.weights / "model.keras")
-        head = model.get_layer("ctg_out_1")
-        self.typeids = head.typeids
-        self.most_frequent = int(np.argmax(head.num_photos))
+        classifier = model.get_layer("ctg_out_1")
+        self.typeids = classifier.typeids
+        self.most_frequent = int(np.argmax(classifier.num_photos))
         self.is_paired = network.is_paired(model)
-        self.photo_model = network.photo_model(model)
+        self.photo_model = network.photo_model(model, head)
         self.class_maps = network.class_map_model(model)
         self.pair_head = network.pair_head(model) if self.is_paired else None
         self.image_size = self.photo_model.input_shape[1]
         self.batch_size = batch_size
         self.workers = workers
         self.num_views = num_views
+        self.is_plain = num_views == 1 and head == "mean"
         self.calibration = self.read_calibration()
 
     def predict(self, paths):
@@ -216,3 +218,66 @@ class Predictor:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # none, or not ours: probabilities stay as the model gives them
         return Calibration()
+
+
+class Ensemble:
+    """Several models whose class probabilities are averaged.
+
+    Features, pairs and heat maps are those of the first model. A calibration is
+    used and stored by single models only, without further views.
+
+    Args:
+        predictors: list of `Predictor`, at least one.
+
+    Attributes: as those of `Predictor`.
+
+    Raises:
+        UserError: the models know different classes.
+    """
+
+    def __init__(self, predictors):
+        self.predictors = predictors
+        self.first = first = predictors[0]
+        for other in predictors[1:]:
+            if set(other.typeids) != set(first.typeids):
+                raise UserError(
+                    f"{first.weights} and {other.weights} know different classes: "
+                    f"{len(first.typeids)} and {len(other.typeids)}"
+                )
+        self.weights = first.weights
+        self.typeids = first.typeids
+        self.most_frequent = first.most_frequent
+        self.is_paired = first.is_paired
+        is_plain = len(predictors) == 1 and first.is_plain
+        self.calibration = first.calibration if is_plain else Calibration()
+
+    def predict(self, paths):
+        """As `Predictor.predict`."""
+        all_predictions = [predictor.predict(paths) for predictor in self.predictors]
+        # The same classes may stand in another order.
+        columns = [
+            [predictor.typeids.index(typeid) for typeid in self.typeids]
+            for predictor in self.predictors
+        ]
+        probabilities = np.mean(
+            [
+                predictions.probabilities[:, column]
+                for predictions, column in zip(all_predictions, columns, strict=True)
+            ],
+            axis=0,
+        )
+        return dataclasses.replace(all_predictions[0], probabilities=probabilities)
+
+    def same_probabilities(self, first, second):
+        """As `Predictor.same_probabilities`, of the first model."""
+        return self.first.same_probabilities(first, second)
+
+    def heat_maps(self, paths, labels):
+        """As `Predictor.heat_maps`, of the first model."""
+        return self.first.heat_maps(paths, labels)
+
+    def write_calibration(self, calibration):
+        """Stores it, if it is of one model's plain probabilities."""
+        if len(self.predictors) == 1 and self.first.is_plain:
+            self.first.write_calibration(calibration)
+            self.calibration = calibration

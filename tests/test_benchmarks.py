@@ -38,3 +38,17 @@ def test_the_memory_estimate_counts_what_the_backward_pass_keeps(trunk, monkeypa
     assert an_image(105) > an_image(105, stored=True)
     assert an_image(None) < an_image(105)
     assert np.isfinite(an_image(None))
+
+
+def test_mutated_photos_are_read_or_refused():
+    done = run_script("benchmarks/fuzz_images.py", "--files", 60)
+    assert done.returncode == 0, done.stderr
+    assert " 0 crashes, hangs or other errors" in done.stdout
+
+
+def test_sorting_many_files_is_measured():
+    done = run_script("benchmarks/many_files.py", "--files", 300, "--classes", 20)
+    assert done.returncode == 0, done.stderr
+    first, again = done.stdout.splitlines()
+    assert "20 classes, 300 photos: 300 written" in first
+    assert "0 written, 300 there already" in again

@@ -9,7 +9,7 @@ from PIL import Image
 
 import atomic_file
 from command_line import UserError
-from photo import Photos, find_photos, read_ahead, read_photo
+from photo import Photos, find_class_photos, find_photos, read_ahead, read_photo
 
 
 def test_a_photo_is_squashed_to_a_square_of_bytes(tmp_path):
@@ -185,3 +185,29 @@ def test_an_error_reaches_the_reader_of_its_item():
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], "0 class folders"),
+        (["a/1.jpg"], "1 class folders, at least 2"),
+        (["a/1.jpg", "b/Thumbs.db"], "b: no photos in it"),
+        (["a/1.jpg", "b/1.jpg", "c\td/1.jpg"], "unprintable"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path, files, words):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(UserError, match=words):
+        find_class_photos(tmp_path)
+
+
+def test_a_validation_class_that_was_not_trained_on_is_named(tmp_path):
+    for typeid in ("a", "b", "zebra"):
+        (tmp_path / typeid).mkdir()
+        (tmp_path / typeid / "1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1 classes were not trained on, e\.g\. 'zebra'"):
+        find_class_photos(tmp_path, ["a", "b"])
+    assert find_class_photos(tmp_path, ["a", "b", "c", "zebra"]).labels.tolist() == [0, 1, 3]

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -10,8 +11,9 @@ from PIL import Image
 
 import evaluate
 import predict
+from command_line import UserError
 from photo import find_class_photos, find_photos, read_photo
-from predictor import MAX_VIEWS, Predictor, read_views
+from predictor import MAX_VIEWS, Ensemble, Predictor, read_views
 
 pytestmark = pytest.mark.slow
 
@@ -213,6 +215,35 @@ def test_views_are_averaged(trained, predictor, test_folder, tmp_path):
     other = predictor.predict(find_photos(tmp_path / "mirrored")).probabilities
     both = Predictor(trained, num_views=2).predict(paths).probabilities
     np.testing.assert_allclose(both, (one + other) / 2, atol=5e-3)
+
+
+def test_models_are_averaged_by_typeid_and_not_by_column(trained, predictor, test_folder):
+    class Turned(Predictor):
+        """The same model, its classes in another order."""
+
+        def predict(self, paths):
+            found = super().predict(paths)
+            return dataclasses.replace(found, probabilities=found.probabilities[:, ::-1])
+
+    turned = Turned(trained)
+    turned.typeids = turned.typeids[::-1]
+    paths = find_photos(test_folder)
+    alone = predictor.predict(paths).probabilities
+    together = Ensemble([predictor, turned]).predict(paths).probabilities
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    turned.typeids = ["2", "10", "another"]
+    with pytest.raises(UserError, match="know different classes"):
+        Ensemble([predictor, turned])
+
+
+def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test_folder):
+    paths = find_photos(test_folder)
+    first, second = (
+        Predictor(trained, head=head).predict(paths).probabilities for head in ("first", "second")
+    )
+    assert np.abs(first - second).max() > 1e-3
+    mean = predictor.predict(paths).probabilities
+    np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
 
 
 def test_a_names_file_that_is_something_else_is_one_line(trained, test_folder, tmp_path):
