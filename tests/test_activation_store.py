@@ -12,6 +12,7 @@ import stage
 import train
 from checkpoint import Checkpoint
 from command_line import UserError
+from keras_batches import KerasBatches
 from photo import Photos, read_photo
 
 
@@ -147,7 +148,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
         def fit(self, *args, **kwargs):
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    batches = stage.KerasBatches(stage.PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1)
+    batches = KerasBatches(stage.PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1)
     with pytest.raises(UserError, match="batch size 32: try --batch-size 24"):
         stage.fit(Full(), batches, train.STAGES[0], [], Checkpoint())
     assert [stage.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [

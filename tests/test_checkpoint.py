@@ -9,6 +9,7 @@ import model as network
 import stage
 import train
 from command_line import UserError
+from keras_batches import KerasBatches
 from record import RunLog
 
 STAGE = train.Stage(1, "heads", False, "adam", 0.05, epochs=12, augment=False, patience=5)
@@ -48,7 +49,7 @@ class Noise:
 
 
 def batches_of(seed, num_batches):
-    return stage.KerasBatches(Noise(seed, num_batches), ["ctg_out_1"], workers=2)
+    return KerasBatches(Noise(seed, num_batches), ["ctg_out_1"], workers=2)
 
 
 class Stop(Exception):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import img2keras
+import split
 from command_line import UserError
 
 
@@ -40,16 +41,16 @@ def test_every_photo_lands_once_in_the_folder_of_its_class(tmp_path):
 )
 def test_each_class_has_its_share_and_at_least_one_photo_on_either_side(count, fraction, expected):
     names = [f"a_{number}.jpg" for number in range(count)]
-    assert len(img2keras.split_class("a", names, fraction, seed=0)) == expected
+    assert len(split.split_class("a", names, fraction, seed=0)) == expected
 
 
 def test_the_split_does_not_depend_on_directory_order_or_machine():
     names = [f"7_{number}.jpg" for number in range(10)]
-    chosen = img2keras.split_class("7", names, 0.3, seed=0)
-    assert img2keras.split_class("7", names[::-1], 0.3, seed=0) == chosen
+    chosen = split.split_class("7", names, 0.3, seed=0)
+    assert split.split_class("7", names[::-1], 0.3, seed=0) == chosen
     # Fixed when first written: any later change would mix up people's splits.
     assert chosen == {"7_0.jpg", "7_7.jpg", "7_9.jpg"}
-    assert img2keras.split_class("7", names, 0.3, seed=1) != chosen
+    assert split.split_class("7", names, 0.3, seed=1) != chosen
 
 
 def test_running_again_changes_nothing(tmp_path):
@@ -221,9 +222,9 @@ def test_hostile_names_never_leave_the_folder(tmp_path):
 )
 def test_any_split_keeps_copies_together_and_both_sides_filled(names, copies, fraction, seed):
     digests = dict(zip(names, map(str, copies), strict=False))
-    valid = img2keras.split_class("64", names, fraction, seed, digests)
+    valid = split.split_class("64", names, fraction, seed, digests)
     train = set(names) - valid
-    assert valid == img2keras.split_class("64", names[::-1], fraction, seed, digests)
+    assert valid == split.split_class("64", names[::-1], fraction, seed, digests)
     assert {digests[name] for name in valid}.isdisjoint(digests[name] for name in train)
     assert train
     assert bool(valid) == (len(set(digests.values())) > 1)

@@ -261,7 +261,7 @@ def test_weights_below_layer_105_never_move_and_those_above_do(trained):
 @pytest.mark.slow
 def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
     """Judged by Keras' own evaluation of a reloaded file."""
-    import stage
+    from keras_batches import KerasBatches
     from pair_generator import PairBatches
     from photo import find_class_photos
 
@@ -271,7 +271,7 @@ def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
     valid = find_class_photos(data / "valid", ["2", "10", "pug"])
     batches = PairBatches(valid, SIZE, 6, seed=0, validation=True)
     loss = whole.evaluate(
-        stage.KerasBatches(batches, list(whole.output), 1), verbose=0, return_dict=True
+        KerasBatches(batches, list(whole.output), 1), verbose=0, return_dict=True
     )["loss"]
     best = min(float(row["val_loss"]) for row in rows_of(trained) if row["stage"] == "plain")
     assert loss == pytest.approx(best, rel=1e-4)
