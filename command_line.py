@@ -6,6 +6,7 @@ wrong is a bug of ours and keeps its traceback.
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -60,6 +61,8 @@ def run(main):
     """
     # TensorFlow's start-up notes would drown the one line that matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # One model after another is traced on purpose.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # Nor Pillow's remarks about photos that it can read; the others are named.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     program = os.path.basename(sys.argv[0])

@@ -16,6 +16,7 @@ Source: the seed; the verification loss of arXiv:1611.05666.
 
 import hashlib
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -294,6 +295,8 @@ def load_model(path):
     """
     if not pathlib.Path(path).is_file():
         raise UserError(f"{path}: no such model; python train.py makes one")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not a model of this project (not a .keras file, or cut short)")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         model.get_layer("trunk")

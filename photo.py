@@ -195,7 +195,7 @@ def open_photo(path, image_size):
                 return squash(image, image_size)
     except Exception as error:  # whatever a decoder raises on hostile bytes
         # Pillow's own message repeats the name; an operating system's is `strerror`.
-        reason = getattr(error, "strerror", None) or str(error).split(repr(path))[0].strip()
+        reason = getattr(error, "strerror", None) or str(error).split(repr(str(path)))[0].strip()
         reason = reason or type(error).__name__
         raise UserError(f"{printable(path)}: not a readable photo ({reason})") from error
 

@@ -13,7 +13,7 @@ import pathlib
 from tqdm import tqdm
 
 from command_line import UserError
-from photo import open_photo, read_ahead
+from photo import open_photo, printable, read_ahead
 
 # Side in pixels at which a photo is decoded to see whether it can be: small, but
 # every byte of it is read.
@@ -60,7 +60,14 @@ def check_photos(photos, folder, known, workers):
     found = dict(progress)
     reasons = [found[os.path.relpath(path, folder)][4] for path in photos.paths]
     usable = photos.take([index for index, reason in enumerate(reasons) if not reason])
-    say_what_is_left_out(folder, [reason for reason in reasons if reason])
+    say_what_is_left_out(
+        folder,
+        [
+            f"{printable(path)}: {reason}"
+            for path, reason in zip(photos.paths, reasons, strict=True)
+            if reason
+        ],
+    )
     for label in sorted(set(photos.labels) - set(usable.labels)):
         raise UserError(
             f"{folder}: none of the photos of class {photos.typeids[label]!r} can be read; "
@@ -80,9 +87,9 @@ def inspect_photo(path):
         open_photo(path, DECODED_SIZE)
         return file_digest(path), None
     except UserError as error:
-        return None, str(error)
+        return None, str(error).removeprefix(f"{printable(path)}: ")
     except OSError as error:
-        return None, f"{path}: {error.strerror}"
+        return None, str(error.strerror)
 
 
 def file_digest(path):

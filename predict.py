@@ -9,6 +9,7 @@ Probabilities are calibrated once `--evaluate` has been run on the validation
 photos. No flag changes which class is the first guess.
 """
 
+import collections
 import csv
 import io
 import os
@@ -23,7 +24,10 @@ from evaluate import evaluate, print_evaluation, printed_name, write_files
 from metrics import TOP, apply_temperature, rank_classes
 from photo import find_class_photos, find_photos, printable
 from predictor import MAX_VIEWS, Ensemble, Predictor
+from run_folder import read_json
 
+# Fewer than this, and a fitted temperature is mostly chance.
+FEW_PHOTOS = 50
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -89,6 +93,9 @@ def print_guesses(predictor, predictions, names):
         print(printable(path))
         for label in rank_classes(probabilities[None])[0, :TOP]:
             print(f"  {probabilities[label]:.4f}  {printed_name(predictor.typeids[label], names)}")
+    num_unreadable = int((~predictions.readable()).sum())
+    if num_unreadable:
+        raise UserError(f"{num_unreadable} of {len(predictions.paths)} photos cannot be read")
 
 
 def print_same(predictor, predictions):
@@ -102,10 +109,11 @@ def print_same(predictor, predictions):
     first, second = predictions.features
     probability = predictor.same_probabilities(first[None], second[None])[0]
     threshold = predictor.calibration.same_threshold
+    fitted = "" if predictor.calibration.photos else ", not fitted yet: see --evaluate"
     verdict = "the same class" if probability >= threshold else "two classes"
     print(
         f"same {probability:.4f}, squared distance {((first - second) ** 2).sum():.4f}: {verdict} "
-        f"(from {threshold:.4f} on: the same)"
+        f"(from {threshold:.4f} on: the same{fitted})"
     )
 
 
@@ -142,6 +150,10 @@ def predict_folder(predictor, args, names):
     write_submission(predictor, predictions, args.out)
     if args.csv:
         write_csv(predictor, predictions, names, args.csv)
+    ids = collections.Counter(map(image_id, predictions.paths))
+    twice = [name for name, count in ids.items() if count > 1]
+    if twice:
+        print(f"warning: {len(twice)} image ids stand for several photos, e.g. {twice[0]!r}")
     num_unreadable = int((~predictions.readable()).sum())
     unreadable = f", {num_unreadable} of them not readable" if num_unreadable else ""
     also = f", and as a table {args.csv}" if args.csv else ""
@@ -159,10 +171,23 @@ def judge(predictor, args, names):
         folder.mkdir(parents=True, exist_ok=True)
         write_files(evaluation, names, folder)
         write_report(evaluation, predictor, names, folder)
-    predictor.write_calibration(evaluation.calibration)
     print_evaluation(evaluation, names)
+    print(store_calibration(predictor, evaluation.calibration, args.evaluate))
     if args.report:
         print(f"the report: {folder / 'index.html'}")
+
+
+def store_calibration(predictor, calibration, folder):
+    """Stores what was fitted on a folder, where that is fair; says what was done."""
+    if not predictor.is_plain:
+        return "calibration not stored: it is of several models, of several views, or of one head"
+    flags = read_json(predictor.weights / "settings.json").get("flags", {})
+    trained_on = pathlib.Path(flags.get("data", ""), "train").resolve()
+    if pathlib.Path(folder).resolve() == trained_on:
+        return "calibration not stored: these are the photos that the model was trained on"
+    predictor.write_calibration(calibration)
+    few = "; so few photos fit it badly" if calibration.photos < FEW_PHOTOS else ""
+    return f"calibration of {calibration.photos} photos stored in {predictor.weights}{few}"
 
 
 def parse_args():
@@ -214,6 +239,8 @@ def check_args(parser, args):
         parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
     if args.same and len(args.photos) != 2:
         parser.error(f"--same: {len(args.photos)} photos given, 2 are needed")
+    if args.csv and (args.photos or args.evaluate):
+        parser.error("--csv: needs a folder of photos to predict")
     if args.report and not args.evaluate:
         parser.error("--report: needs --evaluate DIR, photos whose class is known")
     for photo in args.photos:
@@ -225,8 +252,10 @@ def check_args(parser, args):
             parser.error(f"{folder}: no such folder")
         for file in filter(None, (args.out, args.csv)):
             parent = os.path.dirname(file) or "."
+            if not os.path.isdir(parent):
+                parser.error(f"{file}: no folder {parent}")
             if os.path.isdir(file) or not os.access(parent, os.W_OK):
-                parser.error(f"{file}: not a file in a folder that is there and can be written to")
+                parser.error(f"{file}: cannot be written")
     if args.names and not os.path.isfile(args.names):
         parser.error(f"--names {args.names}: no such file")
     for weights in args.weights:

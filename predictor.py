@@ -229,7 +229,8 @@ class Ensemble:
     Args:
         predictors: list of `Predictor`, at least one.
 
-    Attributes: as those of `Predictor`.
+    Attributes: as those of `Predictor`; `is_plain` if it is one model, one view,
+        the mean of its heads.
 
     Raises:
         UserError: the models know different classes.
@@ -248,8 +249,8 @@ class Ensemble:
         self.typeids = first.typeids
         self.most_frequent = first.most_frequent
         self.is_paired = first.is_paired
-        is_plain = len(predictors) == 1 and first.is_plain
-        self.calibration = first.calibration if is_plain else Calibration()
+        self.is_plain = len(predictors) == 1 and first.is_plain
+        self.calibration = first.calibration if self.is_plain else Calibration()
 
     def predict(self, paths):
         """As `Predictor.predict`."""
@@ -277,7 +278,6 @@ class Ensemble:
         return self.first.heat_maps(paths, labels)
 
     def write_calibration(self, calibration):
-        """Stores it, if it is of one model's plain probabilities."""
-        if len(self.predictors) == 1 and self.first.is_plain:
-            self.first.write_calibration(calibration)
-            self.calibration = calibration
+        """As `Predictor.write_calibration`; only for a plain single model."""
+        self.first.write_calibration(calibration)
+        self.calibration = calibration

@@ -90,7 +90,8 @@ class RunLog:
         line = f"stage {stage.name}: validation error {result['error']:.4f}"
         line += f" ({result['photos']} photos)"
         if "same" in result:
-            line += f", pairs right: same {result['same']:.4f}, different {result['different']:.4f}"
+            words = [f"{kind} {shown(result[kind])}" for kind in ("same", "different")]
+            line += f", pairs right: {', '.join(words)}"
         print(line, flush=True)
 
 
@@ -110,6 +111,11 @@ class LogEpochs(keras.callbacks.Callback):
         self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})
         self.log.seconds.append(round(time.perf_counter() - self.start, 1))
         print(self.log.time_left(), flush=True)
+
+
+def shown(share):
+    """A share for people; None, where there was nothing to count."""
+    return "none there" if share is None else f"{share:.4f}"
 
 
 def duration(seconds):

@@ -16,7 +16,7 @@ from atomic_file import write_text
 from command_line import UserError
 from photo_check import fingerprint, readable
 
-PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow")
+PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
 # Flags that change no result, or are compared as what they lead to.
 NOT_COMPARED = ("data", "demo", "epochs", "restart", "tensorboard", "weights", "workers")
 # What a run writes. Nothing else in the folder is ever moved: it may hold

@@ -244,7 +244,7 @@ def evaluate(model, batches):
     Returns:
         dict: `photos` and `error` (share wrong by the mean of the softmax
         heads), and for a paired model `same` and `different`: the share of
-        pairs of either kind that `bin_out` gets right (NaN: there are none).
+        pairs of either kind that `bin_out` gets right (None: there are none).
     """
     with batches.own_errors():
         outputs = model.predict(batches, verbose=0)
@@ -264,6 +264,6 @@ def evaluate(model, batches):
         num_wrong += int((probabilities.argmax(axis=1) != labels["ctg_out_1"]).sum())
     result = {"photos": position, "error": num_wrong / position}
     if "bin_out" in outputs:
-        result["same"] = float(np.mean(right[1])) if right[1] else math.nan
-        result["different"] = float(np.mean(right[0])) if right[0] else math.nan
+        result["same"] = float(np.mean(right[1])) if right[1] else None
+        result["different"] = float(np.mean(right[0])) if right[0] else None
     return result

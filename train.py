@@ -156,10 +156,12 @@ def run_stages(stages, args, photos, valid):
 
 def print_summary(args, log):
     """Prints how each stage ended, and what to type next."""
+    from record import shown
+
     columns = [key for key in ("error", "same", "different") if key in log.results[-1]]
     print("\nstage   " + "".join(f"{column:>11}" for column in columns))
     for result in log.results:
-        print(f"{result['stage']:<8}" + "".join(f"{result[key]:>11.4f}" for key in columns))
+        print(f"{result['stage']:<8}" + "".join(f"{shown(result[key]):>11}" for key in columns))
     quoted = {name: shlex.quote(getattr(args, name)) for name in ("data", "weights")}
     print(
         f"next: python predict.py --weights {quoted['weights']} "

@@ -101,9 +101,11 @@ def test_evaluation_agrees_with_the_submission(predictor, data, tmp_path):
 
 
 def test_the_commands_print_what_they_promise(trained, data, test_folder, tmp_path):
-    done = run_script("predict.py", "--weights", trained, "--evaluate", data / "valid")
+    shutil.copytree(trained, tmp_path / "w")
+    done = run_script("predict.py", "--weights", tmp_path / "w", "--evaluate", data / "valid")
     assert done.returncode == 0, done.stderr
-    words = done.stdout.splitlines()[-1].split()
+    assert "calibration of 6 photos stored" in done.stdout.splitlines()[-1]
+    words = done.stdout.splitlines()[-2].split()
     assert words[:1] + words[2:4] == ["error", "top-5", "error"]
     assert len(words[1].rstrip(",").split(".")[1]) == 4
     done = run_script(
@@ -246,6 +248,28 @@ def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test
     np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
 
 
+def test_a_calibration_is_not_stored_where_it_would_mislead(trained, data, tmp_path):
+    shutil.copytree(trained, tmp_path / "w")
+    for words, reason in (
+        (("--evaluate", data / "train"), "the photos that the model was trained on"),
+        (("--evaluate", data / "valid", "--head", "first"), "of one head"),
+    ):
+        done = run_script("predict.py", "--weights", tmp_path / "w", *words)
+        assert done.returncode == 0, done.stderr
+        assert reason in done.stdout.splitlines()[-1]
+        assert not (tmp_path / "w" / "calibration.json").exists()
+
+
+def test_flags_that_would_do_nothing_are_refused(trained, test_folder, tmp_path):
+    photo = test_folder / "20,1.jpg"
+    done = run_script("predict.py", photo, "--weights", trained, "--csv", tmp_path / "a.csv")
+    assert_one_line_error(done, "--csv: needs a folder")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"<html>")
+    done = run_script("predict.py", broken, "--weights", trained)
+    assert_one_line_error(done, "1 of 1 photos cannot be read")
+
+
 def test_a_names_file_that_is_something_else_is_one_line(trained, test_folder, tmp_path):
     for content, words in (
         (b"10 Pug\n", "line 1: typeid, tab, name"),
@@ -265,7 +289,7 @@ def test_user_errors_are_one_line(trained, tmp_path, test_folder):
     done = run_script(
         *("predict.py", "--weights", trained, "--test", test_folder, "--out", tmp_path / "no" / "p")
     )
-    assert_one_line_error(done, "not a file in a folder that is there and")
+    assert_one_line_error(done, "no folder")
     done = run_script("predict.py", "--weights", trained, "--test", tmp_path / "nowhere")
     assert_one_line_error(done, "no such folder")
     (tmp_path / "99").mkdir()
