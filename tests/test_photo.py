@@ -103,10 +103,22 @@ def test_a_decompression_bomb_is_refused_without_decoding_it(tmp_path, size):
 
 def test_a_program_in_disguise_is_not_run(tmp_path):
     """Pillow knows EPS, too, and would start Ghostscript for it."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/it_ran\n")
+    ghostscript.chmod(0o755)
     path = tmp_path / "photo.jpg"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n showpage")
-    with pytest.raises(UserError, match="not a readable photo"):
-        read_photo(path, 10)
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n showpage\n")
+    code = f"import photo; photo.read_photo({str(path)!r}, 10)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "not a readable photo" in done.stderr
+    assert not (tmp_path / "it_ran").exists()
 
 
 def test_pipes_folders_devices_and_broken_links_are_named_and_not_waited_for(tmp_path):
