@@ -64,7 +64,7 @@ class RunLog:
             draw_curves(self.rows, temporary)
 
     def time_left(self):
-        """What is left after the last epoch, at most, in words."""
+        """What is left after the last epoch, at most, in words; "" at a stage's end."""
         last = self.rows[-1]
         places = [stage.name for stage in self.stages]
         now = places.index(last["stage"])
@@ -76,6 +76,8 @@ class RunLog:
         # The first epoch of a stage also compiles; a median passes over it.
         an_epoch = statistics.median(own)
         here = (self.stages[now].epochs - last["epoch"]) * an_epoch
+        if not here:
+            return ""
         later = sum(stage.epochs for stage in self.stages[now + 1 :]) * an_epoch
         text = f"stage {last['stage']}: at most {duration(here)} left"
         if later:
@@ -110,7 +112,8 @@ class LogEpochs(keras.callbacks.Callback):
         values = {name: float(value) for name, value in logs.items()}
         self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})
         self.log.seconds.append(round(time.perf_counter() - self.start, 1))
-        print(self.log.time_left(), flush=True)
+        if left := self.log.time_left():
+            print(left, flush=True)
 
 
 def shown(share):

@@ -45,6 +45,8 @@ def test_time_left_is_that_of_the_stage_and_of_the_run(tmp_path):
     last = [*rows, row("plain", 9, 1.0)]
     log = record.RunLog(tmp_path, PLAN, last, [100.0, 60.0, 60.0, 30.0])
     assert log.time_left() == "stage plain: at most 30 s left"
+    log = record.RunLog(tmp_path, PLAN, [row("plain", 10, 1.0)], [30.0])
+    assert log.time_left() == ""
 
 
 @pytest.mark.parametrize(
