@@ -163,10 +163,12 @@ def print_summary(args, log):
     for result in log.results:
         print(f"{result['stage']:<8}" + "".join(f"{shown(result[key]):>11}" for key in columns))
     quoted = {name: shlex.quote(getattr(args, name)) for name in ("data", "weights")}
+    test = pathlib.Path(args.data, "test")
+    test = shlex.quote(str(test)) if test.is_dir() else "FOLDER"
     print(
         f"next: python predict.py --weights {quoted['weights']} "
         f"--evaluate {quoted['data']}/valid --report report\n"
-        f"then: python predict.py --weights {quoted['weights']} --test {quoted['data']}/test"
+        f"then: python predict.py --weights {quoted['weights']} --test {test}"
     )
 
 
