@@ -9,7 +9,6 @@ reliability.png  how often a probability of 0.7 is right
 import csv
 import dataclasses
 import io
-import json
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from atomic_file import replacing, write_text
 from command_line import UserError
 from photo import Photos
 from predictor import Calibration, Predictions
+from run_folder import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def printed_name(typeid, names):
 
 def write_files(evaluation, names, folder):
     """Writes metrics.json, per_class.csv, confusion.png and reliability.png to a folder."""
-    write_text(folder / "metrics.json", json.dumps(evaluation.numbers, indent=2) + "\n")
+    write_json(folder / "metrics.json", evaluation.numbers)
     write_text(folder / "per_class.csv", per_class_csv(evaluation, names))
     with replacing(folder / "confusion.png") as temporary:
         draw_confusions(evaluation, temporary)

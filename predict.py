@@ -67,11 +67,11 @@ def write_csv(predictor, predictions, names, file):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    calibrated = calibrate(predictor, predictions)
+    calibrated, readable = calibrate(predictor, predictions), predictions.readable()
     for row, label in enumerate(first_guesses(predictor, predictions)):
         typeid = predictor.typeids[label]
         cells = [image_id(predictions.paths[row]), typeid, names.get(typeid, "")]
-        if predictions.readable()[row]:
+        if readable[row]:
             for guess in rank_classes(calibrated[row : row + 1])[0, :count]:
                 cells += [predictor.typeids[guess], f"{calibrated[row, guess]:.6f}"]
         writer.writerow(cells)

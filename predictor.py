@@ -7,7 +7,7 @@ which two photos are called the same.
 """
 
 import dataclasses
-import hashlib
+import functools
 import json
 import pathlib
 import sys
@@ -15,9 +15,10 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from atomic_file import write_text
 from command_line import UserError
 from photo import read_ahead, read_photo
+from photo_check import file_digest
+from run_folder import write_json
 
 CALIBRATION = "calibration.json"
 # Side of a crop, as a share of the photo's.
@@ -112,13 +113,12 @@ class Predictor:
         import model as network  # TensorFlow takes seconds to load
 
         self.weights = pathlib.Path(weights)
-        model = network.load_model(self.weights / "model.keras")
+        self.model = model = network.load_model(self.weights / "model.keras")
         classifier = model.get_layer("ctg_out_1")
         self.typeids = classifier.typeids
         self.most_frequent = int(np.argmax(classifier.num_photos))
         self.is_paired = network.is_paired(model)
         self.photo_model = network.photo_model(model, head)
-        self.class_maps = network.class_map_model(model)
         self.pair_head = network.pair_head(model) if self.is_paired else None
         self.image_size = self.photo_model.input_shape[1]
         self.batch_size = batch_size
@@ -161,6 +161,13 @@ class Predictor:
             print(error, file=sys.stderr)
             return None
 
+    @functools.cached_property
+    def class_maps(self):
+        """`model.class_map_model`; only a report needs it."""
+        import model as network
+
+        return network.class_map_model(self.model)
+
     def heat_maps(self, paths, labels):
         """Where in each photo a class was seen.
 
@@ -200,13 +207,12 @@ class Predictor:
 
     def model_digest(self):
         """SHA-256 of the model file, as hexadecimal digits."""
-        with (self.weights / "model.keras").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.weights / "model.keras")
 
     def write_calibration(self, calibration):
         """Stores what was fitted for this model file, beside it."""
         facts = {"model": self.model_digest(), **dataclasses.asdict(calibration)}
-        write_text(self.weights / CALIBRATION, json.dumps(facts, indent=2) + "\n")
+        write_json(self.weights / CALIBRATION, facts)
         self.calibration = calibration
 
     def read_calibration(self):

@@ -72,14 +72,10 @@ def remove_run(folder):
 
 
 def set_aside(folder):
-    """Moves the files of an earlier run into `run-1`, `run-2`, ...
-
-    Returns:
-        The new folder, or None if there was nothing to move.
-    """
+    """Moves the files of an earlier run, if there are any, into `run-1`, `run-2`, ..."""
     files = run_files(folder)
     if not files:
-        return None
+        return
     number = 1
     while any((folder / f"run-{number}" / path.name).exists() for path in files):
         number += 1
@@ -87,7 +83,6 @@ def set_aside(folder):
     aside.mkdir(exist_ok=True)
     for path in files:
         os.replace(path, aside / path.name)
-    return aside
 
 
 def make_settings(args, stages, recipe, typeids, found):
