@@ -35,16 +35,21 @@ class ActivationStore:
     """Activations of photos on disk.
 
     Attributes:
-        path: of the `.npy` file, shape `(photos, *activation)`.
+        path: of the `.npy` file, shape `(rows, *activation)`: all photos as they
+            are, then, if they are stored, all mirrored.
+        num_photos: int.
     """
 
     path: pathlib.Path
+    num_photos: int
 
-    def read(self, indices):
+    def read(self, indices, mirrored=False):
         """Reads rows.
 
         Args:
-            indices: int array, shape `(batch,)`.
+            indices: int array, shape `(batch,)`: which photos.
+            mirrored: bool array, shape `(batch,)`, or one bool for all: which of
+                them mirrored.
 
         Returns:
             float32 array, shape `(batch, *activation)`.
@@ -52,10 +57,10 @@ class ActivationStore:
         # Mapped anew for every batch: pages that stay mapped count as resident
         # memory, and a store is larger than that.
         rows = np.load(self.path, mmap_mode="r")
-        return rows[indices].astype(np.float32, copy=False)
+        return rows[indices + self.num_photos * mirrored].astype(np.float32, copy=False)
 
 
-def open_store(weights, below, photos, dtype, workers):
+def open_store(weights, below, photos, dtype, workers, mirror=False):
     """Opens the store of some photos, and builds it if it is not there.
 
     Args:
@@ -64,6 +69,7 @@ def open_store(weights, below, photos, dtype, workers):
         photos: `photo.Photos`.
         dtype: "float32" (exact), "float16" (half the disk), or "off".
         workers: threads that read photos.
+        mirror: store every photo a second time, mirrored.
 
     Returns:
         `ActivationStore`, or None where it is off or the disk is too small;
@@ -73,13 +79,14 @@ def open_store(weights, below, photos, dtype, workers):
         return None
     folder = weights / FOLDER
     folder.mkdir(exist_ok=True)
-    path = folder / f"{store_key(below, photos, dtype, workers)}.npy"
-    shape = (len(photos), *below.output_shape[1:])
+    path = folder / f"{store_key(below, photos, dtype, workers, mirror)}.npy"
+    shape = (len(photos) * (2 if mirror else 1), *below.output_shape[1:])
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    what = f"activations of {len(photos)} photos, {'x'.join(map(str, shape[1:]))} {dtype}"
+    views = " and their mirror images" if mirror else ""
+    what = f"activations of {len(photos)} photos{views}, {'x'.join(map(str, shape[1:]))} {dtype}"
     if path.is_file():
         print(f"{what}: {gigabytes(size)}, there already")
-        return ActivationStore(path)
+        return ActivationStore(path, len(photos))
     for leftover in folder.glob(".tmp-*"):  # of a killed run; it would count as used
         leftover.unlink()
     free = shutil.disk_usage(folder).free
@@ -93,8 +100,8 @@ def open_store(weights, below, photos, dtype, workers):
         )
         return None
     print(f"{what}: {gigabytes(size)} of {gigabytes(free)} free: computed once and stored")
-    build(path, below, photos, dtype, workers)
-    return ActivationStore(path)
+    build(path, below, photos, dtype, workers, mirror)
+    return ActivationStore(path, len(photos))
 
 
 def gigabytes(size):
@@ -102,36 +109,40 @@ def gigabytes(size):
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def build(path, below, photos, dtype, workers):
+def build(path, below, photos, dtype, workers, mirror):
     """Computes the activations of all photos and writes them, whole or not at all."""
     image_size = below.input_shape[1]
+    num_rows = len(photos) * (2 if mirror else 1)
     shows = 1 if sys.stdout.isatty() else 2
-    progress = keras.utils.Progbar(len(photos), verbose=shows, unit_name="photo")
-    images = read_ahead(
-        lambda index: np.asarray(photos.open(index, image_size)), range(len(photos)), workers
-    )
+    progress = keras.utils.Progbar(num_rows, verbose=shows, unit_name="photo")
+
+    def read(row):
+        pixels = np.asarray(photos.open(row % len(photos), image_size))
+        return pixels[:, ::-1] if row >= len(photos) else pixels
+
+    images = read_ahead(read, range(num_rows), workers)
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
         "fortran_order": False,
-        "shape": (len(photos), *below.output_shape[1:]),
+        "shape": (num_rows, *below.output_shape[1:]),
     }
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_2_0(file, header)
         batch = []
         for number, image in enumerate(images, start=1):
             batch.append(image)
-            if len(batch) == BATCH_SIZE or number == len(photos):
+            if len(batch) == BATCH_SIZE or number == num_rows:
                 rows = np.asarray(below.predict_on_batch(np.stack(batch)))
                 rows.astype(dtype, copy=False).tofile(file)
                 progress.update(number)
                 batch = []
 
 
-def store_key(below, photos, dtype, workers):
+def store_key(below, photos, dtype, workers, mirror=False):
     """Digest of all that the activations depend on.
 
     Frozen weights, layers and scaling, the photos' bytes and order, image
-    size, dtype, and the versions of what decodes and computes.
+    size, mirroring, dtype, and the versions of what decodes and computes.
     """
     sha = hashlib.sha256()
     versions = {name: importlib.metadata.version(name) for name in ("keras", "numpy", "pillow")}
@@ -139,7 +150,7 @@ def store_key(below, photos, dtype, workers):
     # Not the layers' names: Keras numbers them anew at each build.
     layers = [type(layer).__name__ for layer in frozen.layers]
     scaling = [scale.scale, scale.offset]
-    facts = [versions, keras.backend.backend(), layers, scaling, below.input_shape, dtype]
+    facts = [versions, keras.backend.backend(), layers, scaling, below.input_shape, dtype, mirror]
     sha.update(json.dumps(facts).encode())
     sha.update(network.digest(below.weights).encode())
     for digest in read_ahead(digest_or_gone, photos.paths, workers):

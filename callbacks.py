@@ -34,7 +34,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             raise UserError(
                 f"the loss is {logs['loss']} in stage {self.stage_name}, epoch {self.epoch + 1}, "
                 f"step {batch + 1}. The weights of earlier epochs are kept; start from other "
-                f"--pretrained weights, or lower the learning rate in train.py's STAGES"
+                f"--pretrained weights, or lower the learning rate in recipe.py"
             )
 
 

@@ -48,7 +48,10 @@ class KerasBatches(keras.utils.PyDataset):
         """Inputs and labels of a step, for the heads that the model has."""
         if self.store:
             indices, partner, labels = self.pairs.pairs(step)
-            inputs = {"activation": self.store.read(indices), "partner": partner}
+            inputs = {
+                "activation": self.store.read(indices, self.pairs.mirrored(step)),
+                "partner": partner,
+            }
         else:
             inputs, labels = self.pairs[step]
         if "bin_out" not in self.heads:

@@ -26,6 +26,8 @@ from command_line import UserError
 # Weight of each loss, the seed's.
 LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
 DROPOUT = 0.5
+# Bytes to [-1, 1]: `(scale, offset)` of what the ImageNet weights expect.
+INPUT_SCALE = (1 / 127.5, -1.0)
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D)
 
 
@@ -126,7 +128,7 @@ def build_model(trunk, typeids, num_photos=None, paired=True):
         `ctg_out_1` (and `ctg_out_2`, shape `(batch, len(typeids))`, and
         `bin_out`, shape `(batch, 2)`), all probabilities.
     """
-    scale = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")
+    scale = keras.layers.Rescaling(*INPUT_SCALE, name="scale")
     images = [
         keras.Input(trunk.input_shape[1:], dtype="uint8", name=f"img_{number}")
         for number in ((1, 2) if paired else (1,))
@@ -143,6 +145,20 @@ def build_model(trunk, typeids, num_photos=None, paired=True):
         square = SquaredDifference(name="square")(features)
         outputs["bin_out"] = keras.layers.Dense(2, activation="softmax", name="bin_out")(square)
     return keras.Model(images, outputs, name="pair_model" if paired else "softmax_model")
+
+
+def resized(model, trunk):
+    """The same network, with the same weights, for photos of another size.
+
+    Args:
+        model: `build_model(...)`.
+        trunk: `build_trunk(...)` of the same name for that size; its weights are
+            overwritten.
+    """
+    classifier = model.get_layer("ctg_out_1")
+    other = build_model(trunk, classifier.typeids, classifier.num_photos, is_paired(model))
+    other.set_weights(model.get_weights())
+    return other
 
 
 def is_paired(model):
@@ -265,12 +281,40 @@ def pair_head(model):
     return keras.Model(features, model.get_layer("bin_out")(model.get_layer("square")(features)))
 
 
-def compile_model(model, optimizer):
-    """Compiles with the seed's losses for the outputs that the model has."""
+def smoothed_crossentropy(smoothing):
+    """Cross-entropy of softmax heads against labels that are not quite certain.
+
+    Args:
+        smoothing: share of the probability that is spread over all classes.
+
+    Source: label smoothing, arXiv:1512.00567, section 7.
+    """
+
+    def crossentropy(labels, probabilities):
+        num_classes = probabilities.shape[-1]
+        one_hot = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), num_classes)
+        targets = one_hot * (1 - smoothing) + smoothing / num_classes
+        return keras.ops.categorical_crossentropy(targets, probabilities)
+
+    return crossentropy
+
+
+def compile_model(model, optimizer, label_smoothing=0.0):
+    """Compiles with the seed's losses for the outputs that the model has.
+
+    Args:
+        model: with the outputs of `build_model`.
+        optimizer: `keras.optimizers.Optimizer`, or its name.
+        label_smoothing: of the class heads, see `smoothed_crossentropy`.
+    """
     heads = list(model.output)
+    losses = dict.fromkeys(heads, "sparse_categorical_crossentropy")
+    if label_smoothing:
+        smoothed = smoothed_crossentropy(label_smoothing)
+        losses.update({head: smoothed for head in heads if head != "bin_out"})
     model.compile(
         optimizer=optimizer,
-        loss={head: "sparse_categorical_crossentropy" for head in heads},
+        loss=losses,
         loss_weights={head: LOSS_WEIGHTS[head] for head in heads},
         metrics={head: ["accuracy"] for head in heads},
         # XLA: four times slower on a CPU, and it has exhausted 6 GB cards. JAX

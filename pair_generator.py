@@ -14,7 +14,7 @@ import math
 import pathlib
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from atomic_file import replacing
 from augment import augment, make_augmenter
@@ -132,11 +132,12 @@ class PairBatches:
         batch_size: images (= pairs) a batch, at least 2. The last batch is as
             long as it comes; a last batch of one photo joins the one before.
         seed: int.
-        augment: draw a random affine transform for every image.
+        augment: "affine": a random affine transform for every image; "mirror":
+            each one mirrored or not; None: as they are. See `recipe.Stage`.
         validation: the same batches every epoch, half of the pairs positive.
     """
 
-    def __init__(self, photos, image_size, batch_size, seed, augment=False, validation=False):
+    def __init__(self, photos, image_size, batch_size, seed, augment=None, validation=False):
         if batch_size < 2 or len(photos) < 2:
             raise UserError(
                 f"batch size {batch_size}, {len(photos)} photos: at least 2 of each make a pair"
@@ -146,7 +147,8 @@ class PairBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.validation = validation
-        self.augmenter = make_augmenter() if augment else None
+        self.augment = augment
+        self.augmenter = make_augmenter() if augment == "affine" else None
         self.epoch = 0
 
     def __len__(self):
@@ -194,6 +196,13 @@ class PairBatches:
         same = (first == second).astype(np.int32)
         return indices, partner, {"ctg_out_1": first, "ctg_out_2": second, "bin_out": same}
 
+    def mirrored(self, step):
+        """bool array, shape `(batch,)`: which images of a step are mirrored."""
+        count = len(self.indices(step))
+        if self.augment != "mirror":
+            return np.zeros(count, bool)
+        return self.rng(FOR_AUGMENTATION, step).random(count) < 0.5
+
     def __getitem__(self, step):
         """One batch.
 
@@ -211,6 +220,10 @@ class PairBatches:
                 augment(image, seed, self.augmenter)
                 for image, seed in zip(images, seeds, strict=True)
             ]
+        images = [
+            ImageOps.mirror(image) if is_mirrored else image
+            for image, is_mirrored in zip(images, self.mirrored(step), strict=True)
+        ]
         images = np.stack([np.asarray(image) for image in images])
         return {"img_1": images, "partner": partner}, labels
 
@@ -267,7 +280,7 @@ def main():
     args = parse_args()
     photos = find_class_photos(args.data)
     batches = PairBatches(
-        photos, args.image_size, args.batch_size, args.seed, augment=not args.no_augment
+        photos, args.image_size, args.batch_size, args.seed, None if args.no_augment else "affine"
     )
     batch = batches[0]
     with replacing(args.out) as temporary:

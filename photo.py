@@ -30,6 +30,9 @@ MAX_PIXELS = 89_478_485
 # of threads.
 LARGE_PIXELS = 20_000_000
 ONE_LARGE_PHOTO = threading.Lock()
+# Bilinear with antialiasing. ImageDataGenerator's own default, nearest
+# neighbour, drops the fur between the sampled pixels.
+RESAMPLING = Image.Resampling.BILINEAR
 # Items that `read_ahead` has waiting: two batches of photos, 17 MB at 299 pixels.
 AHEAD = 64
 
@@ -212,9 +215,7 @@ def squash(image, image_size):
         image = ImageOps.exif_transpose(image)
     if image.mode != "RGB":
         image = to_rgb(image)
-    # Bilinear with antialiasing. ImageDataGenerator's own default, nearest
-    # neighbour, drops the fur between the sampled pixels.
-    return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return image.resize((image_size, image_size), RESAMPLING)
 
 
 def to_rgb(image):

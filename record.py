@@ -29,7 +29,7 @@ class RunLog:
 
     Args:
         folder: `pathlib.Path`, exists.
-        stages: list of `train.Stage`, the plan.
+        stages: list of `recipe.Stage`, the plan.
         rows, seconds: the epochs so far, of a run that goes on: list of dict,
             and how long each took. Time is kept apart from the log, which is
             the same for the same seed.
@@ -109,6 +109,8 @@ class LogEpochs(keras.callbacks.Callback):
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
+        # Beside a plateau callback, which logs it itself, there are schedules.
+        logs = {**logs, "learning_rate": self.model.optimizer.learning_rate}
         values = {name: float(value) for name, value in logs.items()}
         self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})
         self.log.seconds.append(round(time.perf_counter() - self.start, 1))

@@ -85,13 +85,13 @@ def set_aside(folder):
         os.replace(path, aside / path.name)
 
 
-def make_settings(args, stages, recipe, typeids, found):
+def make_settings(args, stages, constants, typeids, found):
     """What a run depends on, as JSON writes it.
 
     Args:
         args: `train.parse_args()`.
-        stages: list of `train.Stage`.
-        recipe: dict of what else decides the result, see `stage.recipe`.
+        stages: list of `recipe.Stage`.
+        constants: dict of what else decides the result, see `stage.constants`.
         typeids: list of str.
         found: dict of side ("train", "valid") to what `check_photos` found.
     """
@@ -102,7 +102,7 @@ def make_settings(args, stages, recipe, typeids, found):
     return {
         "flags": vars(args),
         "stages": [dataclasses.asdict(stage) for stage in stages],
-        "recipe": recipe,
+        "constants": constants,
         "typeids": typeids,
         "data": {side: fingerprint(photos) for side, photos in found.items()},
         "photos": {side: len(readable(photos)) for side, photos in found.items()},
@@ -192,9 +192,9 @@ def check_same_run(folder, old, new, known, found):
     ]
     differences += stage_differences(old["stages"], new["stages"])
     differences += [
-        f"{name} was {old['recipe'].get(name)}, is {value}"
-        for name, value in new["recipe"].items()
-        if old["recipe"].get(name) != value
+        f"{name} was {old['constants'].get(name)}, is {value}"
+        for name, value in new["constants"].items()
+        if old["constants"].get(name) != value
     ]
     if old["typeids"] != new["typeids"]:
         differences.append(f"classes {list_changes(old['typeids'], new['typeids'])}")

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 import model as network
+import photo
 from activation_store import open_store, remove_stores
 from atomic_file import replacing
 from augment import AUGMENTATION
@@ -40,7 +41,8 @@ def build_first_model(args, photos, start_file):
     if args.pretrained == "none":
         batches = PairBatches(photos, args.image_size, args.batch_size, args.seed)
         count = min(STATISTICS_BATCHES, len(batches))
-        images = (batches[step][0]["img_1"] / np.float32(127.5) - 1 for step in range(count))
+        scale, offset = map(np.float32, network.INPUT_SCALE)
+        images = (batches[step][0]["img_1"] * scale + offset for step in range(count))
         estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
     model = network.build_model(trunk, photos.typeids, num_photos, paired=args.loss == "paired")
@@ -50,12 +52,14 @@ def build_first_model(args, photos, start_file):
     print(warning or f"the model, drawn: {picture}")
 
 
-def recipe():
+def constants():
     """What decides a result beside flags and stages, as JSON writes it."""
     return {
         "backend": keras.backend.backend(),
         "augmentation": AUGMENTATION,
         "plateau": PLATEAU,
+        "input scale": list(network.INPUT_SCALE),
+        "resampling": photo.RESAMPLING.name,
         "dropout": network.DROPOUT,
         "loss weights": network.LOSS_WEIGHTS,
         "unfreezing": {name: [place.unfreeze_from, place.cut] for name, place in TRUNKS.items()},
@@ -66,7 +70,7 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
     """Trains one stage, from its beginning or from its last epoch.
 
     Args:
-        stage: `train.Stage`.
+        stage: `recipe.Stage`.
         args: `train.parse_args()`.
         photos, valid: `photo.Photos` to train and to validate on.
         start_file: the model to start from; not changed.
@@ -85,22 +89,25 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
     # batches again would be learned by heart.
     seed = 10 * args.seed + stage.number
     keras.utils.set_random_seed(seed)
-    model = network.load_model(start_file)
+    image_size = stage.image_size(args.image_size)
+    model = load_at_size(start_file, args.trunk, image_size)
     place = TRUNKS[args.trunk]
     network.unfreeze(model, place.unfreeze_from if stage.unfreeze else None)
     parts = Parts(model, place.cut if stage.unfreeze else None)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
 
     train_store, valid_store = open_stores(stage, args, parts, photos, valid, log.folder)
-    setting = (args.image_size, args.batch_size)
-    pairs = PairBatches(photos, *setting, seed, augment=stage.augment)
+    setting = (image_size, args.batch_size)
+    pairs = PairBatches(photos, *setting, seed, stage.augment)
     valid_pairs = PairBatches(valid, *setting, args.seed, validation=True)
     trained, batches = parts.feed(pairs, train_store, args.workers)
     judged, valid_batches = parts.feed(valid_pairs, valid_store, args.workers)
-    network.compile_model(trained, make_optimizer(stage))
+    network.compile_model(trained, make_optimizer(stage, len(batches)), stage.label_smoothing)
     trained.optimizer.build(trained.trainable_variables)
     if judged is not trained:
-        network.compile_model(judged, "sgd")  # measured only; no step is taken
+        network.compile_model(
+            judged, "sgd", stage.label_smoothing
+        )  # measured only; no step is taken
 
     best_file, last_file = model_files(log.folder, stage)
     before = parts.frozen_digest()
@@ -128,6 +135,14 @@ def model_files(folder, stage):
     return [folder / f"{stage.name}-{which}.keras" for which in ("best", "last")]
 
 
+def load_at_size(path, trunk_name, image_size):
+    """Loads a model file for photos of a size, whatever it was trained on before."""
+    model = network.load_model(path)
+    if model.get_layer("trunk").input_shape[1] == image_size:
+        return model
+    return network.resized(model, build_trunk(trunk_name, image_size, "none", path.parent))
+
+
 def save(model, path):
     """Saves a model file, whole or not at all."""
     with replacing(path) as temporary:
@@ -138,8 +153,10 @@ def open_stores(stage, args, parts, photos, valid, folder):
     """The stores of a stage, `(training, validation)`; others are removed."""
     settings = {"dtype": args.cache, "workers": args.workers}
     valid_store = open_store(folder, parts.below, valid, **settings)
-    # Augmented photos are new every epoch; all others pass the frozen part once.
-    train_store = None if stage.augment else open_store(folder, parts.below, photos, **settings)
+    train_store = None  # affine transforms are new every epoch
+    if stage.augment != "affine":
+        mirror = stage.augment == "mirror"
+        train_store = open_store(folder, parts.below, photos, **settings, mirror=mirror)
     remove_stores(folder, keep=[valid_store, train_store])
     return train_store, valid_store
 
@@ -207,11 +224,18 @@ def next_batch_size(batch_size):
     return smaller - smaller % 8 if smaller >= 8 else max(2, smaller)
 
 
-def make_optimizer(stage):
-    """A new optimizer for a stage: no moments of the last one."""
+def make_optimizer(stage, num_steps):
+    """A new optimizer for a stage of `num_steps` an epoch: no moments of the last one."""
+    learning_rate = stage.learning_rate
+    if stage.schedule == "cosine":
+        all_steps = num_steps * stage.epochs
+        warm_up = all_steps // 10
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            0.0, all_steps - warm_up, warmup_target=learning_rate, warmup_steps=warm_up
+        )
     if stage.optimizer == "adam":
-        return keras.optimizers.Adam(stage.learning_rate)
-    return keras.optimizers.SGD(stage.learning_rate, momentum=0.9)
+        return keras.optimizers.Adam(learning_rate)
+    return keras.optimizers.SGD(learning_rate, momentum=0.9)
 
 
 def make_callbacks(stage, pairs, validate, log):
@@ -220,9 +244,11 @@ def make_callbacks(stage, pairs, validate, log):
         SetEpoch(pairs),
         StopOnNonFiniteLoss(stage.name),
         validate,
-        keras.callbacks.ReduceLROnPlateau(monitor="val_loss", min_delta=0, verbose=1, **PLATEAU),
-        log.callback(stage),
     ]
+    if stage.schedule == "plateau":
+        plateau = {"monitor": "val_loss", "min_delta": 0, "verbose": 1, **PLATEAU}
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(**plateau))
+    callbacks.append(log.callback(stage))
     if stage.patience:
         stop = keras.callbacks.EarlyStopping(monitor="val_loss", patience=stage.patience, verbose=1)
         callbacks.append(stop)

@@ -1,6 +1,6 @@
 """Trains the network of `model.py` on the class folders that `img2keras.py` wrote.
 
-Three stages, each from the best weights of the one before:
+Three stages, each from the best weights of the one before (`recipe.py`):
 
     heads   trunk frozen; the new heads learn                       Adam
     blocks  the trunk's last blocks join in                         SGD
@@ -17,60 +17,24 @@ Or see it:   python train.py --demo
 """
 
 import argparse
-import dataclasses
 import importlib.util
 import pathlib
 import shlex
 
 import run_folder
 from atomic_file import replacing
-from command_line import Parser, UserError, add_workers_flag, run, stop_at_once
+from command_line import Parser, add_workers_flag, run, stop_at_once
 from photo import find_class_photos
 from photo_check import check_photos, say_what_is_in_both
+from recipe import RECIPES, plan
 
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One row of the training plan.
-
-    Attributes:
-        number: 1, 2, 3; every stage draws its own random numbers.
-        name: file names and log rows carry it.
-        unfreeze: train the trunk's last blocks (`model.TRUNKS`), or only heads.
-        optimizer: "adam", or "sgd" with momentum 0.9.
-        learning_rate: at the start; x 0.1 after 3 epochs without a lower
-            validation loss.
-        epochs: at most.
-        augment: a random affine transform for every training image.
-        patience: stop after so many epochs without a lower validation loss;
-            None trains all epochs.
-    """
-
-    number: int
-    name: str
-    unfreeze: bool
-    optimizer: str
-    learning_rate: float
-    epochs: int
-    augment: bool
-    patience: int | None = None
-
-
-STAGES = (
-    # The heads start random; their first gradients would wreck the trunk.
-    Stage(1, "heads", False, "adam", 1e-3, epochs=30, augment=True, patience=3),
-    # The last blocks: the features that tell one class from its neighbours.
-    Stage(2, "blocks", True, "sgd", 1e-4, epochs=30, augment=True),
-    # Photos as they will be at test time; the plateaus take it down to 1e-6.
-    Stage(3, "plain", True, "sgd", 1e-4, epochs=10, augment=False),
-)
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
 # so that a wrong --image-size is refused before TensorFlow loads.
 MIN_IMAGE_SIZE = {"xception": 71, "inceptionv3": 75}
 # One image of this size takes 12 GB in the blocks stage; a larger number is a slip.
 MAX_IMAGE_SIZE = 2048
 # NumPy's generators take 32 bits, and every stage makes a seed of its own from it.
-MAX_SEED = 2**32 // 10 - len(STAGES)
+MAX_SEED = 2**32 // 10 - max(map(len, RECIPES.values()))
 
 
 def train(args):
@@ -86,7 +50,7 @@ def train(args):
         UserError: data or weights are missing or do not fit, or the folder
             holds another run.
     """
-    stages = plan(args.epochs)
+    stages = plan(args.recipe, args.epochs)
     folder = pathlib.Path(args.weights)
     sides = {side: pathlib.Path(args.data, side) for side in ("train", "valid")}
     photos = find_class_photos(sides["train"])
@@ -111,21 +75,21 @@ def train(args):
         # TensorFlow takes seconds to load: only once everything else is right.
         import stage
 
-        settings = run_folder.make_settings(args, stages, stage.recipe(), photos.typeids, found)
+        settings = run_folder.make_settings(args, stages, stage.constants(), photos.typeids, found)
         goes_on = run_folder.holds_run(folder, settings, known, found)
         run_folder.write_photos(folder, found)
         if not goes_on:
             stage.build_first_model(args, photos, folder / "start.keras")
-            draw_first_pairs(args, photos, folder / "pairs.png")
+            draw_first_pairs(stages, args, photos, folder / "pairs.png")
             run_folder.write_settings(folder, settings)
         return run_stages(stages, args, photos, valid)
 
 
-def draw_first_pairs(args, photos, picture):
+def draw_first_pairs(stages, args, photos, picture):
     """Draws the first pairs as the training sees them: is the augmentation sensible?"""
     from pair_generator import PairBatches, draw_pairs
 
-    batches = PairBatches(photos, 160, min(16, args.batch_size), args.seed, augment=True)
+    batches = PairBatches(photos, 160, min(16, args.batch_size), args.seed, stages[0].augment)
     with replacing(picture) as temporary:
         draw_pairs(batches[0], photos.typeids).save(temporary)
     print(f"the first pairs, drawn: {picture}")
@@ -172,18 +136,6 @@ def print_summary(args, log):
     )
 
 
-def plan(epochs):
-    """`STAGES` with these numbers of epochs; a stage of 0 epochs is left out."""
-    stages = [
-        dataclasses.replace(stage, epochs=count)
-        for stage, count in zip(STAGES, epochs, strict=True)
-        if count > 0
-    ]
-    if not stages:
-        raise UserError("--epochs 0 0 0: at least one stage must train")
-    return stages
-
-
 def epochs_count(text):
     """An argparse type: an integer of at least 0."""
     value = int(text)
@@ -213,15 +165,20 @@ def parse_args(argv=None):
         help="where the trunk starts; imagenet looks into --weights, then downloads "
         "(default: %(default)s)",
     )
+    add(
+        "--recipe",
+        choices=RECIPES,
+        default="seed",
+        help="the plan of stages in recipe.py: seed is that of 2017 (default: %(default)s)",
+    )
     add("--image-size", type=int, default=299, help="side in pixels (default: %(default)s)")
     add("--batch-size", type=int, default=32, help="images a step (default: %(default)s)")
     add(
         "--epochs",
         type=epochs_count,
-        nargs=len(STAGES),
-        default=[stage.epochs for stage in STAGES],
-        metavar=tuple(stage.name.upper() for stage in STAGES),
-        help="at most so many for each stage, 0 leaves it out (default: 30 30 10)",
+        nargs="+",
+        help="at most so many for each stage, 0 leaves it out (default: the recipe's, "
+        "seed: 30 30 10)",
     )
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     add_workers_flag(parser)

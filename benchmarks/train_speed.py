@@ -79,7 +79,7 @@ def time_pipeline(photos, folder, args):
     from pair_generator import PairBatches
 
     stock = reference.flow(folder, args.image_size, args.batch_size, augment=True)
-    ours = PairBatches(photos, args.image_size, args.batch_size, seed=0, augment=True)
+    ours = PairBatches(photos, args.image_size, args.batch_size, seed=0, augment="affine")
 
     def read(threads):
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -100,11 +100,11 @@ class Ours:
         import activation_store
         import model as network
         import stage
-        import train
         from pair_generator import PairBatches
+        from recipe import SEED
         from trunk import TRUNKS
 
-        plan = train.STAGES[number - 1]
+        plan = SEED[number - 1]
         trunk = TRUNKS[args.trunk]
         network.unfreeze(model, trunk.unfreeze_from if plan.unfreeze else None)
         self.parts = stage.Parts(model, trunk.cut if plan.unfreeze else None)
@@ -115,12 +115,12 @@ class Ours:
             scratch, self.parts.below, photos, "float32", args.workers
         )
         self.build = lambda path: activation_store.build(
-            path, self.parts.below, photos, "float32", args.workers
+            path, self.parts.below, photos, "float32", args.workers, False
         )
         fed_from = None if plan.augment else store
         self.trained, self.batches = self.parts.feed(pairs, fed_from, args.workers)
         self.judged, self.valid = self.parts.feed(valid, store, args.workers)
-        network.compile_model(self.trained, stage.make_optimizer(plan))
+        network.compile_model(self.trained, stage.make_optimizer(plan, len(self.batches)))
         if self.judged is not self.trained:
             network.compile_model(self.judged, "sgd")
 

@@ -13,7 +13,9 @@ import train
 from checkpoint import Checkpoint
 from command_line import UserError
 from keras_batches import KerasBatches
+from pair_generator import PairBatches
 from photo import Photos, read_photo
+from recipe import SEED
 
 
 @pytest.fixture
@@ -150,8 +152,41 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
 
     batches = KerasBatches(stage.PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1)
     with pytest.raises(UserError, match="batch size 32: try --batch-size 24"):
-        stage.fit(Full(), batches, train.STAGES[0], [], Checkpoint())
+        stage.fit(Full(), batches, SEED[0], [], Checkpoint())
     assert [stage.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
         *(48, 24, 16, 8, 6, 3, 2)
     ]
     assert not stage.is_out_of_memory(ValueError("shapes differ"))
+
+
+def test_mirrored_rows_are_what_the_frozen_layers_make_of_mirrored_photos(tmp_path, below, photos):
+    store = activation_store.open_store(tmp_path, below, photos, "float32", 2, mirror=True)
+    images = np.stack([read_photo(path, SIZE) for path in photos.paths])
+    as_they_are = below.predict(images, verbose=0)
+    mirrored = below.predict(images[:, :, ::-1], verbose=0)
+    rows = store.read(np.array([4, 0, 4]), np.array([True, False, False]))
+    expected = np.stack([mirrored[4], as_they_are[0], as_they_are[4]])
+    np.testing.assert_allclose(rows, expected, atol=1e-5 * np.abs(expected).max())
+    assert (rows[0] != rows[2]).any()
+
+
+def test_a_store_with_mirror_images_is_another_store(tmp_path, below, photos):
+    with_them = activation_store.open_store(tmp_path, below, photos, "float32", 2, mirror=True)
+    assert open_store(tmp_path, below, photos).path != with_them.path
+
+
+def test_batches_from_a_store_mirror_the_same_images_as_batches_from_photos(
+    tmp_path, below, photos
+):
+    store = activation_store.open_store(tmp_path, below, photos, "float32", 2, mirror=True)
+    pairs = PairBatches(photos, SIZE, 5, 3, "mirror")
+    seen = set()
+    for pairs.epoch in range(4):
+        inputs, _ = KerasBatches(pairs, ["bin_out"], 1, store)[0]
+        images, _ = pairs[0]
+        expected = below.predict(images["img_1"], verbose=0)
+        np.testing.assert_allclose(
+            inputs["activation"], expected, atol=1e-5 * np.abs(expected).max()
+        )
+        seen |= set(zip(pairs.indices(0).tolist(), pairs.mirrored(0).tolist(), strict=True))
+    assert len(seen) > 7  # of 5 photos, most were seen both ways

@@ -1,5 +1,7 @@
 """Going on from a checkpoint, on a network small enough to do it at every epoch."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -7,15 +9,17 @@ import pytest
 import checkpoint
 import model as network
 import stage
-import train
 from command_line import UserError
 from keras_batches import KerasBatches
+from recipe import Stage
 from record import RunLog
 
-STAGE = train.Stage(1, "heads", False, "adam", 0.05, epochs=12, augment=False, patience=5)
+STAGE = Stage(1, "heads", False, "adam", 0.05, epochs=12, augment=None, patience=5)
+COSINE = dataclasses.replace(STAGE, epochs=5, schedule="cosine")
+NUM_BATCHES = 3
 
 
-def make_network():
+def make_network(plan=STAGE):
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
     image = keras.Input((6,), name="img_1")
@@ -23,7 +27,7 @@ def make_network():
     feature = keras.layers.Dropout(0.5)(frozen(image))
     outputs = {"ctg_out_1": keras.layers.Dense(3, activation="softmax")(feature)}
     model = keras.Model({"img_1": image}, outputs)
-    network.compile_model(model, stage.make_optimizer(STAGE))
+    network.compile_model(model, stage.make_optimizer(plan, NUM_BATCHES))
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -66,21 +70,21 @@ class PowerCut(keras.callbacks.Callback):
             raise Stop
 
 
-def train_from(folder, cut_at=None):
+def train_from(folder, cut_at=None, plan=STAGE):
     """Trains to the end, or to the epoch that is cut; returns weights and rows."""
-    model = make_network()
+    model = make_network(plan)
     found = checkpoint.read_checkpoint(folder)
-    log = RunLog(folder, [STAGE], found.rows, found.seconds)
-    batches = batches_of(0, 3)
+    log = RunLog(folder, [plan], found.rows, found.seconds)
+    batches = batches_of(0, NUM_BATCHES)
     validate = stage.Validate(model, batches_of(1, 2))
-    callbacks = stage.make_callbacks(STAGE, batches.pairs, validate, log)
+    callbacks = stage.make_callbacks(plan, batches.pairs, validate, log)
     decided = [callback for callback in callbacks if isinstance(callback, stage.DECIDES)]
     best = folder / "best.weights.h5"
     callbacks.append(
         checkpoint.KeepCheckpoint("heads", log, found, decided, lambda: model.save_weights(best))
     )
     callbacks.append(PowerCut(cut_at))
-    stage.fit(model, batches, STAGE, callbacks, found)
+    stage.fit(model, batches, plan, callbacks, found)
     last = [weight.numpy() for weight in model.weights]
     model.load_weights(best)
     return last, [weight.numpy() for weight in model.weights], log.rows
@@ -117,6 +121,24 @@ def test_cut_at_every_epoch_it_ends_bit_for_bit_the_same(undisturbed, tmp_path):
     last, _, rows = train_from(tmp_path)
     assert rows == undisturbed[2]
     for one, two in zip(last, undisturbed[0], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_cosine_goes_up_and_down_to_zero_and_a_cut_does_not_show(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    last, _, rows = train_from(tmp_path / "whole", plan=COSINE)
+    rates = [row["learning_rate"] for row in rows]
+    # One of 15 steps to warm up: the fifth epoch ends where the cosine does.
+    half_way = (NUM_BATCHES * 2 - 1) / (NUM_BATCHES * 5 - 1)
+    expected = COSINE.learning_rate * (1 + np.cos(np.pi * half_way)) / 2
+    assert rates[1] == pytest.approx(expected, rel=1e-4)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(Stop):
+        train_from(tmp_path / "cut", cut_at=3, plan=COSINE)
+    again, _, again_rows = train_from(tmp_path / "cut", plan=COSINE)
+    assert again_rows == rows
+    for one, two in zip(again, last, strict=True):
         np.testing.assert_array_equal(one, two)
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import math
 import zipfile
 
 import keras
@@ -151,6 +152,32 @@ def test_dropout_is_on_in_training_and_off_in_prediction(pair_model, batch):
         assert (calm[0] == calm[1]).all()
         assert (noisy[0] != noisy[1]).any()
         assert (noisy[0] != calm[0]).any()
+
+
+def test_a_resized_model_is_the_same_network_for_other_photos(pair_model):
+    larger = network.resized(pair_model, build_trunk("xception", 96, "none", "no folder"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    feature = network.photo_model(larger).predict(images, verbose=0)["feature"]
+    # By hand: the small model's own layers, one after the other, on larger images.
+    trunk = pair_model.get_layer("trunk")
+    anew = keras.models.clone_model(trunk, input_tensors=keras.Input((None, None, 3)))
+    anew.set_weights(trunk.get_weights())
+    expected = anew.predict(images / np.float32(127.5) - 1, verbose=0)
+    np.testing.assert_allclose(feature, expected, rtol=1e-4, atol=1e-6)
+    assert larger.get_layer("ctg_out_2").typeids == pair_model.get_layer("ctg_out_2").typeids
+    for one, two in zip(larger.get_weights(), pair_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_label_smoothing_is_cross_entropy_against_softened_labels():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], np.float32)
+    loss = network.smoothed_crossentropy(0.3)(np.array([[0], [2]]), probabilities)
+    # By hand: 0.3 spread over three classes leaves 0.8 where the label is, 0.1 elsewhere.
+    expected = [
+        -(0.8 * math.log(0.7) + 0.1 * math.log(0.2) + 0.1 * math.log(0.1)),
+        -(0.8 * math.log(0.4) + 0.2 * math.log(0.3)),
+    ]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch, tmp_path):

@@ -113,7 +113,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step_alone(data):
     photos = find_class_photos(data / "train")
 
     def images(seed, epoch, threads):
-        batches = PairBatches(photos, SIZE, 4, seed, augment=True)
+        batches = PairBatches(photos, SIZE, 4, seed, "affine")
         return np.concatenate([x["img_1"] for x, _ in read_all(batches, epoch, threads)])
 
     first = images(0, 0, threads=1)

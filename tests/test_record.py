@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 import record
-import train
+from recipe import SEED
 
-PLAN = [dataclasses.replace(stage, epochs=10) for stage in train.STAGES]
+PLAN = [dataclasses.replace(stage, epochs=10) for stage in SEED]
 
 
 def row(stage, epoch, loss):

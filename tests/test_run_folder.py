@@ -7,15 +7,15 @@ import pytest
 from conftest import ROOT
 
 import run_folder
-import train
 from command_line import UserError
+from recipe import SEED
 
-RECIPE = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
+CONSTANTS = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
 
-def settings(found, typeids=("a", "b"), stages=train.STAGES, recipe=None, **flags):
+def settings(found, typeids=("a", "b"), stages=SEED, constants=None, **flags):
     args = argparse.Namespace(**{"seed": 0, "batch_size": 32, "workers": 2, **flags})
-    return run_folder.make_settings(args, stages, recipe or RECIPE, list(typeids), found)
+    return run_folder.make_settings(args, stages, constants or CONSTANTS, list(typeids), found)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_same_run_goes_on_and_an_empty_folder_begins(begun, found, tmp_path_
 
 
 def test_another_recipe_is_refused_with_each_difference(begun, found):
-    stages = (train.STAGES[0], dataclasses.replace(train.STAGES[1], epochs=20))
+    stages = (SEED[0], dataclasses.replace(SEED[1], epochs=20))
     with pytest.raises(UserError) as refused:
         go_on(begun, found, stages=stages, batch_size=16)
     message = str(refused.value)
@@ -54,9 +54,9 @@ def test_another_recipe_is_refused_with_each_difference(begun, found):
     assert "epochs of stage blocks was 30, is 20" in message
     assert "stage plain is left out" in message
     assert "--seed" not in message
-    recipe = {**RECIPE, "augmentation": {"rotation_range": 20}}
+    constants = {**CONSTANTS, "augmentation": {"rotation_range": 20}}
     with pytest.raises(UserError, match=r"augmentation was {'rotation_range': 45}, is"):
-        go_on(begun, found, recipe=recipe)
+        go_on(begun, found, constants=constants)
     assert "--restart" in message
 
 

@@ -16,7 +16,9 @@ from conftest import FLAGS, ROOT, SIZE, assert_one_line_error, run_script
 from PIL import Image
 
 import model as network
+import recipe
 import train
+from recipe import SEED, Stage
 
 
 def rows_of(weights):
@@ -58,7 +60,7 @@ def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
         ("--data nowhere", "no such folder"),
         ("--trunk resnet", "invalid choice"),
         ("--image-size abc", "invalid int value"),
-        ("--epochs 1 1", "expected 3 arguments"),
+        ("--epochs 1 1", "2 numbers given"),
     ],
 )
 def test_wrong_flags_are_refused_in_one_line(flags, words, data, tmp_path):
@@ -69,11 +71,11 @@ def test_wrong_flags_are_refused_in_one_line(flags, words, data, tmp_path):
 
 
 def test_the_recipe_is_the_references():
-    heads, blocks, plain = train.STAGES
-    assert (heads.unfreeze, heads.optimizer, heads.augment) == (False, "adam", True)
-    assert (blocks.unfreeze, blocks.optimizer, blocks.augment) == (True, "sgd", True)
-    assert (plain.unfreeze, plain.optimizer, plain.augment) == (True, "sgd", False)
-    assert [stage.epochs for stage in train.STAGES] == [30, 30, 10]
+    heads, blocks, plain = SEED
+    assert (heads.unfreeze, heads.optimizer, heads.augment) == (False, "adam", "affine")
+    assert (blocks.unfreeze, blocks.optimizer, blocks.augment) == (True, "sgd", "affine")
+    assert (plain.unfreeze, plain.optimizer, plain.augment) == (True, "sgd", None)
+    assert [stage.epochs for stage in SEED] == [30, 30, 10]
     assert blocks.learning_rate == plain.learning_rate == 1e-4
     assert heads.patience == 3
     assert network.LOSS_WEIGHTS == {"ctg_out_1": 1, "ctg_out_2": 1, "bin_out": 0.5}
@@ -281,8 +283,8 @@ def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(data, tmp_path, monkeypatch):
     import command_line
 
-    wild = train.Stage(1, "heads", False, "sgd", float("inf"), epochs=2, augment=False)
-    monkeypatch.setattr(train, "STAGES", (wild,))
+    wild = Stage(1, "heads", False, "sgd", float("inf"), epochs=2, augment=None)
+    monkeypatch.setitem(recipe.RECIPES, "seed", (wild,))
     flags = f"--data {data} --weights {tmp_path} --image-size {SIZE} --batch-size 6 "
     args = train.parse_args((flags + "--pretrained none --epochs 2").split())
     with pytest.raises(

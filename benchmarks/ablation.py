@@ -1,0 +1,242 @@
+"""The table: systems trained with several seeds and judged on test photos.
+
+A row is `TRUNK-LOSS`, the seed's recipe; `TRUNK-LOSS+tuned`, another recipe; or
+`TRUNK-LOSS+VARIANT`, one thing changed (`variants.py`). Stopped, the same command
+goes on. Flags of train.py go behind `--`.
+
+    OUT/runs/ROW-seedN/   the runs, as train.py leaves them, and what they predict
+    OUT/results.json, OUT/table.md
+
+Run it:  python benchmarks/ablation.py --data data/folds/fold-1 \\
+             --test data/folds/fold-1/test --seeds 3 --out results -- --image-size 139
+"""
+
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import table
+from variants import VARIANTS
+
+import train
+from atomic_file import replacing, write_text
+from command_line import Parser, UserError, positive_int, run
+from photo import find_class_photos, read_ahead, read_photo
+from recipe import RECIPES
+from run_folder import read_json, write_json
+
+ROWS = tuple(f"{trunk}-{loss}" for trunk in train.MIN_IMAGE_SIZE for loss in ("softmax", "paired"))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+QUICK = "--image-size 75 --batch-size 6 --epochs 1 1 1 --pretrained none"
+QUICK_PHOTOS = 8  # of each class
+PREDICTIONS = "test.npz"
+BATCH_SIZE = 32
+
+
+def split_row(row):
+    """The parts of a row's name: `(trunk, loss, change)`; change may be "".
+
+    Raises:
+        UserError: no such row.
+    """
+    system, _, change = row.partition("+")
+    if system not in ROWS or (change and change not in {**VARIANTS, **RECIPES}):
+        raise UserError(
+            f"--rows {row}: not TRUNK-LOSS+CHANGE with one of {', '.join(ROWS)}, and as a change "
+            f"(or without) one of {', '.join([*RECIPES, *VARIANTS])}"
+        )
+    return (*system.split("-"), change)
+
+
+def make_command(row, seed, folder, args):
+    """The command of one run, as a list of words, from the project's folder."""
+    trunk, loss, change = split_row(row)
+    script = ["benchmarks/variants.py", change] if change in VARIANTS else ["train.py"]
+    flags = ["--data", args.data, "--weights", folder, "--trunk", trunk, "--loss", loss]
+    if trunk in args.pretrained:
+        flags += ["--pretrained", args.pretrained[trunk]]
+    if change in RECIPES:
+        flags += ["--recipe", change]
+    return [*script, *map(str, flags), "--seed", str(seed), *args.train_flags]
+
+
+def train_run(row, seed, args):
+    """Trains one seed of a row and predicts the test photos, where not done yet.
+
+    Returns:
+        None, or the line that train.py ended with if the row cannot be trained.
+    """
+    folder = args.out / "runs" / f"{row}-seed{seed}"
+    if (folder / PREDICTIONS).is_file():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    words = make_command(row, seed, folder.resolve(), args)
+    print(f"\n{row}, seed {seed}: python {shlex.join(words)}", flush=True)
+    before = sum(float(line.split(",")[2]) for line in lines_of(folder / "times.csv")[1:])
+    start = time.perf_counter()
+    with (folder / "train.txt").open("a") as output:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    if done.returncode == 2:
+        return done.stderr.strip().splitlines()[-1]
+    if done.returncode:
+        raise UserError(f"{row}, seed {seed}: {shlex.join(words)} failed:\n{done.stderr}")
+    seconds = before + time.perf_counter() - start
+    write_json(folder / "seconds.json", round(seconds, 1))
+    with replacing(folder / PREDICTIONS) as temporary, temporary.open("wb") as file:
+        np.savez(file, **predict_stages(folder, args.test))
+    return None
+
+
+def lines_of(path):
+    """The lines of a text file; none where it is not there."""
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def predict_stages(folder, test):
+    """Predicts the test photos with the best epoch of every stage.
+
+    Returns:
+        dict: "labels", int32 array, shape `(photos,)`, and float32 arrays of
+        shape `(photos, classes)`, "STAGE first" and "STAGE second" (of a paired
+        model), and with " mirrored" the last stage on mirrored photos.
+    """
+    import model as network  # TensorFlow takes seconds to load
+
+    stages = [result["stage"] for result in read_json(folder / "results.json")]
+    found = {}
+    for stage in stages:
+        model = network.load_model(folder / f"{stage}-best.keras")
+        photos = find_class_photos(test, model.get_layer("ctg_out_1").typeids)
+        found["labels"] = photos.labels
+        image_size = model.get_layer("trunk").input_shape[1]
+        below, above = network.split(model, None)
+        views = ("", " mirrored") if stage == stages[-1] else ("",)
+        batches = {}
+        images = read_ahead(lambda path, side=image_size: read_photo(path, side), photos.paths, 2)
+        batch = []
+        for number, image in enumerate(images, start=1):
+            batch.append(image)
+            if len(batch) < BATCH_SIZE and number < len(photos):
+                continue
+            for view in views:
+                pixels = np.stack(batch)[:, :, ::-1] if view else np.stack(batch)
+                inputs = {"activation": below.predict_on_batch(pixels)}
+                if network.is_paired(model):
+                    inputs["partner"] = np.arange(len(batch), dtype=np.int32)  # itself
+                outputs = above.predict_on_batch(inputs)
+                for head, name in (("ctg_out_1", "first"), ("ctg_out_2", "second")):
+                    if head in outputs:
+                        batches.setdefault(f"{stage} {name}{view}", []).append(outputs[head])
+            batch = []
+        found.update({name: np.concatenate(parts) for name, parts in batches.items()})
+    return found
+
+
+def few_photos(data, test, out):
+    """Copies the first photos of every class; returns the new `(data, test)`."""
+    few = out / "few"
+    for source, target in ((data / "train", "train"), (data / "valid", "valid"), (test, "test")):
+        photos = find_class_photos(source)
+        for label, typeid in enumerate(photos.typeids):
+            place = few / target / typeid
+            place.mkdir(parents=True, exist_ok=True)
+            for index in np.flatnonzero(photos.labels == label)[:QUICK_PHOTOS]:
+                shutil.copy(photos.paths[index], place)
+    return few, few / "test"
+
+
+def check_same_table(args):
+    """Refuses to put rows of other data or flags into one table.
+
+    Raises:
+        UserError: OUT holds a table of others.
+    """
+    facts = {
+        "data": str(args.data.resolve()),
+        "test": str(args.test.resolve()),
+        "train flags": args.train_flags,
+        "pretrained": {trunk: os.path.realpath(file) for trunk, file in args.pretrained.items()},
+    }
+    old = read_json(args.out / "flags.json")
+    for name, value in facts.items():
+        if old and old.get(name) != value:
+            raise UserError(
+                f"--out {args.out} holds a table of other runs: {name} was {old.get(name)}, is "
+                f"{value}; choose another --out"
+            )
+    write_json(args.out / "flags.json", facts)
+
+
+def parse_args():
+    parser = Parser(
+        description="Train the systems of the table with several seeds, and judge them."
+    )
+    add = parser.add_argument
+    add("--data", type=pathlib.Path, default="data", help="with train/, valid/ (default: data)")
+    add("--test", type=pathlib.Path, required=True, help="class folders to judge on")
+    add("--seeds", type=positive_int, default=3, help="0, 1, ... (default: %(default)s)")
+    add("--out", type=pathlib.Path, default="results", help="folder (default: %(default)s)")
+    add("--rows", nargs="+", default=ROWS, metavar="ROW", help=f"default: {' '.join(ROWS)}")
+    add("--against", metavar="ROW", help="compare with this row (default: softmax of the trunk)")
+    add(
+        "--pretrained",
+        nargs="+",
+        default=[],
+        metavar="TRUNK=FILE",
+        help="weights a trunk starts from (default: as train.py, from weights/ or downloaded)",
+    )
+    add("--quick", action="store_true", help=f"few photos of each class, and {QUICK}")
+    add("train_flags", nargs="*", metavar="-- FLAGS", help="of train.py, for every row")
+    args = parser.parse_args()
+    files = dict(item.partition("=")[::2] for item in args.pretrained)
+    for trunk, file in files.items():
+        if trunk not in train.MIN_IMAGE_SIZE or not pathlib.Path(file).is_file():
+            parser.error(f"--pretrained {trunk}={file}: TRUNK=FILE of a file is needed")
+    args.pretrained = {trunk: os.path.abspath(file) for trunk, file in files.items()}
+    return args
+
+
+def main():
+    args = parse_args()
+    for row in args.rows:
+        split_row(row)
+    args.data, args.test, args.out = (p.resolve() for p in (args.data, args.test, args.out))
+    find_class_photos(args.test)  # a wrong folder is to be known before the night
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.quick:
+        args.train_flags = [*QUICK.split(), *args.train_flags]
+        args.data, args.test = few_photos(args.data, args.test, args.out)
+    check_same_table(args)
+    failed = {}
+    # Seed by seed: what is there after a part of the night is a whole table.
+    for seed in range(args.seeds):
+        for row in args.rows:
+            if row not in failed and (line := train_run(row, seed, args)):
+                failed[row] = line
+                print(line, flush=True)
+    commands = {row: make_command(row, "SEED", "weights", args) for row in args.rows}
+    results = table.collect(args.out, args.rows, range(args.seeds), args.against, failed)
+    for row in results["rows"]:
+        row["command"] = f"python {shlex.join(commands[row['row']])}"
+    write_json(args.out / "results.json", results)
+    text = table.markdown(results)
+    write_text(args.out / "table.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    run(main)

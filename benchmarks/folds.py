@@ -1,0 +1,97 @@
+"""Cuts labelled photos into folds: some to tune a recipe on, one kept untouched.
+
+A contest keeps the labels of its test photos. To find out what helps, each fold
+in turn plays the test photos, and the others are sorted as `img2keras.py` does:
+
+    OUT/fold-0/{train,valid,test}/typeid/    test: the untouched fold
+    OUT/fold-1/{train,valid,test}/typeid/    test: fold 1; fold 0 is nowhere in it
+    ...
+
+Tune on fold-1, fold-2, ...; look at fold-0 once, at the end.
+
+Run it:  python benchmarks/folds.py --raw data/raw --out data/folds
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from command_line import Parser, UserError, add_workers_flag, run
+from img2keras import place_photo, read_photos, read_raw
+from split import split_class
+
+VALID_FRACTION = 0.1
+
+
+def cut_class(typeid, names, num_folds, seed, digests):
+    """Cuts the photos of a class into folds of one size, give or take one.
+
+    Args and raises: as `split.split_class`, which draws every fold.
+
+    Returns:
+        list of lists of file names, `num_folds` long; copies of one photo are in
+        one fold.
+
+    Raises:
+        UserError: the class has too few different photos.
+    """
+    folds, rest = [], list(names)
+    for left in range(num_folds, 1, -1):
+        drawn = split_class(typeid, rest, 1 / left, seed, digests)
+        folds.append([name for name in rest if name in drawn])
+        rest = [name for name in rest if name not in drawn]
+    folds.append(rest)
+    if not all(folds) or sum(map(len, folds[1:])) - max(map(len, folds[1:])) < 2:
+        raise UserError(
+            f"class {typeid!r}: {len(names)} photos are too few for {num_folds} folds; fewer "
+            f"--folds, or more photos"
+        )
+    return folds
+
+
+def cut_folds(raw, out, num_folds, seed, workers):
+    """Copies the photos into the folders of all folds; returns the photos in each test folder."""
+    classes, _ = read_raw(raw)
+    digests, _ = read_photos(raw, classes, workers)
+    if not classes:
+        raise UserError(f"--raw {raw}: no photos named typeid_hash.jpg")
+    counts = [0] * num_folds
+    for typeid, names in classes.items():
+        folds = cut_class(typeid, names, num_folds, seed, digests)
+        for number, test in enumerate(folds):
+            others = [fold for fold in folds if fold is not test and fold is not folds[0]]
+            rest = [name for fold in others for name in fold]
+            valid = split_class(typeid, rest, VALID_FRACTION, seed, digests)
+            counts[number] += len(test)
+            for name in (*test, *rest):
+                side = "test" if name in test else "valid" if name in valid else "train"
+                target = out / f"fold-{number}" / side / typeid / name
+                place_photo(raw / name, target, link=False)
+    return counts
+
+
+def parse_args():
+    parser = Parser(description="Cut labelled photos into folds for choosing a recipe.")
+    add = parser.add_argument
+    add("--raw", type=pathlib.Path, default="data/raw", help="default: %(default)s")
+    add("--out", type=pathlib.Path, default="data/folds", help="default: %(default)s")
+    add("--folds", type=int, default=5, help="the untouched one included (default: %(default)s)")
+    add("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
+    add_workers_flag(parser)
+    args = parser.parse_args()
+    if args.folds < 3:
+        parser.error(f"--folds {args.folds}: an untouched one and two others are needed")
+    return args
+
+
+def main():
+    args = parse_args()
+    counts = cut_folds(args.raw, args.out, args.folds, args.seed, args.workers)
+    for number, count in enumerate(counts):
+        what = "untouched until the end" if number == 0 else "to tune on"
+        print(f"{args.out / f'fold-{number}'}: {count} test photos, {what}")
+
+
+if __name__ == "__main__":
+    run(main)

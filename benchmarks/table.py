@@ -1,0 +1,200 @@
+"""What `ablation.py` measured, as numbers with standard errors and as Markdown.
+
+Both the test photos and the seeds of the training are samples: another set of
+photos, another seed, and the error is another. Both are in every standard error.
+"""
+
+import math
+
+import numpy as np
+
+from run_folder import read_json
+
+# Errors on the contest's test photos that the 2017 author reports; "paired" with
+# and without the last pass.
+SEED_ERRORS = {
+    "inceptionv3-softmax": {"plain": 0.2502},
+    "xception-softmax": {"plain": 0.2235},
+    "xception-paired": {"blocks": 0.211, "plain": 0.2045},
+}
+SIGNIFICANT = 0.05
+
+
+def mean_and_error(values):
+    """Mean of a measurement, and its standard error over photos and seeds.
+
+    Args:
+        values: float array, shape `(seeds, photos)`.
+
+    Returns:
+        `(mean, standard_error)`. The variances of the means over photos and over
+        seeds add up, as for crossed random effects, without taking off the noise
+        that both contain: a little too large rather than too small. With a
+        single seed only the photos count.
+    """
+    num_seeds, num_photos = values.shape
+    variance = values.mean(axis=0).var(ddof=1) / num_photos
+    if num_seeds > 1:
+        variance += values.mean(axis=1).var(ddof=1) / num_seeds
+    return float(values.mean()), math.sqrt(variance)
+
+
+def compare(ours, others):
+    """Paired difference of two systems on the same photos with the same seeds.
+
+    Args:
+        ours, others: float arrays, shape `(seeds, photos)`: 1 where wrong.
+
+    Returns:
+        dict: `difference` (below zero: ours is better), `standard_error`, and `p`,
+        the probability of so large a difference between equals (normal
+        approximation, two-sided).
+    """
+    difference, error = mean_and_error(ours - others)
+    if error == 0:
+        p = 1.0 if difference == 0 else 0.0
+    else:
+        p = math.erfc(abs(difference) / error / math.sqrt(2))
+    return {"difference": difference, "standard_error": error, "p": p}
+
+
+def wrong(labels, *probabilities):
+    """float array, shape `(photos,)`: 1 where the mean of some predictions is wrong."""
+    guesses = np.mean(probabilities, axis=0).argmax(axis=1)
+    return (guesses != labels).astype(float)
+
+
+def read_run(folder):
+    """What one run gets wrong.
+
+    Returns:
+        dict from a stage's name (the mean of its heads), and of a paired model
+        "first" and "second" (single heads, last stage) and "mirrored" (mean of
+        heads, over a photo and its mirror image), to a float array, shape
+        `(photos,)`. Stages come first, in their order.
+    """
+    with np.load(folder / "test.npz") as arrays:
+        found = dict(arrays)
+    labels = found.pop("labels")
+    stages = list(dict.fromkeys(name.split()[0] for name in found))
+    result = {}
+    for stage in stages:
+        heads = [found[f"{stage} {h}"] for h in ("first", "second") if f"{stage} {h}" in found]
+        result[stage] = wrong(labels, *heads)
+    mirrored = [value for name, value in found.items() if name.endswith("mirrored")]
+    options = {"mirrored": wrong(labels, *heads, *mirrored)}
+    if len(heads) > 1:
+        options["first"], options["second"] = (wrong(labels, head) for head in heads)
+    return result, options
+
+
+def collect(out, rows, seeds, against, failed):
+    """Reads all runs of a table.
+
+    Args:
+        out: the folder of `ablation.py`.
+        rows: names of the rows.
+        seeds: iterable of int.
+        against: the row to compare with; None: the softmax of the same trunk.
+        failed: dict from a row that could not be trained to the reason.
+
+    Returns:
+        dict, as results.json holds it.
+    """
+    runs = {
+        row: [read_run(out / "runs" / f"{row}-seed{seed}") for seed in seeds]
+        for row in rows
+        if row not in failed
+    }
+    stacked = {
+        row: {
+            name: np.stack([{**stages, **options}[name] for stages, options in of_row])
+            for name in {**of_row[0][0], **of_row[0][1]}
+        }
+        for row, of_row in runs.items()
+    }
+    results = []
+    for row in rows:
+        if row in failed:
+            results.append({"row": row, "failed": failed[row]})
+            continue
+        stages, options = runs[row][0]
+        values = stacked[row]
+        last = list(stages)[-1]
+        other = against or f"{row.partition('-')[0]}-softmax"
+        seconds = [read_json(out / "runs" / f"{row}-seed{seed}" / "seconds.json") for seed in seeds]
+        result = {
+            "row": row,
+            "seconds": seconds,
+            "errors": {name: values[name].mean(axis=1).tolist() for name in values},
+            "stages": {name: mean_and_error(values[name]) for name in stages},
+            "predictions": {name: compare(values[name], values[last]) for name in options},
+            "seed's errors": SEED_ERRORS.get(row, {}),
+        }
+        if len(stages) > 1:
+            result["last stage"] = compare(values[last], values[list(stages)[-2]])
+        if other in stacked and other != row:
+            last_of_other = list(runs[other][0][0])[-1]
+            result["against"] = {
+                "row": other,
+                **compare(values[last], stacked[other][last_of_other]),
+            }
+        results.append(result)
+    counts = [values[name].shape[1] for values in stacked.values() for name in values]
+    return {"photos": max(counts, default=0), "seeds": len(list(seeds)), "rows": results}
+
+
+def markdown(results):
+    """The tables for people: errors, and what other ways to predict would change."""
+    done = [row for row in results["rows"] if "failed" not in row]
+    stages = list(dict.fromkeys(stage for row in done for stage in row["stages"]))
+    lines = [
+        f"{results['photos']} test photos, {results['seeds']} seeds; ± standard error; "
+        f"p < {SIGNIFICANT} in bold",
+        "",
+        "| system | "
+        + " | ".join(f"after {stage}" for stage in stages)
+        + " | last stage | against | difference | minutes | 2017 |",
+        "|---" * (len(stages) + 6) + "|",
+    ]
+    for row in results["rows"]:
+        if "failed" in row:
+            lines.append(f"| {row['row']} | {row['failed']} |" + " |" * (len(stages) + 4))
+            continue
+        cells = [shown(*row["stages"][stage]) if stage in row["stages"] else "" for stage in stages]
+        other = row.get("against")
+        cells += [
+            difference(row.get("last stage")),
+            other["row"] if other else "",
+            difference(other),
+            f"{np.mean(row['seconds']) / 60:.1f}",
+            ", ".join(map(str, row["seed's errors"].values())),
+        ]
+        lines.append(f"| {row['row']} | " + " | ".join(cells) + " |")
+    options = list(dict.fromkeys(name for row in done for name in row["predictions"]))
+    lines += [
+        "",
+        "Predicting with the last stage otherwise than by the mean of the heads, change of error:",
+        "",
+        "| system | " + " | ".join(options) + " |",
+        "|---" * (len(options) + 1) + "|",
+    ]
+    for row in done:
+        cells = [difference(row["predictions"].get(name)) for name in options]
+        lines.append(f"| {row['row']} | " + " | ".join(cells) + " |")
+    lines += ["", "Commands:", ""]
+    lines += [f"- {row['row']}: `{row['command']}`" for row in results["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def shown(mean, error):
+    """A mean with its standard error."""
+    return f"{mean:.4f} ± {error:.4f}"
+
+
+def difference(compared):
+    """A paired difference for people; "" where there is none."""
+    if compared is None:
+        return ""
+    text = f"{compared['difference']:+.4f} ± {compared['standard_error']:.4f}"
+    return f"**{text}**" if compared["p"] < SIGNIFICANT else text

@@ -1,0 +1,91 @@
+"""The training plans: one table of stages each. `train.py --recipe` chooses.
+
+Reading a table is reading the plan. `seed` is the 2017 recipe and the default.
+"""
+
+import dataclasses
+
+from command_line import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One row of a training plan.
+
+    Attributes:
+        number: 1, 2, 3; every stage draws its own random numbers.
+        name: file names and log rows carry it.
+        unfreeze: train the trunk's last blocks (`trunk.TRUNKS`), or only heads.
+        optimizer: "adam", or "sgd" with momentum 0.9.
+        learning_rate: at the start of a "plateau", at the top of a "cosine".
+        epochs: at most.
+        augment: "affine": a random affine transform for every training image;
+            "mirror": every image mirrored or not, at random, which can be
+            stored; None: photos as they are.
+        patience: stop after so many epochs without a lower validation loss;
+            None trains all epochs.
+        schedule: "plateau": the learning rate x 0.1 after 3 epochs without a
+            lower validation loss; "cosine": up from zero in the first tenth of
+            the steps, then down to zero along half a cosine (arXiv:1608.03983).
+        label_smoothing: share of a label's probability that is spread over all
+            classes (arXiv:1512.00567, section 7); the pair head's stay as they are.
+        image_scale: image size of the stage, in units of --image-size.
+    """
+
+    number: int
+    name: str
+    unfreeze: bool
+    optimizer: str
+    learning_rate: float
+    epochs: int
+    augment: str | None
+    patience: int | None = None
+    schedule: str = "plateau"
+    label_smoothing: float = 0.0
+    image_scale: float = 1.0
+
+    def image_size(self, image_size):
+        """Side of this stage's images in pixels, for a `--image-size`."""
+        return round(image_size * self.image_scale)
+
+
+SEED = (
+    # The heads start random; their first gradients would wreck the trunk.
+    Stage(1, "heads", False, "adam", 1e-3, epochs=30, augment="affine", patience=3),
+    # The last blocks: the features that tell one class from its neighbours.
+    Stage(2, "blocks", True, "sgd", 1e-4, epochs=30, augment="affine"),
+    # Photos as they will be at test time; the plateaus take it down to 1e-6.
+    Stage(3, "plain", True, "sgd", 1e-4, epochs=10, augment=None),
+)
+TUNED = (
+    Stage(1, "heads", False, "adam", 1e-3, 20, "mirror", None, "cosine", image_scale=1.6),
+    Stage(2, "blocks", True, "sgd", 3e-3, 6, "mirror", None, "cosine", 0.1, 1.6),
+)
+RECIPES = {"seed": SEED, "tuned": TUNED}
+
+
+def plan(recipe, epochs=None):
+    """The stages of a recipe.
+
+    Args:
+        recipe: key of `RECIPES`.
+        epochs: list of int, one a stage, instead of the recipe's; 0 leaves the
+            stage out. None: the recipe's.
+
+    Raises:
+        UserError: another number of stages, or nothing left to train.
+    """
+    stages = RECIPES[recipe]
+    if epochs is None:
+        return list(stages)
+    if len(epochs) != len(stages):
+        names = " ".join(stage.name for stage in stages)
+        raise UserError(f"--epochs: {len(epochs)} numbers given, {recipe} has stages {names}")
+    planned = [
+        dataclasses.replace(stage, epochs=count)
+        for stage, count in zip(stages, epochs, strict=True)
+        if count > 0
+    ]
+    if not planned:
+        raise UserError("--epochs all 0: at least one stage must train")
+    return planned

@@ -1,0 +1,196 @@
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_one_line_error, make_photo, make_raw, run_script
+from scipy import stats
+
+from pair_generator import validation_order
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def test_the_standard_error_is_the_spread_of_repeated_experiments():
+    import table
+
+    rng = np.random.default_rng(0)
+
+    def experiment():
+        hard, luck = rng.normal(0, 0.3, (1, 80)), rng.normal(0, 0.03, (4, 1))
+        return table.mean_and_error(0.2 + hard + luck + rng.normal(0, 0.2, (4, 80)))
+
+    means, errors = np.transpose([experiment() for _ in range(2000)])
+    # The noise of single predictions counts twice: a little too large, never too small.
+    assert 1.0 < np.mean(errors) / np.std(means) < 1.15
+
+
+def test_with_one_seed_the_comparison_is_the_paired_t_test():
+    import table
+
+    rng = np.random.default_rng(1)
+    ours, others = (rng.random((2, 1, 400)) < [[[0.1]], [[0.2]]]).astype(float)
+    compared = table.compare(ours, others)
+    expected = stats.ttest_rel(ours[0], others[0])
+    assert compared["difference"] == pytest.approx(ours.mean() - others.mean())
+    assert compared["difference"] / compared["standard_error"] == pytest.approx(expected.statistic)
+    assert compared["p"] == pytest.approx(expected.pvalue, rel=0.1)
+    same = table.compare(ours, ours)
+    assert same == {"difference": 0, "standard_error": 0, "p": 1}
+
+
+def test_equals_differ_significantly_in_one_table_of_twenty():
+    import table
+
+    rng = np.random.default_rng(2)
+    found = [
+        table.compare(*(rng.random((2, 3, 300)) < 0.15).astype(float))["p"] < 0.05
+        for _ in range(1000)
+    ]
+    assert 0.005 < np.mean(found) < 0.06
+
+
+def test_folds_share_no_photo_and_the_untouched_one_is_nowhere_else(tmp_path):
+    raw = make_raw(tmp_path / "raw", photos_per_class=12)
+    shutil.copy(raw / "2_0,0.jpg", raw / "2_copy.jpg")
+    flags = ("--raw", raw, "--out", tmp_path / "folds", "--folds", 3)
+    done = run_script("benchmarks/folds.py", *flags)
+    assert done.returncode == 0, done.stderr
+    names = {
+        (fold.name, side): {path.name for path in (fold / side).glob("*/*")}
+        for fold in (tmp_path / "folds").iterdir()
+        for side in ("train", "valid", "test")
+    }
+    tests = [names[f"fold-{number}", "test"] for number in range(3)]
+    assert set.union(*tests) == {path.name for path in raw.iterdir()}
+    assert sum(map(len, tests)) == 37
+    for number in range(3):
+        sides = [names[f"fold-{number}", side] for side in ("train", "valid", "test")]
+        assert sum(map(len, sides)) == len(set.union(*sides))
+        if number:
+            assert not set.union(*sides) & tests[0]
+        else:
+            assert set.union(*sides) == set.union(*tests)
+        for photo in tests[number]:
+            twin = {"2_0,0.jpg": "2_copy.jpg", "2_copy.jpg": "2_0,0.jpg"}.get(photo)
+            assert twin is None or twin in tests[number]
+    assert "untouched until the end" in done.stdout
+
+
+def test_too_few_photos_for_the_folds_are_one_line(tmp_path):
+    raw = make_raw(tmp_path / "raw", photos_per_class=4)
+    done = run_script("benchmarks/folds.py", "--raw", raw, "--out", tmp_path / "folds")
+    assert_one_line_error(done, "too few for 5 folds")
+
+
+def test_one_batch_in_four_holds_swapped_pairs():
+    import variants
+
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(16), 2)
+    shares = []
+    for _ in range(400):
+        partner = variants.one_in_four(labels, rng)
+        assert sorted(partner) == list(range(32))
+        assert (partner != np.arange(32)).all()
+        shares.append((labels == labels[partner]).mean())
+    assert np.mean(np.equal(shares, 1)) == pytest.approx(0.25, abs=0.07)
+    # Of 31 others, one is of the same class.
+    assert np.mean([share for share in shares if share < 1]) == pytest.approx(1 / 31, abs=0.01)
+
+
+def test_couples_make_half_of_the_pairs_positive_at_any_batch_size():
+    from variants import CANDIDATES
+
+    rng = np.random.default_rng(4)
+    labels = np.repeat(np.arange(100), 60)
+    swap = CANDIDATES["couples"].replaced["pair_generator.swap_partners"]
+    order = validation_order(labels, rng)
+    assert sorted(order) == list(range(len(labels)))  # each image once an epoch
+    for batch_size in (8, 32, 64):
+        batches = [order[start : start + batch_size] for start in range(0, 3200, batch_size)]
+        shares = [(labels[b] == labels[b][swap(labels[b], rng)]).mean() for b in batches]
+        assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_crop_keeps_the_shape_of_things(tmp_path):
+    import variants
+    from PIL import Image
+
+    make_photo(tmp_path / "wide.png", (0, 0, 0), seed=0, size=(200, 100))
+    with Image.open(tmp_path / "wide.png") as photo:
+        photo.paste((255, 255, 255), (75, 25, 125, 75))
+        square = np.asarray(variants.crop(photo, 50))
+    white = square.mean(axis=2) > 200
+    assert white.any(axis=0).sum() == pytest.approx(white.any(axis=1).sum(), abs=1)
+    assert white.any(axis=0).sum() == pytest.approx(25, abs=2)
+
+
+def test_every_variant_replaces_what_is_there():
+    import keras
+    import variants
+
+    import recipe
+
+    fields = {field for field in recipe.SEED[0].__dataclass_fields__}
+    names = {stage.name for stage in recipe.SEED}
+    for variant in variants.VARIANTS.values():
+        for place in (*variant.replaced, *variant.wrapped):
+            variants.find(place)
+        for name, changed in variant.stages.items():
+            assert name in {"all", *names}
+            assert set(changed) <= fields
+    assert hasattr(keras.optimizers.SGD(), "use_ema")
+
+
+@pytest.mark.slow
+def test_a_table_is_trained_and_the_same_command_goes_on(data, tmp_path):
+    rows = ("xception-softmax", "xception-paired+one-in-four")
+    shutil.copytree(data / "valid", tmp_path / "test")
+    flags = f"--data {data} --test {tmp_path / 'test'} --seeds 1 --quick --out {tmp_path / 'out'}"
+    words = ("benchmarks/ablation.py", *flags.split(), "--rows", *rows, "--")
+    words = (*words, "--epochs", "1", "0", "1")
+    done = run_script(*words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (found["photos"], found["seeds"]) == (6, 1)
+    softmax, paired = found["rows"]
+    assert list(softmax["stages"]) == list(paired["stages"]) == ["heads", "plain"]
+    assert paired["against"]["row"] == "xception-softmax"
+    assert list(paired["predictions"]) == ["mirrored", "first", "second"]
+    assert "benchmarks/variants.py one-in-four" in paired["command"]
+    # A second opinion: predict.py on the same photos with the same model.
+    run_folder = tmp_path / "out" / "runs" / "xception-softmax-seed0"
+    judged = run_script("predict.py", "--weights", run_folder, "--evaluate", tmp_path / "test")
+    assert f"error {softmax['stages']['plain'][0]:.4f}" in judged.stdout
+
+    models = sorted((tmp_path / "out").glob("runs/*/model.keras"))
+    before = [path.stat().st_mtime_ns for path in models]
+    again = run_script(*words)
+    assert "seed 0: python" not in again.stdout  # nothing was trained
+    assert [path.stat().st_mtime_ns for path in models] == before
+    table = pathlib.Path(tmp_path, "out", "table.md").read_text()
+    assert table.count("\n| xception-") == 4
+    other = run_script(*words, "--batch-size", "8")
+    assert_one_line_error(other, "holds a table of other runs")
+
+
+def test_a_row_without_weights_says_so(data, tmp_path):
+    flags = f"--data {data} --test {data / 'valid'} --seeds 1 --out {tmp_path} --rows"
+    # A proxy that is not there: no network, also where there is one.
+    no_network = {"https_proxy": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    done = run_script("benchmarks/ablation.py", *flags.split(), "xception-softmax", **no_network)
+    assert done.returncode == 0, done.stderr
+    assert "| xception-softmax | train.py: error: no ImageNet weights for xception" in done.stdout
+    assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["failed"]
+
+
+@pytest.mark.parametrize("row", ["resnet-softmax", "xception-paired+nonsense", "xception"])
+def test_a_row_that_is_none_is_one_line(row, data, tmp_path):
+    flags = f"--data {data} --test {data / 'valid'} --out {tmp_path / 'out'} --rows {row}"
+    done = run_script("benchmarks/ablation.py", *flags.split())
+    assert_one_line_error(done, row, "TRUNK-LOSS+CHANGE")
