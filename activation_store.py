@@ -60,7 +60,7 @@ class ActivationStore:
         return rows[indices + self.num_photos * mirrored].astype(np.float32, copy=False)
 
 
-def open_store(weights, below, photos, dtype, workers, mirror=False):
+def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None):
     """Opens the store of some photos, and builds it if it is not there.
 
     Args:
@@ -70,6 +70,8 @@ def open_store(weights, below, photos, dtype, workers, mirror=False):
         dtype: "float32" (exact), "float16" (half the disk), or "off".
         workers: threads that read photos.
         mirror: store every photo a second time, mirrored.
+        lower: `(store, between)`: a store of the same photos and views further
+            down, and the model from its rows to these. None: from the photos.
 
     Returns:
         `ActivationStore`, or None where it is off or the disk is too small;
@@ -100,7 +102,7 @@ def open_store(weights, below, photos, dtype, workers, mirror=False):
         )
         return None
     print(f"{what}: {gigabytes(size)} of {gigabytes(free)} free: computed once and stored")
-    build(path, below, photos, dtype, workers, mirror)
+    build(path, below, photos, dtype, workers, mirror, lower)
     return ActivationStore(path, len(photos))
 
 
@@ -109,18 +111,12 @@ def gigabytes(size):
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def build(path, below, photos, dtype, workers, mirror):
+def build(path, below, photos, dtype, workers, mirror=False, lower=None):
     """Computes the activations of all photos and writes them, whole or not at all."""
-    image_size = below.input_shape[1]
     num_rows = len(photos) * (2 if mirror else 1)
     shows = 1 if sys.stdout.isatty() else 2
     progress = keras.utils.Progbar(num_rows, verbose=shows, unit_name="photo")
-
-    def read(row):
-        pixels = np.asarray(photos.open(row % len(photos), image_size))
-        return pixels[:, ::-1] if row >= len(photos) else pixels
-
-    images = read_ahead(read, range(num_rows), workers)
+    batches = from_store(*lower) if lower else from_photos(below, photos, workers, num_rows)
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
         "fortran_order": False,
@@ -128,14 +124,33 @@ def build(path, below, photos, dtype, workers, mirror):
     }
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_2_0(file, header)
-        batch = []
-        for number, image in enumerate(images, start=1):
-            batch.append(image)
-            if len(batch) == BATCH_SIZE or number == num_rows:
-                rows = np.asarray(below.predict_on_batch(np.stack(batch)))
-                rows.astype(dtype, copy=False).tofile(file)
-                progress.update(number)
-                batch = []
+        for rows in batches:
+            rows.astype(dtype, copy=False).tofile(file)
+            progress.add(len(rows))
+
+
+def from_photos(below, photos, workers, num_rows):
+    """Yields activations of photos, then, if more rows are asked for, of their mirror images."""
+    image_size = below.input_shape[1]
+
+    def read(row):
+        pixels = np.asarray(photos.open(row % len(photos), image_size))
+        return pixels[:, ::-1] if row >= len(photos) else pixels
+
+    batch = []
+    for number, image in enumerate(read_ahead(read, range(num_rows), workers), start=1):
+        batch.append(image)
+        if len(batch) == BATCH_SIZE or number == num_rows:
+            yield np.asarray(below.predict_on_batch(np.stack(batch)))
+            batch = []
+
+
+def from_store(store, between):
+    """Yields activations further up, from those of a store."""
+    num_rows = len(np.load(store.path, mmap_mode="r"))
+    for start in range(0, num_rows, BATCH_SIZE):
+        rows = store.read(np.arange(start, min(start + BATCH_SIZE, num_rows)))
+        yield np.asarray(between.predict_on_batch(rows))
 
 
 def store_key(below, photos, dtype, workers, mirror=False):

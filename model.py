@@ -193,16 +193,10 @@ def split(model, cut):
         `activation` and `partner` (int32, shape `(batch,)`: which image of the
         batch is the second one) to the outputs of `model`.
     """
-    trunk = model.get_layer("trunk")
-    image = keras.Input(trunk.input_shape[1:], dtype="uint8", name="img_1")
-    lower = trunk if cut is None else keras.Model(trunk.input, trunk.layers[cut].output)
-    below = keras.Model(image, lower(model.get_layer("scale")(image), training=False), name="below")
-
+    below, upper = split_trunk(model, cut)
     activation = keras.Input(below.output_shape[1:], name="activation")
     feature = activation
-    if cut is not None:
-        upper = keras.Model(trunk.layers[cut].output, trunk.output)
-        upper = keras.models.clone_model(upper, clone_function=as_product)  # same layers
+    if upper is not None:
         feature = upper(activation, training=False)
     outputs = {"ctg_out_1": classify(model, feature, 1)}
     inputs = {"activation": activation}
@@ -213,6 +207,23 @@ def split(model, cut):
         square = model.get_layer("square")([feature, second])
         outputs["bin_out"] = model.get_layer("bin_out")(square)
     return below, keras.Model(inputs, outputs, name="above")
+
+
+def split_trunk(model, cut):
+    """The trunk of `split`, in two parts.
+
+    Returns:
+        `(below, upper)`: `below` as there, `upper` from its activations to the
+        pooled feature; None where `cut` is, because nothing is left.
+    """
+    trunk = model.get_layer("trunk")
+    image = keras.Input(trunk.input_shape[1:], dtype="uint8", name="img_1")
+    lower = trunk if cut is None else keras.Model(trunk.input, trunk.layers[cut].output)
+    below = keras.Model(image, lower(model.get_layer("scale")(image), training=False), name="below")
+    if cut is None:
+        return below, None
+    upper = keras.Model(trunk.layers[cut].output, trunk.output)
+    return below, keras.models.clone_model(upper, clone_function=as_product)  # same layers
 
 
 def classify(model, feature, number):

@@ -96,7 +96,7 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
     parts = Parts(model, place.cut if stage.unfreeze else None)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
 
-    train_store, valid_store = open_stores(stage, args, parts, photos, valid, log.folder)
+    train_store, valid_store = open_stores(stage, args, model, parts, photos, valid, log)
     setting = (image_size, args.batch_size)
     pairs = PairBatches(photos, *setting, seed, stage.augment)
     valid_pairs = PairBatches(valid, *setting, args.seed, validation=True)
@@ -149,15 +149,34 @@ def save(model, path):
         model.save(temporary)
 
 
-def open_stores(stage, args, parts, photos, valid, folder):
-    """The stores of a stage, `(training, validation)`; others are removed."""
+def open_stores(stage, args, model, parts, photos, valid, log):
+    """The stores of a stage, `(training, validation)`; those of others are removed."""
     settings = {"dtype": args.cache, "workers": args.workers}
-    valid_store = open_store(folder, parts.below, valid, **settings)
+    stores = []
+
+    def open_one(photos, mirror, needed_later):
+        lower = None
+        if needed_later and not stage.unfreeze:
+            # A later stage starts further down in the same photos: they pass the
+            # trunk once, and these activations are made of those.
+            below, between = network.split_trunk(model, TRUNKS[args.trunk].cut)
+            stores.append(open_store(log.folder, below, photos, **settings, mirror=mirror))
+            lower = stores[-1] and (stores[-1], between)
+        stores.append(
+            open_store(log.folder, parts.below, photos, **settings, mirror=mirror, lower=lower)
+        )
+        return stores[-1]
+
+    later = [
+        other.augment
+        for other in log.stages
+        if other.number > stage.number and other.image_scale == stage.image_scale
+    ]
+    valid_store = open_one(valid, False, needed_later=bool(later))
     train_store = None  # affine transforms are new every epoch
     if stage.augment != "affine":
-        mirror = stage.augment == "mirror"
-        train_store = open_store(folder, parts.below, photos, **settings, mirror=mirror)
-    remove_stores(folder, keep=[valid_store, train_store])
+        train_store = open_one(photos, stage.augment == "mirror", stage.augment in later)
+    remove_stores(log.folder, keep=stores)
     return train_store, valid_store
 
 

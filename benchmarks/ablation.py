@@ -8,7 +8,8 @@ goes on. Flags of train.py go behind `--`.
     OUT/results.json, OUT/table.md
 
 Run it:  python benchmarks/ablation.py --data data/folds/fold-1 \\
-             --test data/folds/fold-1/test --seeds 3 --out results -- --image-size 139
+             --test data/folds/fold-1/test --seeds 3 --out results --epochs 8 6 4 \\
+             -- --image-size 139
 """
 
 import os
@@ -34,7 +35,8 @@ from run_folder import read_json, write_json
 
 ROWS = tuple(f"{trunk}-{loss}" for trunk in train.MIN_IMAGE_SIZE for loss in ("softmax", "paired"))
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-QUICK = "--image-size 75 --batch-size 6 --epochs 1 1 1 --pretrained none"
+QUICK = "--image-size 75 --batch-size 6 --pretrained none"
+QUICK_EPOCHS = ["1", "1", "1"]
 QUICK_PHOTOS = 8  # of each class
 PREDICTIONS = "test.npz"
 BATCH_SIZE = 32
@@ -64,6 +66,8 @@ def make_command(row, seed, folder, args):
         flags += ["--pretrained", args.pretrained[trunk]]
     if change in RECIPES:
         flags += ["--recipe", change]
+    elif args.epochs:
+        flags += ["--epochs", *args.epochs]
     return [*script, *map(str, flags), "--seed", str(seed), *args.train_flags]
 
 
@@ -168,6 +172,7 @@ def check_same_table(args):
     facts = {
         "data": str(args.data.resolve()),
         "test": str(args.test.resolve()),
+        "epochs": args.epochs,
         "train flags": args.train_flags,
         "pretrained": {trunk: os.path.realpath(file) for trunk, file in args.pretrained.items()},
     }
@@ -199,7 +204,8 @@ def parse_args():
         metavar="TRUNK=FILE",
         help="weights a trunk starts from (default: as train.py, from weights/ or downloaded)",
     )
-    add("--quick", action="store_true", help=f"few photos of each class, and {QUICK}")
+    add("--epochs", nargs="+", help="of the seed's recipe, as train.py's (default: the recipe's)")
+    add("--quick", action="store_true", help=f"few photos, few epochs, {QUICK}")
     add("train_flags", nargs="*", metavar="-- FLAGS", help="of train.py, for every row")
     args = parser.parse_args()
     files = dict(item.partition("=")[::2] for item in args.pretrained)
@@ -219,6 +225,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     if args.quick:
         args.train_flags = [*QUICK.split(), *args.train_flags]
+        args.epochs = args.epochs or QUICK_EPOCHS
         args.data, args.test = few_photos(args.data, args.test, args.out)
     check_same_table(args)
     failed = {}

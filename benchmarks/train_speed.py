@@ -115,7 +115,7 @@ class Ours:
             scratch, self.parts.below, photos, "float32", args.workers
         )
         self.build = lambda path: activation_store.build(
-            path, self.parts.below, photos, "float32", args.workers, False
+            path, self.parts.below, photos, "float32", args.workers
         )
         fed_from = None if plan.augment else store
         self.trained, self.batches = self.parts.feed(pairs, fed_from, args.workers)

@@ -152,8 +152,8 @@ def test_a_table_is_trained_and_the_same_command_goes_on(data, tmp_path):
     rows = ("xception-softmax", "xception-paired+one-in-four")
     shutil.copytree(data / "valid", tmp_path / "test")
     flags = f"--data {data} --test {tmp_path / 'test'} --seeds 1 --quick --out {tmp_path / 'out'}"
-    words = ("benchmarks/ablation.py", *flags.split(), "--rows", *rows, "--")
-    words = (*words, "--epochs", "1", "0", "1")
+    flags += " --epochs 1 0 1"
+    words = ("benchmarks/ablation.py", *flags.split(), "--rows", *rows)
     done = run_script(*words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -175,7 +175,7 @@ def test_a_table_is_trained_and_the_same_command_goes_on(data, tmp_path):
     assert [path.stat().st_mtime_ns for path in models] == before
     table = pathlib.Path(tmp_path, "out", "table.md").read_text()
     assert table.count("\n| xception-") == 4
-    other = run_script(*words, "--batch-size", "8")
+    other = run_script(*words, "--", "--batch-size", "8")
     assert_one_line_error(other, "holds a table of other runs")
 
 

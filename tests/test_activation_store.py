@@ -190,3 +190,21 @@ def test_batches_from_a_store_mirror_the_same_images_as_batches_from_photos(
         )
         seen |= set(zip(pairs.indices(0).tolist(), pairs.mirrored(0).tolist(), strict=True))
     assert len(seen) > 7  # of 5 photos, most were seen both ways
+
+
+def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
+    tmp_path, trunk, photos
+):
+    model = network.build_model(trunk, ["a", "b"])
+    whole, _ = network.split(model, None)
+    below, upper = network.split_trunk(model, 105)
+    flags = {"dtype": "float32", "workers": 2, "mirror": True}
+    lower = activation_store.open_store(tmp_path, below, photos, **flags)
+    moved = [path + ".away" for path in photos.paths]
+    for old, new in zip(photos.paths, moved, strict=True):
+        os.rename(old, new)  # no photo is read again
+    store = activation_store.open_store(tmp_path, whole, photos, **flags, lower=(lower, upper))
+    images = np.stack([read_photo(path, SIZE) for path in moved])
+    expected = whole.predict(np.concatenate([images, images[:, :, ::-1]]), verbose=0)
+    rows = store.read(np.tile(np.arange(5), 2), np.repeat([False, True], 5))
+    np.testing.assert_allclose(rows, expected, atol=1e-5 * np.abs(expected).max())

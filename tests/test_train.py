@@ -291,3 +291,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(data, tmp_path, m
         command_line.UserError, match=r"loss is nan in stage heads, epoch 1, step 2"
     ):
         train.train(args)
+
+
+@pytest.mark.slow
+def test_the_tuned_recipe_trains_on_larger_images_from_stored_activations(data, tmp_path):
+    flags = f"--recipe tuned --loss softmax --image-size {SIZE} --batch-size 6 --pretrained none"
+    words = ("--data", data, "--weights", tmp_path, *flags.split(), "--epochs", "3", "2")
+    done = run_script("train.py", *words)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path)
+    assert [row["stage"] for row in rows] == 3 * ["heads"] + 2 * ["blocks"]
+    # Each stage's cosine ends at zero.
+    assert float(rows[2]["learning_rate"]) == pytest.approx(0, abs=1e-9)
+    assert float(rows[4]["learning_rate"]) == pytest.approx(0, abs=1e-9)
+    assert network.load_model(tmp_path / "model.keras").input_shape[1] == round(1.6 * SIZE)
+    # 18 photos and their mirror images, once through the trunk for both stages.
+    assert done.stdout.count("activations of 18 photos and their mirror images") == 3
+    assert done.stdout.count("there already") == 2  # of training and validation
+    judged = run_script("predict.py", "--weights", tmp_path, "--evaluate", data / "valid")
+    result = json.loads((tmp_path / "results.json").read_text())[-1]
+    assert f"error {result['error']:.4f}" in judged.stdout
