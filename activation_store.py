@@ -65,7 +65,7 @@ def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None)
 
     Args:
         weights: `pathlib.Path`, the run's folder.
-        below: the frozen part, of `model.split`.
+        below: the frozen part, of `model_parts.split`.
         photos: `photo.Photos`.
         dtype: "float32" (exact), "float16" (half the disk), or "off".
         workers: threads that read photos.

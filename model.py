@@ -9,7 +9,7 @@
 Images enter as bytes, `(batch, size, size, 3)` in 0..255; the model scales them
 itself. `same` is output 1 of `bin_out`. In training the second image is always
 another image of the same batch, so every image passes the trunk once and the
-second feature is gathered by the permutation (`connect`).
+second feature is gathered by the permutation (`model_parts.connect`).
 
 Source: the seed; the verification loss of arXiv:1611.05666.
 """
@@ -43,53 +43,6 @@ class SquaredDifference(keras.layers.Layer):
         return keras.ops.square(first - second)
 
 
-class MatrixProduct(keras.layers.Layer):
-    """A 1x1 convolution, or the 1x1 half of a separable one, as a matrix product.
-
-    The same numbers (up to rounding) from the same weights, but on a CPU
-    TensorFlow's gradient of a 1x1 convolution takes up to seven times as long
-    as that of the product. Part of the training graph only, never saved.
-
-    Args:
-        convolution: the layer whose weights are used and trained.
-    """
-
-    def __init__(self, convolution):
-        super().__init__(name=f"{convolution.name}_product")
-        self.convolution = convolution
-
-    @staticmethod
-    def fits(layer):
-        """Whether a layer can be computed this way."""
-        if isinstance(layer, keras.layers.SeparableConv2D):
-            is_1x1 = True
-        else:
-            is_1x1 = type(layer) is keras.layers.Conv2D and layer.kernel_size == (1, 1)
-        return is_1x1 and layer.dilation_rate == (1, 1) and layer.data_format == "channels_last"
-
-    def call(self, images):
-        layer = self.convolution
-        if isinstance(layer, keras.layers.SeparableConv2D):
-            kernel = layer.pointwise_kernel
-            images = keras.ops.depthwise_conv(
-                images, layer.depthwise_kernel, strides=layer.strides, padding=layer.padding
-            )
-        else:
-            kernel = layer.kernel
-            images = images[:, :: layer.strides[0], :: layer.strides[1]]
-        _, height, width, channels = images.shape
-        rows = keras.ops.reshape(images, (-1, channels))
-        product = keras.ops.matmul(rows, keras.ops.reshape(kernel, (channels, -1)))
-        if layer.use_bias:
-            product = product + layer.bias
-        return layer.activation(keras.ops.reshape(product, (-1, height, width, layer.filters)))
-
-
-def as_product(layer):
-    """The layer itself, or `MatrixProduct` of it where that fits."""
-    return MatrixProduct(layer) if MatrixProduct.fits(layer) else layer
-
-
 @keras.saving.register_keras_serializable(package="pairs")
 class TypeidHead(keras.layers.Dense):
     """A softmax over the classes that knows their typeids.
@@ -103,7 +56,8 @@ class TypeidHead(keras.layers.Dense):
     """
 
     def __init__(self, typeids, num_photos=None, activation="softmax", **kwargs):
-        super().__init__(len(typeids), activation=activation, **kwargs)
+        # float32 in every precision: a softmax and its loss need it.
+        super().__init__(len(typeids), activation=activation, **{"dtype": "float32", **kwargs})
         self.typeids = list(typeids)
         self.num_photos = list(num_photos or [0] * len(typeids))
 
@@ -142,8 +96,9 @@ def build_model(trunk, typeids, num_photos=None, paired=True):
         for number, feature in enumerate(features, start=1)
     }
     if paired:
-        square = SquaredDifference(name="square")(features)
-        outputs["bin_out"] = keras.layers.Dense(2, activation="softmax", name="bin_out")(square)
+        square = SquaredDifference(name="square", dtype="float32")(features)
+        same = keras.layers.Dense(2, activation="softmax", name="bin_out", dtype="float32")
+        outputs["bin_out"] = same(square)
     return keras.Model(images, outputs, name="pair_model" if paired else "softmax_model")
 
 
@@ -180,116 +135,13 @@ def unfreeze(model, from_layer):
         layer.trainable = trains and isinstance(layer, CONVOLUTIONS)
 
 
-def split(model, cut):
-    """Cuts a model in two that share its layers.
+def uses_xla(jit=False):
+    """Whether to compile with XLA, asked for or not.
 
-    Args:
-        model: `build_model(...)`.
-        cut: index of the trunk layer whose output is passed on; None cuts
-            after the pooled feature.
-
-    Returns:
-        `(below, above)`: `below` maps `img_1` to activations; `above` maps
-        `activation` and `partner` (int32, shape `(batch,)`: which image of the
-        batch is the second one) to the outputs of `model`.
+    Keras would, on a GPU. It has exhausted 6 GB cards, and on a CPU it is four
+    times slower. JAX has nothing else.
     """
-    below, upper = split_trunk(model, cut)
-    activation = keras.Input(below.output_shape[1:], name="activation")
-    feature = activation
-    if upper is not None:
-        feature = upper(activation, training=False)
-    outputs = {"ctg_out_1": classify(model, feature, 1)}
-    inputs = {"activation": activation}
-    if is_paired(model):
-        inputs["partner"] = keras.Input((), dtype="int32", name="partner")
-        second = keras.ops.take(feature, inputs["partner"], axis=0)
-        outputs["ctg_out_2"] = classify(model, second, 2)
-        square = model.get_layer("square")([feature, second])
-        outputs["bin_out"] = model.get_layer("bin_out")(square)
-    return below, keras.Model(inputs, outputs, name="above")
-
-
-def split_trunk(model, cut):
-    """The trunk of `split`, in two parts.
-
-    Returns:
-        `(below, upper)`: `below` as there, `upper` from its activations to the
-        pooled feature; None where `cut` is, because nothing is left.
-    """
-    trunk = model.get_layer("trunk")
-    image = keras.Input(trunk.input_shape[1:], dtype="uint8", name="img_1")
-    lower = trunk if cut is None else keras.Model(trunk.input, trunk.layers[cut].output)
-    below = keras.Model(image, lower(model.get_layer("scale")(image), training=False), name="below")
-    if cut is None:
-        return below, None
-    upper = keras.Model(trunk.layers[cut].output, trunk.output)
-    return below, keras.models.clone_model(upper, clone_function=as_product)  # same layers
-
-
-def classify(model, feature, number):
-    """Dropout and softmax `number` of `model` on a feature."""
-    return model.get_layer(f"ctg_out_{number}")(model.get_layer(f"dropout_{number}")(feature))
-
-
-def connect(below, above):
-    """Joins the two parts of `split`: every image passes the trunk once.
-
-    Returns:
-        `keras.Model`: inputs `img_1` and, if paired, `partner`; outputs those of
-        the two-image model on `img_1` and `img_1[partner]`.
-    """
-    inputs = {"img_1": keras.Input(below.input_shape[1:], dtype="uint8", name="img_1")}
-    parts = {"activation": below(inputs["img_1"])}
-    if "partner" in above.input:
-        inputs["partner"] = parts["partner"] = keras.Input((), dtype="int32", name="partner")
-    return keras.Model(inputs, above(parts), name="one_pass")
-
-
-def photo_model(model, head="mean"):
-    """Single photos to class probabilities and features.
-
-    Args:
-        model: `build_model(...)`.
-        head: "mean" of the softmax heads, or one of them: "first", "second" (a
-            model without pair has only the first).
-
-    Returns:
-        `keras.Model`: uint8 images to a dict of `probabilities`, shape
-        `(batch, classes)`, and `feature`, shape `(batch, 2048)`.
-    """
-    below, _ = split(model, None)
-    numbers = {"first": [1], "second": [2], "mean": [1, 2]}[head] if is_paired(model) else [1]
-    heads = [classify(model, below.output, number) for number in numbers]
-    mean = keras.layers.average(heads) if len(heads) > 1 else heads[0]
-    outputs = {"probabilities": mean, "feature": below.output}
-    return keras.Model(below.input, outputs, name="photo_model")
-
-
-def class_map_model(model):
-    """Single photos to a map of where each class is seen.
-
-    The trunk ends in an average pool and the heads are linear on it, so the
-    gradients of Grad-CAM (arXiv:1610.02391, section 3.1) are the heads' weights.
-
-    Returns:
-        `keras.Model`: uint8 images to an array of shape
-        `(batch, rows, columns, classes)`: each place's share of the logit (the
-        mean of the softmax heads' kernels).
-    """
-    trunk = model.get_layer("trunk")
-    image = keras.Input(trunk.input_shape[1:], dtype="uint8")
-    places = keras.Model(trunk.input, trunk.layers[-1].input)
-    heads = [f"ctg_out_{number}" for number in ((1, 2) if is_paired(model) else (1,))]
-    kernel = sum(model.get_layer(head).kernel for head in heads) / len(heads)
-    activation = places(model.get_layer("scale")(image), training=False)
-    return keras.Model(image, keras.ops.matmul(activation, keras.ops.convert_to_tensor(kernel)))
-
-
-def pair_head(model):
-    """Two features to the probabilities of "different" and "same", `(batch, 2)`."""
-    shape = model.get_layer("trunk").output_shape[1:]
-    features = [keras.Input(shape), keras.Input(shape)]
-    return keras.Model(features, model.get_layer("bin_out")(model.get_layer("square")(features)))
+    return jit or keras.backend.backend() == "jax"
 
 
 def smoothed_crossentropy(smoothing):
@@ -310,13 +162,14 @@ def smoothed_crossentropy(smoothing):
     return crossentropy
 
 
-def compile_model(model, optimizer, label_smoothing=0.0):
+def compile_model(model, optimizer, label_smoothing=0.0, jit=False):
     """Compiles with the seed's losses for the outputs that the model has.
 
     Args:
         model: with the outputs of `build_model`.
         optimizer: `keras.optimizers.Optimizer`, or its name.
         label_smoothing: of the class heads, see `smoothed_crossentropy`.
+        jit: compile with XLA.
     """
     heads = list(model.output)
     losses = dict.fromkeys(heads, "sparse_categorical_crossentropy")
@@ -328,9 +181,7 @@ def compile_model(model, optimizer, label_smoothing=0.0):
         loss=losses,
         loss_weights={head: LOSS_WEIGHTS[head] for head in heads},
         metrics={head: ["accuracy"] for head in heads},
-        # XLA: four times slower on a CPU, and it has exhausted 6 GB cards. JAX
-        # has nothing else.
-        jit_compile=keras.backend.backend() == "jax",
+        jit_compile=uses_xla(jit),
     )
 
 

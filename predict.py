@@ -18,6 +18,7 @@ import re
 
 import numpy as np
 
+import device
 from atomic_file import write_text
 from command_line import Parser, UserError, add_workers_flag, positive_int, run
 from evaluate import evaluate, print_evaluation, printed_name, write_files
@@ -268,6 +269,7 @@ def main():
     args = parse_args()
     names = read_names(args.names)
     settings = (args.batch_size, args.workers, args.tta, args.head)
+    device.prepare()
     predictor = Ensemble([Predictor(weights, *settings) for weights in args.weights])
     if args.evaluate:
         judge(predictor, args, names)

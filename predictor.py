@@ -97,7 +97,7 @@ class Predictor:
         workers: threads that read photos.
         num_views: views of each photo whose predictions are averaged, 1 to
             `MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
-        head: whose probabilities, see `model.photo_model`.
+        head: whose probabilities, see `model_parts.photo_model`.
 
     Attributes:
         typeids: list of str, what the columns of probabilities stand for.
@@ -111,6 +111,7 @@ class Predictor:
 
     def __init__(self, weights, batch_size=32, workers=2, num_views=1, head="mean"):
         import model as network  # TensorFlow takes seconds to load
+        import model_parts
 
         self.weights = pathlib.Path(weights)
         self.model = model = network.load_model(self.weights / "model.keras")
@@ -118,8 +119,8 @@ class Predictor:
         self.typeids = classifier.typeids
         self.most_frequent = int(np.argmax(classifier.num_photos))
         self.is_paired = network.is_paired(model)
-        self.photo_model = network.photo_model(model, head)
-        self.pair_head = network.pair_head(model) if self.is_paired else None
+        self.photo_model = model_parts.photo_model(model, head)
+        self.pair_head = model_parts.pair_head(model) if self.is_paired else None
         self.image_size = self.photo_model.input_shape[1]
         self.batch_size = batch_size
         self.workers = workers
@@ -163,10 +164,10 @@ class Predictor:
 
     @functools.cached_property
     def class_maps(self):
-        """`model.class_map_model`; only a report needs it."""
-        import model as network
+        """`model_parts.class_map_model`; only a report needs it."""
+        import model_parts
 
-        return network.class_map_model(self.model)
+        return model_parts.class_map_model(self.model)
 
     def heat_maps(self, paths, labels):
         """Where in each photo a class was seen.

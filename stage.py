@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 import model as network
+import model_parts
 import photo
 from activation_store import open_store, remove_stores
 from atomic_file import replacing
@@ -102,7 +103,9 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
     valid_pairs = PairBatches(valid, *setting, args.seed, validation=True)
     trained, batches = parts.feed(pairs, train_store, args.workers)
     judged, valid_batches = parts.feed(valid_pairs, valid_store, args.workers)
-    network.compile_model(trained, make_optimizer(stage, len(batches)), stage.label_smoothing)
+    network.compile_model(
+        trained, make_optimizer(stage, len(batches)), stage.label_smoothing, args.jit
+    )
     trained.optimizer.build(trained.trainable_variables)
     if judged is not trained:
         network.compile_model(
@@ -159,7 +162,7 @@ def open_stores(stage, args, model, parts, photos, valid, log):
         if needed_later and not stage.unfreeze:
             # A later stage starts further down in the same photos: they pass the
             # trunk once, and these activations are made of those.
-            below, between = network.split_trunk(model, TRUNKS[args.trunk].cut)
+            below, between = model_parts.split_trunk(model, TRUNKS[args.trunk].cut)
             stores.append(open_store(log.folder, below, photos, **settings, mirror=mirror))
             lower = stores[-1] and (stores[-1], between)
         stores.append(
@@ -190,8 +193,8 @@ class Parts:
     """
 
     def __init__(self, model, cut):
-        self.below, self.above = network.split(model, cut)
-        self.whole = network.connect(self.below, self.above)
+        self.below, self.above = model_parts.split(model, cut)
+        self.whole = model_parts.connect(self.below, self.above)
 
     def feed(self, pairs, store, workers):
         """The part that starts where the store, if any, left off, and its batches."""

@@ -21,9 +21,11 @@ import importlib.util
 import pathlib
 import shlex
 
+import device
 import run_folder
 from atomic_file import replacing
 from command_line import Parser, add_workers_flag, run, stop_at_once
+from device import PRECISIONS
 from photo import find_class_photos
 from photo_check import check_photos, say_what_is_in_both
 from recipe import RECIPES, plan
@@ -73,6 +75,7 @@ def train(args):
             flush=True,
         )
         # TensorFlow takes seconds to load: only once everything else is right.
+        device.prepare(args.precision)
         import stage
 
         settings = run_folder.make_settings(args, stages, stage.constants(), photos.typeids, found)
@@ -189,6 +192,14 @@ def parse_args(argv=None):
         help="activations of what is frozen, stored in --weights while it trains: float32 changes "
         "no result, float16 takes half the disk (default: %(default)s)",
     )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of activations; mixed ones are faster from compute capability 7.0 (float16) or 8.0 "
+        "(bfloat16) on (default: %(default)s)",
+    )
+    add("--jit", action="store_true", help="XLA: may be faster, takes more GPU memory")
     add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
     add("--restart", action="store_true", help="begin anew; the run in --weights is kept aside")
     add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")

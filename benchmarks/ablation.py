@@ -119,6 +119,7 @@ def predict_stages(folder, test):
         model), and with " mirrored" the last stage on mirrored photos.
     """
     import model as network  # TensorFlow takes seconds to load
+    import model_parts
 
     stages = [result["stage"] for result in read_json(folder / "results.json")]
     found = {}
@@ -127,7 +128,7 @@ def predict_stages(folder, test):
         photos = find_class_photos(test, model.get_layer("ctg_out_1").typeids)
         found["labels"] = photos.labels
         image_size = model.get_layer("trunk").input_shape[1]
-        below, above = network.split(model, None)
+        below, above = model_parts.split(model, None)
         views = ("", " mirrored") if stage == stages[-1] else ("",)
         batches = {}
         images = read_ahead(lambda path, side=image_size: read_photo(path, side), photos.paths, 2)

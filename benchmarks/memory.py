@@ -63,11 +63,12 @@ def measure_on_gpu(model, cut, batch_size, image_size):
     import tensorflow as tf
 
     import model as network
+    import model_parts
 
     if not tf.config.list_physical_devices("GPU"):
         return None
     network.unfreeze(model, cut)
-    whole = network.connect(*network.split(model, cut))
+    whole = model_parts.connect(*model_parts.split(model, cut))
     network.compile_model(whole, keras.optimizers.SGD(1e-4, momentum=0.9))
     images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
     labels = np.zeros(batch_size, np.int32)

@@ -8,6 +8,7 @@ from conftest import COLOURS, SIZE, make_photo
 
 import activation_store
 import model as network
+import model_parts
 import stage
 import train
 from checkpoint import Checkpoint
@@ -29,7 +30,7 @@ def photos(tmp_path):
 @pytest.fixture(scope="module")
 def below(trunk):
     keras.utils.set_random_seed(1)
-    return network.split(network.build_model(trunk, ["a", "b"]), 105)[0]
+    return model_parts.split(network.build_model(trunk, ["a", "b"]), 105)[0]
 
 
 def open_store(tmp_path, below, photos, dtype="float32"):
@@ -196,8 +197,8 @@ def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
     tmp_path, trunk, photos
 ):
     model = network.build_model(trunk, ["a", "b"])
-    whole, _ = network.split(model, None)
-    below, upper = network.split_trunk(model, 105)
+    whole, _ = model_parts.split(model, None)
+    below, upper = model_parts.split_trunk(model, 105)
     flags = {"dtype": "float32", "workers": 2, "mirror": True}
     lower = activation_store.open_store(tmp_path, below, photos, **flags)
     moved = [path + ".away" for path in photos.paths]

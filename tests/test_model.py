@@ -9,6 +9,7 @@ import pytest
 from conftest import SIZE, assert_one_line_error, run_script
 
 import model as network
+import model_parts
 from command_line import UserError
 from trunk import build_trunk, estimate_statistics
 
@@ -48,7 +49,7 @@ def exact_model():
 
 
 def cut_of(model, cut):
-    return network.connect(*network.split(model, cut))
+    return model_parts.connect(*model_parts.split(model, cut))
 
 
 def test_layer_105_of_xception_closes_block_11_and_blocks_12_to_14_follow():
@@ -157,7 +158,7 @@ def test_dropout_is_on_in_training_and_off_in_prediction(pair_model, batch):
 def test_a_resized_model_is_the_same_network_for_other_photos(pair_model):
     larger = network.resized(pair_model, build_trunk("xception", 96, "none", "no folder"))
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
-    feature = network.photo_model(larger).predict(images, verbose=0)["feature"]
+    feature = model_parts.photo_model(larger).predict(images, verbose=0)["feature"]
     # By hand: the small model's own layers, one after the other, on larger images.
     trunk = pair_model.get_layer("trunk")
     anew = keras.models.clone_model(trunk, input_tensors=keras.Input((None, None, 3)))
@@ -192,7 +193,7 @@ def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch
     mean = (
         expected["ctg_out_1"] + pair_model.predict([images, images], verbose=0)["ctg_out_2"]
     ) / 2
-    photo = network.photo_model(loaded).predict(images, verbose=0)["probabilities"]
+    photo = model_parts.photo_model(loaded).predict(images, verbose=0)["probabilities"]
     np.testing.assert_allclose(photo, mean, atol=1e-6)
 
 
@@ -205,7 +206,7 @@ def test_a_softmax_model_has_one_image_and_one_head(trunk, batch, tmp_path):
     network.compile_model(whole, keras.optimizers.SGD(0.1))
     whole.train_on_batch({"img_1": images}, {"ctg_out_1": labels["ctg_out_1"]})
     model.save(tmp_path / "model.keras")
-    loaded = network.photo_model(network.load_model(tmp_path / "model.keras"))
+    loaded = model_parts.photo_model(network.load_model(tmp_path / "model.keras"))
     expected = model.predict(images, verbose=0)["ctg_out_1"]
     found = loaded.predict(images, verbose=0)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-6)

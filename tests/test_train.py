@@ -16,6 +16,7 @@ from conftest import FLAGS, ROOT, SIZE, assert_one_line_error, run_script
 from PIL import Image
 
 import model as network
+import model_parts
 import recipe
 import train
 from recipe import SEED, Stage
@@ -268,7 +269,7 @@ def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
     from photo import find_class_photos
 
     model = network.load_model(trained / "model.keras")
-    whole = network.connect(*network.split(model, None))
+    whole = model_parts.connect(*model_parts.split(model, None))
     network.compile_model(whole, keras.optimizers.SGD(0.0))
     valid = find_class_photos(data / "valid", ["2", "10", "pug"])
     batches = PairBatches(valid, SIZE, 6, seed=0, validation=True)

@@ -1,0 +1,129 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import device
+import model as network
+import model_parts
+from device import Card, Inventory
+
+GTX_1060 = Card("NVIDIA GeForce GTX 1060 6GB", 6 << 30, (6, 1), "535.183.01")
+H200 = Card("NVIDIA H200", 141 << 30, (9, 0), "570.86.15")
+GOOD = Inventory("tensorflow", "2.21.0", True, 1, (GTX_1060,), "9.10.2.21", 8, 8 << 30)
+
+
+def test_one_line_says_what_a_training_runs_on():
+    assert device.describe(GOOD) == (
+        "tensorflow 2.21.0 on 1 GPU: NVIDIA GeForce GTX 1060 6GB, 6.0 GiB, compute capability 6.1, "
+        "cuDNN 9.10.2.21"
+    )
+    on_cpu = Inventory("jax", "0.7.1", False, 0, (), None, 4, 8 << 30)
+    assert device.describe(on_cpu) == "jax 0.7.1 on the CPU: 4 cores, 8.0 GiB"
+
+
+@pytest.mark.parametrize("cudnn", ["9.10.2.21", "9.1.0.70", "8.9.7.29", None])
+def test_a_card_that_works_is_left_alone(cudnn):
+    inventory = dataclasses.replace(GOOD, cudnn=cudnn)
+    assert device.why_it_would_crash(inventory) is None
+    assert device.why_a_card_is_idle(inventory) is None
+
+
+@pytest.mark.parametrize("cudnn", ["9.11.0.98", "9.28.0.1", "10.0.1.2"])
+def test_a_cudnn_without_code_for_pascal_names_the_package_to_pin(cudnn):
+    inventory = dataclasses.replace(GOOD, cudnn=cudnn)
+    words = device.why_it_would_crash(inventory)
+    assert 'pip install "nvidia-cudnn-cu12<9.11"' in words
+    assert cudnn in words
+    # A newer card has nothing to fear from it, nor has a training on the CPU.
+    assert device.why_it_would_crash(dataclasses.replace(inventory, cards=(H200,))) is None
+    on_cpu = dataclasses.replace(inventory, has_gpu_code=False, num_gpus=0)
+    assert device.why_it_would_crash(on_cpu) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"has_gpu_code": False}, ["no GPU code", "pip install -r requirements-gtx1060.txt"]),
+        ({"has_gpu_code": False, "cards": (H200,)}, ["no GPU code", "tensorflow[and-cuda]"]),
+        ({}, ["finds no CUDA libraries", "pip install -r requirements-gtx1060.txt"]),
+        (
+            {"cards": (dataclasses.replace(GTX_1060, driver="470.256.02"),)},
+            ["470.256.02 is too old", "525 to 580, the last for this card"],
+        ),
+        (
+            {"cards": (dataclasses.replace(H200, driver="470.256.02"),)},
+            ["too old", "525 or later"],
+        ),
+    ],
+)
+def test_a_card_that_is_not_used_is_named_with_what_to_install(changed, words):
+    words_found = device.why_a_card_is_idle(dataclasses.replace(GOOD, num_gpus=0, **changed))
+    for word in words:
+        assert word in words_found
+
+
+def test_half_precision_is_remarked_on_where_it_gains_nothing():
+    assert device.remark_precision("float32", GOOD) is None
+    assert "compute capability 7.0" in device.remark_precision("mixed_float16", GOOD)
+    turing = dataclasses.replace(GTX_1060, capability=(7, 5))
+    with_turing = dataclasses.replace(GOOD, cards=(turing,))
+    assert device.remark_precision("mixed_float16", with_turing) is None
+    assert "capability 8.0" in device.remark_precision("mixed_bfloat16", with_turing)
+    with_h200 = dataclasses.replace(GOOD, cards=(H200,))
+    assert device.remark_precision("mixed_bfloat16", with_h200) is None
+    on_cpu = dataclasses.replace(GOOD, num_gpus=0)
+    assert "gains nothing on a CPU" in device.remark_precision("mixed_float16", on_cpu)
+
+
+def test_the_drivers_list_is_read_and_what_is_none_passed_over():
+    text = (
+        "NVIDIA GeForce GTX 1060 6GB, 6144, 6.1, 535.183.01\n"
+        "NVIDIA H200, 144384, 9.0, 570.86.15\n"
+        "Some Card, [N/A], [N/A], 390.1\n"
+        "Failed to initialize NVML: Driver/library version mismatch\n\n"
+    )
+    assert device.parse_cards(text) == (GTX_1060, H200)
+
+
+def test_this_machine_can_be_looked_at(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    device.prepare()
+    assert capsys.readouterr().err.startswith(f"{keras.backend.backend()} ")
+
+
+def test_mixed_precision_trains_with_probabilities_and_weights_in_float32(trunk, monkeypatch):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        size = trunk.input_shape[1]
+        half = keras.applications.Xception(
+            weights=None,
+            include_top=False,
+            pooling="avg",
+            input_shape=(size, size, 3),
+            name="trunk",
+        )
+        half.set_weights(trunk.get_weights())
+        model = network.build_model(half, ["a", "b"])
+        network.unfreeze(model, 105)
+        below, above = model_parts.split(model, 105)
+        images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+        activation = below.predict_on_batch(images)
+        assert keras.backend.standardize_dtype(activation.dtype) == "bfloat16"
+        network.compile_model(above, keras.optimizers.SGD(1e-4))
+        inputs = {"activation": activation.astype("float32"), "partner": np.array([1, 0, 3, 2])}
+        labels = {head: np.zeros(4, np.int32) for head in above.output}
+        assert np.isfinite(above.train_on_batch(inputs, labels)).all()
+        assert {weight.dtype for weight in above.weights} == {"float32"}
+        outputs = above.predict_on_batch(inputs)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {str(output.dtype) for output in outputs.values()} == {"float32"}
+    exact_below, exact = model_parts.split(network.build_model(trunk, ["a", "b"]), 105)
+    for one, two in zip(exact.weights[-6:], above.weights[-6:], strict=True):
+        one.assign(two)  # the heads
+    inputs["activation"] = exact_below.predict_on_batch(images)
+    wanted = exact.predict_on_batch(inputs)["ctg_out_1"]
+    np.testing.assert_allclose(outputs["ctg_out_1"], wanted, atol=0.05)
