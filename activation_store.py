@@ -168,7 +168,8 @@ def store_key(below, photos, dtype, workers, mirror=False):
     facts = [versions, keras.backend.backend(), layers, scaling, below.input_shape, dtype, mirror]
     sha.update(json.dumps(facts).encode())
     sha.update(network.digest(below.weights).encode())
-    for digest in read_ahead(digest_or_gone, photos.paths, workers):
+    digests = photos.digests or read_ahead(digest_or_gone, photos.paths, workers)
+    for digest in digests:
         sha.update(digest.encode())
     return sha.hexdigest()[:32]
 

@@ -45,12 +45,15 @@ class Photos:
         paths: list of str, sorted by class and name.
         labels: int32 array, shape `(len(paths),)`: index into `typeids`.
         typeids: list of str, the classes.
+        digests: list of str, the SHA-256 of each photo's bytes where they have
+            been read already (`photo_check`); None: nobody has.
         broken: set of paths that could not be read and have been named.
     """
 
     paths: list
     labels: np.ndarray
     typeids: list
+    digests: list | None = dataclasses.field(default=None, repr=False, compare=False)
     broken: set = dataclasses.field(default_factory=set, repr=False, compare=False)
 
     def __len__(self):
@@ -58,7 +61,9 @@ class Photos:
 
     def take(self, indices):
         """`Photos` of some indices, with the same typeids."""
-        return Photos([self.paths[i] for i in indices], self.labels[indices], self.typeids)
+        paths = [self.paths[i] for i in indices]
+        digests = self.digests and [self.digests[i] for i in indices]
+        return Photos(paths, self.labels[indices], self.typeids, digests)
 
     def open(self, index, image_size):
         """Opens a photo, or the next of its class if it has become unreadable.
@@ -106,7 +111,7 @@ def find_photos(folder):
         os.path.join(parent, name)
         for parent, folders, names in os.walk(folder, onerror=fail)
         for name in names
-        if pathlib.Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
+        if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES and not name.startswith(".")
     ]
     if not paths:
         raise UserError(f"{folder}: no photos in it ({', '.join(sorted(PHOTO_SUFFIXES))})")

@@ -5,6 +5,7 @@ and left out here rather than in epoch 17. A photo whose size and times are
 those of the last check is not read again.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -18,6 +19,8 @@ from photo import open_photo, printable, read_ahead
 # Side in pixels at which a photo is decoded to see whether it can be: small, but
 # every byte of it is read.
 DECODED_SIZE = 64
+FILE_TIMES = ("st_size", "st_mtime_ns", "st_ctime_ns")
+PATHS_AT_ONCE = 512
 # Unreadable photos that are named one by one; the rest are counted.
 NAMED = 20
 
@@ -40,25 +43,27 @@ def check_photos(photos, folder, known, workers):
         UserError: a class has no readable photo.
     """
 
-    def check(path):
-        name = os.path.relpath(path, folder)
+    prefix = f"{pathlib.Path(folder)}{os.sep}"
+    names = [path.removeprefix(prefix) for path in photos.paths]
+    found = {}
+    for name, times in zip(names, all_file_times(photos.paths, workers), strict=True):
         before = known.get(name)
-        now = file_times(path)
         # What could not be read is tried again: a network may have been down.
-        if before and not before[4] and now == before[:3]:
-            return name, before
-        return name, [*now, *inspect_photo(path)]
-
+        is_known = before and not before[4] and times == before[:3]
+        found[name] = before if is_known else times
+    unknown = [index for index, name in enumerate(names) if len(found[name]) == len(FILE_TIMES)]
     progress = tqdm(
-        read_ahead(check, photos.paths, workers),
+        read_ahead(inspect_photo, [photos.paths[index] for index in unknown], workers),
         desc=f"checking {folder}",
-        total=len(photos),
+        total=len(unknown),
         unit=" photos",
         disable=None,  # no bar where nobody watches
         leave=False,
     )
-    found = dict(progress)
-    reasons = [found[os.path.relpath(path, folder)][4] for path in photos.paths]
+    for index, facts in zip(unknown, progress, strict=True):
+        found[names[index]] = [*found[names[index]], *facts]
+    reasons = [found[name][4] for name in names]
+    photos = dataclasses.replace(photos, digests=[found[name][3] for name in names])
     usable = photos.take([index for index, reason in enumerate(reasons) if not reason])
     say_what_is_left_out(
         folder,
@@ -98,13 +103,24 @@ def file_digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def all_file_times(paths, workers):
+    """`file_times` of many paths: list of lists. A shared folder answers slowly, so on threads."""
+    starts = range(0, len(paths), PATHS_AT_ONCE)
+    parts = read_ahead(
+        lambda start: [file_times(path) for path in paths[start : start + PATHS_AT_ONCE]],
+        starts,
+        workers,
+    )
+    return list(itertools.chain.from_iterable(parts))
+
+
 def file_times(path):
     """`[size, mtime_ns, ctime_ns]`: what changes whenever a file's bytes do."""
     try:
         status = os.stat(path)
     except OSError:  # a broken link; `inspect_photo` says so
-        return [None, None, None]
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        return [None] * len(FILE_TIMES)
+    return [getattr(status, name) for name in FILE_TIMES]
 
 
 def say_what_is_left_out(folder, reasons):

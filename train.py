@@ -30,6 +30,7 @@ from photo import find_class_photos
 from photo_check import check_photos, say_what_is_in_both
 from recipe import RECIPES, plan
 
+SIDES = ("train", "valid")
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
 # so that a wrong --image-size is refused before TensorFlow loads.
 MIN_IMAGE_SIZE = {"xception": 71, "inceptionv3": 75}
@@ -54,16 +55,13 @@ def train(args):
     """
     stages = plan(args.recipe, args.epochs)
     folder = pathlib.Path(args.weights)
-    sides = {side: pathlib.Path(args.data, side) for side in ("train", "valid")}
-    photos = find_class_photos(sides["train"])
-    valid = find_class_photos(sides["valid"], photos.typeids)
+    # A wrong folder is known before anything is written.
+    listed = list_photos(args.data)
     with run_folder.locked(folder):
         if args.restart:
             run_folder.set_aside(folder)
         known = run_folder.read_photos(folder)
-        found = {}
-        photos, found["train"] = check_photos(photos, sides["train"], known["train"], args.workers)
-        valid, found["valid"] = check_photos(valid, sides["valid"], known["valid"], args.workers)
+        (photos, valid), found = check_sides(args.data, listed, known, args.workers)
         say_what_is_in_both(found["train"], found["valid"])
         unjudged = sorted(set(photos.labels) - set(valid.labels))
         if unjudged:
@@ -80,12 +78,39 @@ def train(args):
 
         settings = run_folder.make_settings(args, stages, stage.constants(), photos.typeids, found)
         goes_on = run_folder.holds_run(folder, settings, known, found)
-        run_folder.write_photos(folder, found)
+        if found != known:
+            run_folder.write_photos(folder, found)
         if not goes_on:
             stage.build_first_model(args, photos, folder / "start.keras")
             draw_first_pairs(stages, args, photos, folder / "pairs.png")
             run_folder.write_settings(folder, settings)
         return run_stages(stages, args, photos, valid)
+
+
+def list_photos(data):
+    """The photos of both sides, `(train, valid)`, as `photo.Photos`."""
+    photos = find_class_photos(pathlib.Path(data, SIDES[0]))
+    return photos, find_class_photos(pathlib.Path(data, SIDES[1]), photos.typeids)
+
+
+def check_sides(data, listed, known, workers):
+    """Checks the photos of both sides; what is known of an earlier check is not read again.
+
+    Args:
+        data: folder with both sides.
+        listed: `list_photos(data)`.
+        known: `run_folder.read_photos(...)`.
+        workers: threads that read photos.
+
+    Returns:
+        `(usable, found)`: a list of `photo.Photos`, one a side, and the new
+        `known`.
+    """
+    usable, found = [], {}
+    for side, photos in zip(SIDES, listed, strict=True):
+        photos, found[side] = check_photos(photos, pathlib.Path(data, side), known[side], workers)
+        usable.append(photos)
+    return usable, found
 
 
 def draw_first_pairs(stages, args, photos, picture):

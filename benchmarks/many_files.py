@@ -1,4 +1,6 @@
-"""Sorting very many photos: time and memory, on generated tiny files.
+"""Sorting very many photos, and starting a training on them: time and memory.
+
+The files are generated, and tiny.
 
 Run it:  python benchmarks/many_files.py --files 200000 --classes 1000
 """
@@ -18,7 +20,10 @@ import numpy as np
 from PIL import Image
 
 import img2keras
+import run_folder
+import train
 from command_line import positive_int, run
+from photo_check import fingerprint
 
 # Runs a script and prints, last of all, the most memory it has had.
 WITH_PEAK = (
@@ -59,6 +64,19 @@ def time_script(*words):
     return seconds, peak, printed[-1]
 
 
+def time_start(data, weights):
+    """Seconds that train.py takes to list and check photos before TensorFlow loads."""
+    start = time.perf_counter()
+    listed = train.list_photos(data)
+    known = run_folder.read_photos(weights)
+    _, found = train.check_sides(data, listed, known, workers=2)
+    for side in found.values():
+        fingerprint(side)
+    if found != known:
+        run_folder.write_photos(weights, found)
+    return time.perf_counter() - start, sum(map(len, found.values()))
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description="Time the sorting of very many files.")
     add = parser.add_argument
@@ -77,6 +95,9 @@ def main():
                 *("img2keras.py", "--raw", scratch / "raw", "--out", scratch / "out")
             )
             print(f"{what}: {seconds:.1f} s, at most {peak / 1e6:.0f} MB of memory; {line}")
+        for what in ("checked", "checked again"):
+            seconds, count = time_start(scratch / "out", scratch)
+            print(f"{what} before a training: {seconds:.1f} s, {count} photos", flush=True)
 
 
 if __name__ == "__main__":

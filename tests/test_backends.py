@@ -1,0 +1,94 @@
+"""The same code on Keras' other backend: models, pairs, and one training from end to end."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, SIZE, run_script
+
+needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
+
+
+def table(weights, photos, out, backend):
+    """What predict.py says on a backend: dict from image id to classes and probabilities."""
+    flags = ("--weights", weights, "--test", photos, "--out", out / "p.txt", "--csv", out / "p.csv")
+    done = run_script("predict.py", *flags, KERAS_BACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(backend) or f"\n{backend} " in done.stderr
+    with (out / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = {}
+    for row in rows:
+        names = [row[f"typeid_{rank}"] for rank in (1, 2, 3)]
+        shares = [float(row[f"probability_{rank}"]) for rank in (1, 2, 3)]
+        found[row["image_id"]] = dict(zip(names, shares, strict=True))
+    return found
+
+
+def assert_same_probabilities(one, two):
+    assert one.keys() == two.keys()
+    for image_id, shares in one.items():
+        assert shares == pytest.approx(two[image_id], abs=1e-4)
+
+
+@pytest.mark.slow
+@needs_jax
+def test_a_training_on_jax_ends_like_one_on_tensorflow_and_predicts_the_same(
+    data, trained, tmp_path
+):
+    flags = f"--image-size {SIZE} --batch-size 6 --epochs 1 1 1 --pretrained none --workers 2"
+    words = ("--data", data, "--weights", tmp_path, *flags.split())
+    done = run_script("train.py", *words, KERAS_BACKEND="jax")
+    assert done.returncode == 0, done.stderr
+    assert "jax" in done.stderr
+    stages = [result["stage"] for result in json.loads((tmp_path / "results.json").read_text())]
+    assert stages == ["heads", "blocks", "plain"]
+    for weights in (tmp_path, trained):  # trained on either
+        tables = [table(weights, data / "valid", tmp_path, name) for name in ("jax", "tensorflow")]
+        assert_same_probabilities(*tables)
+
+
+@pytest.mark.slow
+@needs_jax
+@pytest.mark.parametrize("file", ["tests/test_pair_generator.py", "tests/test_model.py"])
+def test_pairs_and_models_keep_their_promises_on_jax(file):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", file],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+@needs_jax
+def test_photos_are_read_and_augmented_without_loading_tensorflow(data):
+    code = (
+        "import sys, photo, pair_generator\n"
+        f"photos = photo.find_class_photos({str(data / 'train')!r})\n"
+        "batch = pair_generator.PairBatches(photos, 71, 6, 0, 'affine')[0]\n"
+        "print(batch[0]['img_1'].sum(), 'tensorflow' in sys.modules)"
+    )
+    sums = []
+    for backend in ("jax", "tensorflow"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "KERAS_BACKEND": backend},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        sums.append(done.stdout.split())
+    assert sums[0][0] == sums[1][0]  # the same batch
+    assert sums[0][1] == "False"
+    assert np.double(sums[0][0]) > 0
