@@ -150,6 +150,7 @@ class PairBatches:
         self.augment = augment
         self.augmenter = make_augmenter() if augment == "affine" else None
         self.epoch = 0
+        self.epoch_order = (None, None)
 
     def __len__(self):
         return max(
@@ -165,7 +166,13 @@ class PairBatches:
         """int array, shape `(len(photos),)`: the photos in this epoch's order."""
         if self.validation:
             return self.fixed_order
-        return self.rng(FOR_ORDER).permutation(len(self.photos))
+        epoch, order = self.epoch_order
+        if epoch != self.epoch:
+            # Drawn once an epoch: every step asks, and there may be many photos.
+            # Threads may draw it twice; they draw the same.
+            epoch, order = self.epoch, self.rng(FOR_ORDER).permutation(len(self.photos))
+            self.epoch_order = (epoch, order)
+        return order
 
     @functools.cached_property
     def fixed_order(self):

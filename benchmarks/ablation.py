@@ -102,6 +102,9 @@ def train_run(row, seed, args):
     write_json(folder / "seconds.json", round(seconds, 1))
     with replacing(folder / PREDICTIONS) as temporary, temporary.open("wb") as file:
         np.savez(file, **predict_stages(folder, args.test))
+    stages, _ = table.read_run(folder)
+    errors = ", ".join(f"{name} {wrong.mean():.4f}" for name, wrong in stages.items())
+    print(f"error on the test photos after {errors}; {seconds / 60:.1f} minutes", flush=True)
     return None
 
 

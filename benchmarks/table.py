@@ -68,10 +68,10 @@ def read_run(folder):
     """What one run gets wrong.
 
     Returns:
-        dict from a stage's name (the mean of its heads), and of a paired model
-        "first" and "second" (single heads, last stage) and "mirrored" (mean of
-        heads, over a photo and its mirror image), to a float array, shape
-        `(photos,)`. Stages come first, in their order.
+        `(stages, options)`: dicts to float arrays, shape `(photos,)`. `stages`
+        from a stage's name, in their order: by the mean of its heads. `options`
+        of the last stage: "mirrored" (a photo and its mirror image, mean of the
+        heads), and of a paired model "first" and "second" (single heads).
     """
     with np.load(folder / "test.npz") as arrays:
         found = dict(arrays)
