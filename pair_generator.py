@@ -157,22 +157,22 @@ class PairBatches:
             1, len(self.photos) // self.batch_size + (len(self.photos) % self.batch_size > 1)
         )
 
-    def rng(self, use, step=0):
-        """A generator that depends on seed, epoch, use and step alone."""
-        epoch = 0 if self.validation else self.epoch
-        return np.random.default_rng([self.seed, epoch, use, step])
+    def rng(self, use, step=0, epoch=None):
+        """A generator that depends on seed, epoch (None: the current one), use and step alone."""
+        epoch = self.epoch if epoch is None else epoch
+        return np.random.default_rng([self.seed, 0 if self.validation else epoch, use, step])
 
     def order(self):
         """int array, shape `(len(photos),)`: the photos in this epoch's order."""
         if self.validation:
             return self.fixed_order
-        epoch, order = self.epoch_order
-        if epoch != self.epoch:
+        epoch, cached = self.epoch, self.epoch_order
+        if cached[0] != epoch:
             # Drawn once an epoch: every step asks, and there may be many photos.
             # Threads may draw it twice; they draw the same.
-            epoch, order = self.epoch, self.rng(FOR_ORDER).permutation(len(self.photos))
-            self.epoch_order = (epoch, order)
-        return order
+            order = self.rng(FOR_ORDER, epoch=epoch).permutation(len(self.photos))
+            self.epoch_order = cached = (epoch, order)
+        return cached[1]
 
     @functools.cached_property
     def fixed_order(self):
