@@ -144,41 +144,18 @@ def uses_xla(jit=False):
     return jit or keras.backend.backend() == "jax"
 
 
-def smoothed_crossentropy(smoothing):
-    """Cross-entropy of softmax heads against labels that are not quite certain.
-
-    Args:
-        smoothing: share of the probability that is spread over all classes.
-
-    Source: label smoothing, arXiv:1512.00567, section 7.
-    """
-
-    def crossentropy(labels, probabilities):
-        num_classes = probabilities.shape[-1]
-        one_hot = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), num_classes)
-        targets = one_hot * (1 - smoothing) + smoothing / num_classes
-        return keras.ops.categorical_crossentropy(targets, probabilities)
-
-    return crossentropy
-
-
-def compile_model(model, optimizer, label_smoothing=0.0, jit=False):
+def compile_model(model, optimizer, jit=False):
     """Compiles with the seed's losses for the outputs that the model has.
 
     Args:
         model: with the outputs of `build_model`.
         optimizer: `keras.optimizers.Optimizer`, or its name.
-        label_smoothing: of the class heads, see `smoothed_crossentropy`.
         jit: compile with XLA.
     """
     heads = list(model.output)
-    losses = dict.fromkeys(heads, "sparse_categorical_crossentropy")
-    if label_smoothing:
-        smoothed = smoothed_crossentropy(label_smoothing)
-        losses.update({head: smoothed for head in heads if head != "bin_out"})
     model.compile(
         optimizer=optimizer,
-        loss=losses,
+        loss={head: "sparse_categorical_crossentropy" for head in heads},
         loss_weights={head: LOSS_WEIGHTS[head] for head in heads},
         metrics={head: ["accuracy"] for head in heads},
         jit_compile=uses_xla(jit),

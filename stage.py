@@ -103,14 +103,10 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
     valid_pairs = PairBatches(valid, *setting, args.seed, validation=True)
     trained, batches = parts.feed(pairs, train_store, args.workers)
     judged, valid_batches = parts.feed(valid_pairs, valid_store, args.workers)
-    network.compile_model(
-        trained, make_optimizer(stage, len(batches)), stage.label_smoothing, args.jit
-    )
+    network.compile_model(trained, make_optimizer(stage, len(batches)), args.jit)
     trained.optimizer.build(trained.trainable_variables)
     if judged is not trained:
-        network.compile_model(
-            judged, "sgd", stage.label_smoothing
-        )  # measured only; no step is taken
+        network.compile_model(judged, "sgd")  # measured only; no step is taken
 
     best_file, last_file = model_files(log.folder, stage)
     before = parts.frozen_digest()

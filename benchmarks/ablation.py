@@ -1,8 +1,8 @@
 """The table: systems trained with several seeds and judged on test photos.
 
 A row is `TRUNK-LOSS`, the seed's recipe; `TRUNK-LOSS+tuned`, another recipe; or
-`TRUNK-LOSS+VARIANT`, one thing changed (`variants.py`). Stopped, the same command
-goes on. Flags of train.py go behind `--`.
+either with `+VARIANT`, one thing changed (`variants.py`). Stopped, the same
+command goes on. Flags of train.py go behind `--`.
 
     OUT/runs/ROW-seedN/   the runs, as train.py leaves them, and what they predict
     OUT/results.json, OUT/table.md
@@ -43,29 +43,35 @@ BATCH_SIZE = 32
 
 
 def split_row(row):
-    """The parts of a row's name: `(trunk, loss, change)`; change may be "".
+    """The parts of a row's name: `(trunk, loss, recipe, variant)`; the last two may be "".
 
     Raises:
         UserError: no such row.
     """
-    system, _, change = row.partition("+")
-    if system not in ROWS or (change and change not in {**VARIANTS, **RECIPES}):
+    system, *changes = row.split("+")
+    recipes = [change for change in changes if change in RECIPES]
+    variants = [change for change in changes if change in VARIANTS]
+    if (
+        system not in ROWS
+        or max(len(recipes), len(variants), len(changes) - 1) > 1
+        or (len(recipes) + len(variants) < len(changes))
+    ):
         raise UserError(
-            f"--rows {row}: not TRUNK-LOSS+CHANGE with one of {', '.join(ROWS)}, and as a change "
-            f"(or without) one of {', '.join([*RECIPES, *VARIANTS])}"
+            f"--rows {row}: not TRUNK-LOSS+RECIPE+VARIANT with one of {', '.join(ROWS)}, then (or "
+            f"not) one of {', '.join(RECIPES)} and one of {', '.join(VARIANTS)}"
         )
-    return (*system.split("-"), change)
+    return (*system.split("-"), "".join(recipes), "".join(variants))
 
 
 def make_command(row, seed, folder, args):
     """The command of one run, as a list of words, from the project's folder."""
-    trunk, loss, change = split_row(row)
-    script = ["benchmarks/variants.py", change] if change in VARIANTS else ["train.py"]
+    trunk, loss, recipe, variant = split_row(row)
+    script = ["benchmarks/variants.py", variant] if variant else ["train.py"]
     flags = ["--data", args.data, "--weights", folder, "--trunk", trunk, "--loss", loss]
     if trunk in args.pretrained:
         flags += ["--pretrained", args.pretrained[trunk]]
-    if change in RECIPES:
-        flags += ["--recipe", change]
+    if recipe:
+        flags += ["--recipe", recipe]
     elif args.epochs:
         flags += ["--epochs", *args.epochs]
     return [*script, *map(str, flags), "--seed", str(seed), *args.train_flags]

@@ -144,6 +144,42 @@ def average_callbacks(make_callbacks):
     return make
 
 
+def smoothed_crossentropy(labels, probabilities):
+    """Cross-entropy against labels a tenth of which is spread over all classes.
+
+    Source: label smoothing, arXiv:1512.00567, section 7.
+    """
+    import keras
+
+    num_classes = probabilities.shape[-1]
+    one_hot = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), num_classes)
+    return keras.ops.categorical_crossentropy(0.9 * one_hot + 0.1 / num_classes, probabilities)
+
+
+def smooth_labels(compile_model):
+    """`model.compile_model` with smoothed labels for the class heads."""
+
+    def compile_smoothed(model, optimizer, jit=False):
+        import keras
+
+        import model as network
+
+        compile_model(model, optimizer, jit)
+        heads = list(model.output)
+        losses = dict.fromkeys(heads, smoothed_crossentropy)
+        if "bin_out" in losses:
+            losses["bin_out"] = "sparse_categorical_crossentropy"
+        model.compile(
+            optimizer=keras.optimizers.get(optimizer),
+            loss=losses,
+            loss_weights={head: network.LOSS_WEIGHTS[head] for head in heads},
+            metrics={head: ["accuracy"] for head in heads},
+            jit_compile=model.jit_compile,
+        )
+
+    return compile_smoothed
+
+
 def pair_weight(weight):
     """Another weight of the pair loss."""
     weights = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": weight}
@@ -172,7 +208,9 @@ CANDIDATES = {
         },
     ),
     "crop": Variant("the middle of a photo instead of squashing it", {"photo.squash": crop}),
-    "label-smoothing": Variant("label smoothing 0.1", stages={"all": {"label_smoothing": 0.1}}),
+    "label-smoothing": Variant(
+        "label smoothing 0.1 of the class heads", wrapped={"model.compile_model": smooth_labels}
+    ),
     "cosine": Variant(
         "cosine schedule with warm-up in stages 2 and 3",
         stages={name: {"schedule": "cosine"} for name in ("blocks", "plain")},

@@ -1,6 +1,5 @@
 import contextlib
 import json
-import math
 import zipfile
 
 import keras
@@ -168,17 +167,6 @@ def test_a_resized_model_is_the_same_network_for_other_photos(pair_model):
     assert larger.get_layer("ctg_out_2").typeids == pair_model.get_layer("ctg_out_2").typeids
     for one, two in zip(larger.get_weights(), pair_model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
-
-
-def test_label_smoothing_is_cross_entropy_against_softened_labels():
-    probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], np.float32)
-    loss = network.smoothed_crossentropy(0.3)(np.array([[0], [2]]), probabilities)
-    # By hand: 0.3 spread over three classes leaves 0.8 where the label is, 0.1 elsewhere.
-    expected = [
-        -(0.8 * math.log(0.7) + 0.1 * math.log(0.2) + 0.1 * math.log(0.1)),
-        -(0.8 * math.log(0.4) + 0.2 * math.log(0.3)),
-    ]
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch, tmp_path):
