@@ -41,13 +41,13 @@ def assert_same_probabilities(one, two):
 def test_a_training_on_jax_ends_like_one_on_tensorflow_and_predicts_the_same(
     data, trained, tmp_path
 ):
-    flags = f"--image-size {SIZE} --batch-size 6 --epochs 1 1 1 --pretrained none --workers 2"
+    flags = f"--image-size {SIZE} --batch-size 6 --epochs 1 0 1 --pretrained none --workers 2"
     words = ("--data", data, "--weights", tmp_path, *flags.split())
     done = run_script("train.py", *words, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     assert "jax" in done.stderr
     stages = [result["stage"] for result in json.loads((tmp_path / "results.json").read_text())]
-    assert stages == ["heads", "blocks", "plain"]
+    assert stages == ["heads", "plain"]
     for weights in (tmp_path, trained):  # trained on either
         tables = [table(weights, data / "valid", tmp_path, name) for name in ("jax", "tensorflow")]
         assert_same_probabilities(*tables)
@@ -55,10 +55,12 @@ def test_a_training_on_jax_ends_like_one_on_tensorflow_and_predicts_the_same(
 
 @pytest.mark.slow
 @needs_jax
-@pytest.mark.parametrize("file", ["tests/test_pair_generator.py", "tests/test_model.py"])
-def test_pairs_and_models_keep_their_promises_on_jax(file):
+def test_pairs_and_models_keep_their_promises_on_jax():
+    # Not all of them: some look into TensorFlow's own gradients.
+    some = "pair or layer_105 or names_and_shapes or step_moves or dropout_is_on or resized"
+    files = ("tests/test_pair_generator.py", "tests/test_model.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", file],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some, *files],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": "jax"},
         capture_output=True,
@@ -67,7 +69,7 @@ def test_pairs_and_models_keep_their_promises_on_jax(file):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    assert int(done.stdout.split(" passed")[0].split()[-1]) > 30
 
 
 @needs_jax
