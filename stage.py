@@ -169,7 +169,7 @@ def open_stores(stage, args, model, parts, photos, valid, log):
     later = [
         other.augment
         for other in log.stages
-        if other.number > stage.number and other.image_scale == stage.image_scale
+        if other.number > stage.number and other.unfreeze and other.image_scale == stage.image_scale
     ]
     valid_store = open_one(valid, False, needed_later=bool(later))
     train_store = None  # affine transforms are new every epoch
