@@ -149,7 +149,7 @@ def markdown(results):
     done = [row for row in results["rows"] if "failed" not in row]
     stages = list(dict.fromkeys(stage for row in done for stage in row["stages"]))
     lines = [
-        f"{results['photos']} test photos, {results['seeds']} seeds; ± standard error; "
+        f"{results['photos']} test photos, seeds 0 to {results['seeds'] - 1}; ± standard error; "
         f"p < {SIGNIFICANT} in bold",
         "",
         "| system | "
