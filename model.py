@@ -56,8 +56,7 @@ class TypeidHead(keras.layers.Dense):
     """
 
     def __init__(self, typeids, num_photos=None, activation="softmax", **kwargs):
-        # float32 in every precision: a softmax and its loss need it.
-        super().__init__(len(typeids), activation=activation, **{"dtype": "float32", **kwargs})
+        super().__init__(len(typeids), activation=activation, **kwargs)
         self.typeids = list(typeids)
         self.num_photos = list(num_photos or [0] * len(typeids))
 
@@ -89,15 +88,17 @@ def build_model(trunk, typeids, num_photos=None, paired=True):
     ]
     # training=False: BatchNormalization uses its moving statistics, always.
     features = [trunk(scale(image), training=False) for image in images]
+    # Half precision ends at the feature: a softmax and its loss need the weights' own.
+    dtype = keras.config.dtype_policy().variable_dtype
     outputs = {
-        f"ctg_out_{number}": TypeidHead(typeids, num_photos, name=f"ctg_out_{number}")(
+        f"ctg_out_{number}": TypeidHead(typeids, num_photos, name=f"ctg_out_{number}", dtype=dtype)(
             keras.layers.Dropout(DROPOUT, name=f"dropout_{number}")(feature)
         )
         for number, feature in enumerate(features, start=1)
     }
     if paired:
-        square = SquaredDifference(name="square", dtype="float32")(features)
-        same = keras.layers.Dense(2, activation="softmax", name="bin_out", dtype="float32")
+        square = SquaredDifference(name="square", dtype=dtype)(features)
+        same = keras.layers.Dense(2, activation="softmax", name="bin_out", dtype=dtype)
         outputs["bin_out"] = same(square)
     return keras.Model(images, outputs, name="pair_model" if paired else "softmax_model")
 
