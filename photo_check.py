@@ -45,13 +45,13 @@ def check_photos(photos, folder, known, workers):
 
     prefix = f"{pathlib.Path(folder)}{os.sep}"
     names = [path.removeprefix(prefix) for path in photos.paths]
-    found = {}
-    for name, times in zip(names, all_file_times(photos.paths, workers), strict=True):
-        before = known.get(name)
+    times = all_file_times(photos.paths, workers)
+    found, unknown = {}, []
+    for index, name in enumerate(names):
+        found[name] = known.get(name)
         # What could not be read is tried again: a network may have been down.
-        is_known = before and not before[4] and times == before[:3]
-        found[name] = before if is_known else times
-    unknown = [index for index, name in enumerate(names) if len(found[name]) == len(FILE_TIMES)]
+        if not found[name] or found[name][4] or found[name][:3] != times[index]:
+            unknown.append(index)
     progress = tqdm(
         read_ahead(inspect_photo, [photos.paths[index] for index in unknown], workers),
         desc=f"checking {folder}",
@@ -61,7 +61,7 @@ def check_photos(photos, folder, known, workers):
         leave=False,
     )
     for index, facts in zip(unknown, progress, strict=True):
-        found[names[index]] = [*found[names[index]], *facts]
+        found[names[index]] = [*times[index], *facts]
     reasons = [found[name][4] for name in names]
     photos = dataclasses.replace(photos, digests=[found[name][3] for name in names])
     usable = photos.take([index for index, reason in enumerate(reasons) if not reason])

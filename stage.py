@@ -246,14 +246,18 @@ def make_optimizer(stage, num_steps):
     """A new optimizer for a stage of `num_steps` an epoch: no moments of the last one."""
     learning_rate = stage.learning_rate
     if stage.schedule == "cosine":
-        all_steps = num_steps * stage.epochs
-        warm_up = all_steps // 10
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            0.0, all_steps - warm_up, warmup_target=learning_rate, warmup_steps=warm_up
-        )
+        learning_rate = cosine(learning_rate, num_steps * stage.epochs)
     if stage.optimizer == "adam":
         return keras.optimizers.Adam(learning_rate)
     return keras.optimizers.SGD(learning_rate, momentum=0.9)
+
+
+def cosine(learning_rate, num_steps):
+    """The schedule "cosine" of `recipe.Stage`, over `num_steps` in all."""
+    warm_up = num_steps // 10
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, num_steps - warm_up, warmup_target=learning_rate, warmup_steps=warm_up
+    )
 
 
 def make_callbacks(stage, pairs, validate, log):

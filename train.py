@@ -26,11 +26,11 @@ import run_folder
 from atomic_file import replacing
 from command_line import Parser, add_workers_flag, run, stop_at_once
 from device import PRECISIONS
+from img2keras import SIDES
 from photo import find_class_photos
 from photo_check import check_photos, say_what_is_in_both
 from recipe import RECIPES, plan
 
-SIDES = ("train", "valid")
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
 # so that a wrong --image-size is refused before TensorFlow loads.
 MIN_IMAGE_SIZE = {"xception": 71, "inceptionv3": 75}

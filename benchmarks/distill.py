@@ -11,7 +11,6 @@ Run it:  python benchmarks/distill.py --data data/train --teacher FILE --out FIL
          python train.py --pretrained FILE.weights.h5
 """
 
-import csv
 import pathlib
 import sys
 
@@ -19,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from atomic_file import replacing
+from atomic_file import replacing, write_text
 from command_line import Parser, add_workers_flag, positive_int, run
 from photo import find_class_photos, read_ahead, read_photo
 
@@ -32,12 +31,15 @@ WEIGHT_DECAY = 1e-4
 
 def measure_features(teacher, photos, image_size, batch_size, workers):
     """Mean and standard deviation of the teacher's features: two float32 arrays, `(2048,)`."""
+    import model as network
+
     count = min(NUM_MEASURED, len(photos))
     chosen = np.random.default_rng(0).permutation(len(photos))[:count]
     images = read_ahead(
         lambda path: read_photo(path, image_size), [photos.paths[i] for i in chosen], workers
     )
-    images = np.stack(list(images)) / np.float32(127.5) - 1
+    scale, offset = map(np.float32, network.INPUT_SCALE)
+    images = np.stack(list(images)) * scale + offset
     features = teacher.predict(images, batch_size=batch_size, verbose=0)
     return features.mean(axis=0), features.std(axis=0) + 1e-6
 
@@ -57,10 +59,12 @@ def build_pupil(student, teacher, mean, deviation, num_classes):
     """
     import keras
 
+    import model as network
+
     teacher = keras.Model(teacher.input, teacher.output, name="teacher")  # both are "trunk"
     teacher.trainable = False
     image = keras.Input(student.input_shape[1:], dtype="uint8", name="img_1")
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    scaled = keras.layers.Rescaling(*network.INPUT_SCALE)(image)
     # The student's feature is an average of rectified numbers and cannot be
     # negative; a linear layer of its own reaches the standardised one.
     feature = student(scaled)
@@ -95,8 +99,11 @@ def distill(args):
     """Trains the student and saves its weights after every epoch."""
     import keras
 
+    import model as network
     from callbacks import SetEpoch, StopOnNonFiniteLoss
     from pair_generator import PairBatches
+    from record import csv_text
+    from stage import cosine
     from trunk import build_trunk
 
     keras.utils.set_random_seed(args.seed)
@@ -106,11 +113,7 @@ def distill(args):
     student = build_trunk("xception", args.image_size, "none", ".")
     model = build_pupil(student, teacher, *measured, len(photos.typeids))
     pairs = PairBatches(photos, args.image_size, args.batch_size, args.seed, "affine")
-    all_steps = args.epochs * len(pairs)
-    warm_up = all_steps // 10
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, all_steps - warm_up, warmup_target=args.learning_rate, warmup_steps=warm_up
-    )
+    rate = cosine(args.learning_rate, args.epochs * len(pairs))
     model.compile(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY),
         loss={
@@ -119,7 +122,7 @@ def distill(args):
         },
         loss_weights={"difference": 1.0, "label": LABEL_WEIGHT},
         metrics={"label": ["accuracy"]},
-        jit_compile=keras.backend.backend() == "jax",
+        jit_compile=network.uses_xla(),
     )
     rows = []
 
@@ -130,10 +133,7 @@ def distill(args):
             student.save_weights(named)
             named.replace(temporary)
         rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
-        with replacing(args.out.with_suffix(".csv")) as temporary, temporary.open("w") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(args.out.with_suffix(".csv"), csv_text(rows))
 
     callbacks = [
         SetEpoch(pairs),
