@@ -2,8 +2,10 @@
 
 What is frozen never changes, and photos that are not augmented do not either:
 what the frozen layers make of them is the same in every epoch. A store is a
-plain `.npy` file, one row a photo. Its name is a digest of everything its
-content depends on, so an old file is never read for a changed photo or weight.
+folder of shards, plain `.npy` files of `SHARD_ROWS` rows, one row a photo: a
+killed run goes on after its last shard, and the processes of a cluster build
+one shard each. The folder's name is a digest of everything its content depends
+on, so an old one is never read for a changed photo or weight.
 """
 
 import dataclasses
@@ -20,12 +22,15 @@ import numpy as np
 
 import model as network
 from atomic_file import replacing
+from cluster import ALONE
 from photo import read_ahead
 from photo_check import file_digest
 
 FOLDER = "activations"
 # Photos a forward pass of the frozen part, whatever the training batch is.
 BATCH_SIZE = 16
+# A multiple of it. At 299 pixels half a gigabyte, and minutes of work on a CPU.
+SHARD_ROWS = 512
 # Left free on the disk for checkpoints and everybody else.
 SPARE_BYTES = 1 << 30
 
@@ -34,14 +39,24 @@ SPARE_BYTES = 1 << 30
 class ActivationStore:
     """Activations of photos on disk.
 
+    Row by row: all photos as they are, then, if they are stored, all mirrored.
+
     Attributes:
-        path: of the `.npy` file, shape `(rows, *activation)`: all photos as they
-            are, then, if they are stored, all mirrored.
+        path: folder of the shards, `00000.npy`, `00001.npy`, ..., each of shape
+            `(SHARD_ROWS, *activation)`, the last one as long as it comes.
         num_photos: int.
     """
 
     path: pathlib.Path
     num_photos: int
+
+    def shard(self, number):
+        """Path of a shard."""
+        return self.path / f"{number:05}.npy"
+
+    def shard_of(self, rows):
+        """Path of the shard that holds a range of rows."""
+        return self.shard(rows.start // SHARD_ROWS)
 
     def read(self, indices, mirrored=False):
         """Reads rows.
@@ -54,14 +69,18 @@ class ActivationStore:
         Returns:
             float32 array, shape `(batch, *activation)`.
         """
+        numbers, places = np.divmod(indices + self.num_photos * mirrored, SHARD_ROWS)
         # Mapped anew for every batch: pages that stay mapped count as resident
         # memory, and a store is larger than that.
-        rows = np.load(self.path, mmap_mode="r")
-        return rows[indices + self.num_photos * mirrored].astype(np.float32, copy=False)
+        shards = {n: np.load(self.shard(n), mmap_mode="r") for n in set(numbers.tolist())}
+        rows = np.empty((len(indices), *shards[numbers[0]].shape[1:]), np.float32)
+        for row, number, place in zip(rows, numbers, places, strict=True):
+            row[...] = shards[number][place]
+        return rows
 
 
-def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None):
-    """Opens the store of some photos, and builds it if it is not there.
+def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None, cluster=ALONE):
+    """Opens the store of some photos, and builds what is not there.
 
     Args:
         weights: `pathlib.Path`, the run's folder.
@@ -72,6 +91,7 @@ def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None)
         mirror: store every photo a second time, mirrored.
         lower: `(store, between)`: a store of the same photos and views further
             down, and the model from its rows to these. None: from the photos.
+        cluster: `cluster.Cluster`; each of its processes builds some shards.
 
     Returns:
         `ActivationStore`, or None where it is off or the disk is too small;
@@ -80,30 +100,59 @@ def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None)
     if dtype == "off":
         return None
     folder = weights / FOLDER
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{store_key(below, photos, dtype, workers, mirror)}.npy"
-    shape = (len(photos) * (2 if mirror else 1), *below.output_shape[1:])
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+    store = ActivationStore(folder / store_key(below, photos, dtype, workers, mirror), len(photos))
+    num_rows = len(photos) * (2 if mirror else 1)
+    shape = below.output_shape[1:]
     views = " and their mirror images" if mirror else ""
-    what = f"activations of {len(photos)} photos{views}, {'x'.join(map(str, shape[1:]))} {dtype}"
-    if path.is_file():
-        print(f"{what}: {gigabytes(size)}, there already")
-        return ActivationStore(path, len(photos))
-    for leftover in folder.glob(".tmp-*"):  # of a killed run; it would count as used
+    what = f"activations of {len(photos)} photos{views}, {'x'.join(map(str, shape))} {dtype}"
+    ranges = [
+        range(start, min(start + SHARD_ROWS, num_rows)) for start in range(0, num_rows, SHARD_ROWS)
+    ]
+    with cluster.first_goes_ahead():
+        if cluster.is_first:
+            missing = sum(len(rows) for rows in ranges if not store.shard_of(rows).is_file())
+            decide(store, what, missing * math.prod(shape) * np.dtype(dtype).itemsize)
+        if not store.path.is_dir():
+            return None
+    own = [
+        rows
+        for number, rows in enumerate(ranges)
+        if number % cluster.num_processes == cluster.process and not store.shard_of(rows).is_file()
+    ]
+    if own:
+        build(store, own, below, photos, dtype, workers, lower)
+    cluster.wait_for_all()
+    return store
+
+
+def decide(store, what, missing):
+    """Decides, and says, whether there is room for a store; makes its folder if so.
+
+    Args:
+        store: `ActivationStore`.
+        what: str, for people.
+        missing: bytes that are not there yet.
+    """
+    folder = store.path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if not missing:
+        print(f"{what}: there already")
+        return
+    for leftover in folder.rglob(".tmp-*"):  # of a killed run; it would count as used
         leftover.unlink()
     free = shutil.disk_usage(folder).free
     # A run that goes on decides as it did, whatever is free now: the same bits.
-    computed_anew = path.with_suffix(".off")
-    if computed_anew.exists() or size + SPARE_BYTES > free:
+    computed_anew = store.path.with_suffix(".off")
+    if computed_anew.exists() or missing + SPARE_BYTES > free:
         computed_anew.touch()
+        half = " (--cache float16 takes half)" if what.endswith("float32") else ""
         print(
-            f"{what}: {gigabytes(size)} needed, {gigabytes(free)} free: not stored but computed "
-            f"in every epoch" + (" (--cache float16 takes half)" if dtype == "float32" else "")
+            f"{what}: {gigabytes(missing)} needed, {gigabytes(free)} free: not stored but computed "
+            f"in every epoch{half}"
         )
-        return None
-    print(f"{what}: {gigabytes(size)} of {gigabytes(free)} free: computed once and stored")
-    build(path, below, photos, dtype, workers, mirror, lower)
-    return ActivationStore(path, len(photos))
+        return
+    print(f"{what}: {gigabytes(missing)} of {gigabytes(free)} free: computed once and stored")
+    store.path.mkdir(exist_ok=True)
 
 
 def gigabytes(size):
@@ -111,26 +160,32 @@ def gigabytes(size):
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def build(path, below, photos, dtype, workers, mirror=False, lower=None):
-    """Computes the activations of all photos and writes them, whole or not at all."""
-    num_rows = len(photos) * (2 if mirror else 1)
+def build(store, ranges, below, photos, dtype, workers, lower=None):
+    """Computes the activations of some shards and writes each of them, whole or not at all.
+
+    Args:
+        store: `ActivationStore`; its folder exists.
+        ranges: list of range, the rows of each shard.
+        below, photos, dtype, workers, lower: as in `open_store`.
+    """
     shows = 1 if sys.stdout.isatty() else 2
-    progress = keras.utils.Progbar(num_rows, verbose=shows, unit_name="photo")
-    batches = from_store(*lower) if lower else from_photos(below, photos, workers, num_rows)
-    header = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-        "fortran_order": False,
-        "shape": (num_rows, *below.output_shape[1:]),
-    }
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_2_0(file, header)
-        for rows in batches:
-            rows.astype(dtype, copy=False).tofile(file)
-            progress.add(len(rows))
+    progress = keras.utils.Progbar(sum(map(len, ranges)), verbose=shows, unit_name="photo")
+    for rows in ranges:
+        batches = from_store(rows, *lower) if lower else from_photos(rows, below, photos, workers)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": (len(rows), *below.output_shape[1:]),
+        }
+        with replacing(store.shard_of(rows)) as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
+            for batch in batches:
+                batch.astype(dtype, copy=False).tofile(file)
+                progress.add(len(batch))
 
 
-def from_photos(below, photos, workers, num_rows):
-    """Yields activations of photos, then, if more rows are asked for, of their mirror images."""
+def from_photos(rows, below, photos, workers):
+    """Yields the activations of rows, from photos and their mirror images."""
     image_size = below.input_shape[1]
 
     def read(row):
@@ -138,19 +193,18 @@ def from_photos(below, photos, workers, num_rows):
         return pixels[:, ::-1] if row >= len(photos) else pixels
 
     batch = []
-    for number, image in enumerate(read_ahead(read, range(num_rows), workers), start=1):
+    for number, image in enumerate(read_ahead(read, rows, workers), start=1):
         batch.append(image)
-        if len(batch) == BATCH_SIZE or number == num_rows:
+        if len(batch) == BATCH_SIZE or number == len(rows):
             yield np.asarray(below.predict_on_batch(np.stack(batch)))
             batch = []
 
 
-def from_store(store, between):
-    """Yields activations further up, from those of a store."""
-    num_rows = len(np.load(store.path, mmap_mode="r"))
-    for start in range(0, num_rows, BATCH_SIZE):
-        rows = store.read(np.arange(start, min(start + BATCH_SIZE, num_rows)))
-        yield np.asarray(between.predict_on_batch(rows))
+def from_store(rows, store, between):
+    """Yields the activations of rows, from those of a store further down."""
+    for start in range(0, len(rows), BATCH_SIZE):
+        lower = store.read(np.array(rows[start : start + BATCH_SIZE]))
+        yield np.asarray(between.predict_on_batch(lower))
 
 
 def store_key(below, photos, dtype, workers, mirror=False):
@@ -195,6 +249,6 @@ def remove_stores(weights, keep=None):
         shutil.rmtree(folder, ignore_errors=True)
         return
     kept = {store.path for store in keep if store}
-    for path in folder.glob("*.npy"):
-        if path not in kept:
-            path.unlink()
+    for path in folder.glob("*"):
+        if path.is_dir() and path not in kept:
+            shutil.rmtree(path)

@@ -138,10 +138,12 @@ class KeepCheckpoint(keras.callbacks.Callback):
                 callback.on_epoch_end(row["epoch"] - 1, dict(row))
             callback.verbose = verbose
         restore(self.model, self.checkpoint.values, self.log.folder / NAME)
-        if is_best(rows):  # the process may have died before it was saved
+        if self.log.writes and is_best(rows):  # the process may have died before it was saved
             self.keep_best()
 
     def on_epoch_end(self, epoch, logs=None):
+        if not self.log.writes:
+            return
         values = [keras.ops.convert_to_numpy(v) for v in changing_variables(self.model)]
         state = (self.log.rows, self.log.seconds, self.model.stop_training, values)
         checkpoint = Checkpoint(self.stage_name, *state)

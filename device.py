@@ -169,7 +169,7 @@ def take_inventory():
         import jax
 
         version = jax.__version__
-        num_gpus = sum(device.platform == "gpu" for device in jax.devices())
+        num_gpus = sum(device.platform == "gpu" for device in jax.local_devices())
         has_gpu_code = num_gpus > 0 or has_package("jax-cuda12-plugin", "jax-cuda13-plugin")
     else:
         import torch
@@ -239,9 +239,13 @@ def prepare(precision="float32"):
             print(f"note: {line}", file=sys.stderr, flush=True)
     keras.config.set_dtype_policy(precision)
     if inventory.backend == "tensorflow":
-        import tensorflow as tf
+        let_memory_grow()
 
-        # Else all of the card's memory is taken at once, and a desktop has none.
-        for gpu in tf.config.list_physical_devices("GPU"):
-            with contextlib.suppress(RuntimeError):  # already in use, in a test or a notebook
-                tf.config.experimental.set_memory_growth(gpu, True)
+
+def let_memory_grow():
+    """Makes TensorFlow take of a card's memory what it needs, and leave the rest to others."""
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # already in use
+            tf.config.experimental.set_memory_growth(gpu, True)

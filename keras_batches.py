@@ -3,6 +3,9 @@
 import contextlib
 
 import keras
+import numpy as np
+
+from cluster import ALONE
 
 
 class KerasBatches(keras.utils.PyDataset):
@@ -13,15 +16,17 @@ class KerasBatches(keras.utils.PyDataset):
         heads: names of the outputs; decides which inputs and labels are passed.
         workers: threads.
         store: `ActivationStore` of the same photos; no photo is read then.
+        cluster: `cluster.Cluster`; this process' part of every batch is handed on.
     """
 
-    def __init__(self, pairs, heads, workers, store=None):
+    def __init__(self, pairs, heads, workers, store=None, cluster=ALONE):
         # A row of a store is a megabyte, and its reading is all but free.
         workers = min(workers, 2) if store else workers
         super().__init__(workers=workers, max_queue_size=workers + 2)
         self.pairs = pairs
         self.heads = heads
         self.store = store
+        self.cluster = cluster
         self.error = None
 
     def __len__(self):
@@ -45,15 +50,22 @@ class KerasBatches(keras.utils.PyDataset):
             raise self.error from error
 
     def batch(self, step):
-        """Inputs and labels of a step, for the heads that the model has."""
+        """Inputs and labels of a step, for the heads that the model has.
+
+        Spread over several devices, it has sample weights, too: see
+        `Cluster.spread`.
+        """
+        indices, partner, labels = self.pairs.pairs(step)
+        rows, weights = np.arange(len(indices)), None
+        if self.cluster.engine:
+            rows, partner, weights = self.cluster.spread(partner, self.pairs.batch_size)
         if self.store:
-            indices, partner, labels = self.pairs.pairs(step)
-            inputs = {
-                "activation": self.store.read(indices, self.pairs.mirrored(step)),
-                "partner": partner,
-            }
+            mirrored = self.pairs.mirrored(step)
+            inputs = {"activation": self.store.read(indices[rows], mirrored[rows])}
         else:
-            inputs, labels = self.pairs[step]
-        if "bin_out" not in self.heads:
-            del inputs["partner"]
-        return inputs, {head: labels[head] for head in self.heads}
+            once, places = np.unique(rows, return_inverse=True)  # padding repeats an image
+            inputs = {"img_1": self.pairs.images(step, once)[places]}
+        if "bin_out" in self.heads:
+            inputs["partner"] = partner
+        batch = inputs, {head: labels[head][rows] for head in self.heads}
+        return batch if weights is None else (*batch, dict.fromkeys(self.heads, weights))

@@ -158,7 +158,8 @@ def compile_model(model, optimizer, jit=False):
         optimizer=optimizer,
         loss={head: "sparse_categorical_crossentropy" for head in heads},
         loss_weights={head: LOSS_WEIGHTS[head] for head in heads},
-        metrics={head: ["accuracy"] for head in heads},
+        # Weighted: the padding of a batch that several devices share does not count.
+        weighted_metrics={head: ["accuracy"] for head in heads},
         jit_compile=uses_xla(jit),
     )
 

@@ -111,6 +111,17 @@ def close_cycles(num_images, cycles, rest, shift):
     return partner
 
 
+def groups(count, num_groups):
+    """Divides the images of a batch into groups that are paired apart from each other.
+
+    Returns:
+        list of range: as even as they can be, each of at least two images (for
+        few images fewer groups).
+    """
+    parts = np.array_split(np.arange(count), max(1, min(num_groups, count // 2)))
+    return [range(part[0], part[-1] + 1) for part in parts]
+
+
 def validation_order(labels, rng):
     """Orders photos once for all epochs, couples of one class side by side."""
     couples = []
@@ -135,9 +146,20 @@ class PairBatches:
         augment: "affine": a random affine transform for every image; "mirror":
             each one mirrored or not; None: as they are. See `recipe.Stage`.
         validation: the same batches every epoch, half of the pairs positive.
+        num_groups: partners are drawn within so many groups of a batch, see
+            `groups`.
     """
 
-    def __init__(self, photos, image_size, batch_size, seed, augment=None, validation=False):
+    def __init__(
+        self,
+        photos,
+        image_size,
+        batch_size,
+        seed,
+        augment=None,
+        validation=False,
+        num_groups=1,
+    ):
         if batch_size < 2 or len(photos) < 2:
             raise UserError(
                 f"batch size {batch_size}, {len(photos)} photos: at least 2 of each make a pair"
@@ -147,6 +169,7 @@ class PairBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.validation = validation
+        self.num_groups = num_groups
         self.augment = augment
         self.augmenter = make_augmenter() if augment == "affine" else None
         self.epoch = 0
@@ -198,7 +221,9 @@ class PairBatches:
         indices = self.indices(step)
         first = self.photos.labels[indices]
         swap = validation_partners if self.validation else swap_partners
-        partner = swap(first, self.rng(FOR_PARTNERS, step))
+        rng = self.rng(FOR_PARTNERS, step)
+        members = groups(len(first), self.num_groups)
+        partner = np.concatenate([swap(first[own], rng) + own.start for own in members])
         second = first[partner]
         same = (first == second).astype(np.int32)
         return indices, partner, {"ctg_out_1": first, "ctg_out_2": second, "bin_out": same}
@@ -219,20 +244,30 @@ class PairBatches:
             shape `(batch,)`; the second images are `img_1[partner]`. `labels`
             as in `pairs`.
         """
-        indices, partner, labels = self.pairs(step)
-        images = [self.photos.open(index, self.image_size) for index in indices]
-        if self.augmenter:
-            seeds = self.rng(FOR_AUGMENTATION, step).integers(2**32, size=len(indices))
-            images = [
-                augment(image, seed, self.augmenter)
-                for image, seed in zip(images, seeds, strict=True)
-            ]
-        images = [
-            ImageOps.mirror(image) if is_mirrored else image
-            for image, is_mirrored in zip(images, self.mirrored(step), strict=True)
-        ]
-        images = np.stack([np.asarray(image) for image in images])
-        return {"img_1": images, "partner": partner}, labels
+        _, partner, labels = self.pairs(step)
+        return {"img_1": self.images(step, range(len(partner))), "partner": partner}, labels
+
+    def images(self, step, rows):
+        """Reads some images of a batch, augmented as the batch has them.
+
+        Args:
+            step: int.
+            rows: sequence of int, positions in the batch.
+
+        Returns:
+            uint8 array, shape `(len(rows), image_size, image_size, 3)`.
+        """
+        indices, mirrored = self.indices(step), self.mirrored(step)
+        seeds = self.rng(FOR_AUGMENTATION, step).integers(2**32, size=len(indices))
+        images = []
+        for row in rows:
+            image = self.photos.open(indices[row], self.image_size)
+            if self.augmenter:
+                image = augment(image, seeds[row], self.augmenter)
+            if mirrored[row]:
+                image = ImageOps.mirror(image)
+            images.append(np.asarray(image))
+        return np.stack(images)
 
 
 def draw_pairs(batch, typeids, columns=4):

@@ -33,10 +33,12 @@ class RunLog:
         rows, seconds: the epochs so far, of a run that goes on: list of dict,
             and how long each took. Time is kept apart from the log, which is
             the same for the same seed.
+        writes: False for all processes of a cluster but one.
     """
 
-    def __init__(self, folder, stages, rows=(), seconds=()):
+    def __init__(self, folder, stages, rows=(), seconds=(), writes=True):
         self.folder = folder
+        self.writes = writes
         self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
@@ -54,6 +56,8 @@ class RunLog:
 
     def write_epochs(self):
         """Writes log.csv, times.csv and curves.png."""
+        if not self.writes:
+            return
         write_text(self.folder / "log.csv", csv_text(self.rows))
         times = [
             {"stage": row["stage"], "epoch": row["epoch"], "seconds": seconds}
@@ -88,7 +92,8 @@ class RunLog:
     def add_result(self, stage, result):
         """Adds and prints what `stage.evaluate` measured after a stage."""
         self.results.append({"stage": stage.name, **result})
-        write_json(self.folder / "results.json", self.results)
+        if self.writes:
+            write_json(self.folder / "results.json", self.results)
         line = f"stage {stage.name}: validation error {result['error']:.4f}"
         line += f" ({result['photos']} photos)"
         if "same" in result:
@@ -111,7 +116,8 @@ class LogEpochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         # Beside a plateau callback, which logs it itself, there are schedules.
         logs = {**logs, "learning_rate": self.model.optimizer.learning_rate}
-        values = {name: float(value) for name, value in logs.items()}
+        # A variable may be spread over several devices.
+        values = {k: float(keras.ops.convert_to_numpy(v)) for k, v in logs.items()}
         self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})
         self.log.seconds.append(round(time.perf_counter() - self.start, 1))
         if left := self.log.time_left():

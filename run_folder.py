@@ -18,7 +18,9 @@ from photo_check import fingerprint, readable
 
 PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
 # Flags that change no result, or are compared as what they lead to.
-NOT_COMPARED = ("data", "demo", "epochs", "restart", "tensorboard", "weights", "workers")
+NOT_COMPARED = (
+    *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
+)
 # What a run writes. Nothing else in the folder is ever moved: it may hold
 # weights that the user brought.
 RUN_FILES = (

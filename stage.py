@@ -22,6 +22,7 @@ from atomic_file import replacing
 from augment import AUGMENTATION
 from callbacks import SetEpoch, StopOnNonFiniteLoss, Validate
 from checkpoint import KeepCheckpoint
+from cluster import ALONE
 from command_line import UserError
 from keras_batches import KerasBatches
 from pair_generator import PairBatches
@@ -53,12 +54,13 @@ def build_first_model(args, photos, start_file):
     print(warning or f"the model, drawn: {picture}")
 
 
-def constants():
+def constants(cluster=ALONE):
     """What decides a result beside flags and stages, as JSON writes it."""
     return {
         "backend": keras.backend.backend(),
         "augmentation": AUGMENTATION,
         "plateau": PLATEAU,
+        "groups of a batch": cluster.num_groups,
         "input scale": list(network.INPUT_SCALE),
         "resampling": photo.RESAMPLING.name,
         "dropout": network.DROPOUT,
@@ -67,7 +69,7 @@ def constants():
     }
 
 
-def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
+def run_stage(stage, args, photos, valid, start_file, log, checkpoint, cluster=ALONE):
     """Trains one stage, from its beginning or from its last epoch.
 
     Args:
@@ -77,6 +79,7 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
         start_file: the model to start from; not changed.
         log: `record.RunLog`, told of every epoch and of the result.
         checkpoint: `checkpoint.Checkpoint` to go on from, if of this stage.
+        cluster: `cluster.Cluster`, the devices to train on.
 
     Returns:
         Path of the model file of the epoch with the lowest validation loss.
@@ -89,42 +92,44 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
     # Of its own for each stage: the same dropout masks on the same augmented
     # batches again would be learned by heart.
     seed = 10 * args.seed + stage.number
-    keras.utils.set_random_seed(seed)
-    image_size = stage.image_size(args.image_size)
-    model = load_at_size(start_file, args.trunk, image_size)
-    place = TRUNKS[args.trunk]
-    network.unfreeze(model, place.unfreeze_from if stage.unfreeze else None)
-    parts = Parts(model, place.cut if stage.unfreeze else None)
+    parts = load_parts(stage, args, start_file, seed)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
+    train_store, valid_store = open_stores(stage, args, parts, photos, valid, log, cluster)
 
-    train_store, valid_store = open_stores(stage, args, model, parts, photos, valid, log)
-    setting = (image_size, args.batch_size)
-    pairs = PairBatches(photos, *setting, seed, stage.augment)
-    valid_pairs = PairBatches(valid, *setting, args.seed, validation=True)
-    trained, batches = parts.feed(pairs, train_store, args.workers)
-    judged, valid_batches = parts.feed(valid_pairs, valid_store, args.workers)
-    network.compile_model(trained, make_optimizer(stage, len(batches)), args.jit)
-    trained.optimizer.build(trained.trainable_variables)
-    if judged is not trained:
-        network.compile_model(judged, "sgd")  # measured only; no step is taken
-
+    setting = (stage.image_size(args.image_size), args.batch_size)
+    groups = cluster.num_groups
+    pairs = PairBatches(photos, *setting, seed, stage.augment, num_groups=groups)
+    valid_pairs = PairBatches(valid, *setting, args.seed, validation=True, num_groups=groups)
     best_file, last_file = model_files(log.folder, stage)
-    before = parts.frozen_digest()
-    callbacks = make_callbacks(stage, pairs, Validate(judged, valid_batches), log)
-    if args.tensorboard:
-        board = pathlib.Path(args.tensorboard, stage.name)
-        callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
-    decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
-    keep_best = functools.partial(save, model, best_file)
-    callbacks.append(KeepCheckpoint(stage.name, log, checkpoint, decided, keep_best))
-    fit(trained, batches, stage, callbacks, checkpoint)
-    if parts.frozen_digest() != before:
-        raise RuntimeError(f"stage {stage.name}: frozen weights changed")
-    save(model, last_file)
-    model.load_weights(best_file)
-    result = evaluate(judged, valid_batches)
-    with replacing(log.folder / "model.keras") as temporary:
-        shutil.copyfile(best_file, temporary)
+    with cluster.scope():
+        # Stores and the result are each process' own work; what is trained is spread.
+        spread = load_parts(stage, args, start_file, seed) if cluster.engine else parts
+        trained, batches = spread.feed(pairs, train_store, args.workers, cluster)
+        judged, valid_batches = spread.feed(valid_pairs, valid_store, args.workers, cluster)
+        network.compile_model(trained, make_optimizer(stage, len(batches)), args.jit)
+        trained.optimizer.build(trained.trainable_variables)
+        if judged is not trained:
+            network.compile_model(judged, "sgd")  # measured only; no step is taken
+        before = spread.frozen_digest()
+        callbacks = make_callbacks(stage, pairs, Validate(judged, valid_batches), log)
+        if args.tensorboard and log.writes:
+            board = pathlib.Path(args.tensorboard, stage.name)
+            callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
+        decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
+        keep_best = functools.partial(save, spread.model, best_file)
+        callbacks.append(KeepCheckpoint(stage.name, log, checkpoint, decided, keep_best))
+        fit(trained, batches, stage, callbacks, checkpoint)
+        if spread.frozen_digest() != before:
+            raise RuntimeError(f"stage {stage.name}: frozen weights changed")
+        if log.writes:
+            save(spread.model, last_file)
+    cluster.wait_for_all()  # the best epoch is on the disk
+
+    parts.model.load_weights(best_file)
+    result = evaluate(*parts.feed(valid_pairs, valid_store, args.workers))
+    if log.writes:
+        with replacing(log.folder / "model.keras") as temporary:
+            shutil.copyfile(best_file, temporary)
     log.add_result(stage, result)  # the stage is done: the last file to be written
     return best_file
 
@@ -132,6 +137,15 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint):
 def model_files(folder, stage):
     """Where a stage leaves its best and its last epoch's model."""
     return [folder / f"{stage.name}-{which}.keras" for which in ("best", "last")]
+
+
+def load_parts(stage, args, path, seed):
+    """Loads the model file that a stage starts from, cut where its training begins."""
+    keras.utils.set_random_seed(seed)
+    model = load_at_size(path, args.trunk, stage.image_size(args.image_size))
+    place = TRUNKS[args.trunk]
+    network.unfreeze(model, place.unfreeze_from if stage.unfreeze else None)
+    return Parts(model, place.cut if stage.unfreeze else None)
 
 
 def load_at_size(path, trunk_name, image_size):
@@ -148,9 +162,9 @@ def save(model, path):
         model.save(temporary)
 
 
-def open_stores(stage, args, model, parts, photos, valid, log):
+def open_stores(stage, args, parts, photos, valid, log, cluster):
     """The stores of a stage, `(training, validation)`; those of others are removed."""
-    settings = {"dtype": args.cache, "workers": args.workers}
+    settings = {"dtype": args.cache, "workers": args.workers, "cluster": cluster}
     stores = []
 
     def open_one(photos, mirror, needed_later):
@@ -158,7 +172,7 @@ def open_stores(stage, args, model, parts, photos, valid, log):
         if needed_later and not stage.unfreeze:
             # A later stage starts further down in the same photos: they pass the
             # trunk once, and these activations are made of those.
-            below, between = model_parts.split_trunk(model, TRUNKS[args.trunk].cut)
+            below, between = model_parts.split_trunk(parts.model, TRUNKS[args.trunk].cut)
             stores.append(open_store(log.folder, below, photos, **settings, mirror=mirror))
             lower = stores[-1] and (stores[-1], between)
         stores.append(
@@ -175,7 +189,8 @@ def open_stores(stage, args, model, parts, photos, valid, log):
     train_store = None  # affine transforms are new every epoch
     if stage.augment != "affine":
         train_store = open_one(photos, stage.augment == "mirror", stage.augment in later)
-    remove_stores(log.folder, keep=stores)
+    if log.writes:
+        remove_stores(log.folder, keep=stores)
     return train_store, valid_store
 
 
@@ -183,19 +198,21 @@ class Parts:
     """The model of a stage, cut where training begins; all parts share its layers.
 
     Attributes:
+        model: `model.build_model(...)`, the one that is saved.
         below: images to activations, frozen.
         above: activations to outputs, trained.
         whole: both, images to outputs.
     """
 
     def __init__(self, model, cut):
+        self.model = model
         self.below, self.above = model_parts.split(model, cut)
         self.whole = model_parts.connect(self.below, self.above)
 
-    def feed(self, pairs, store, workers):
+    def feed(self, pairs, store, workers, cluster=ALONE):
         """The part that starts where the store, if any, left off, and its batches."""
         part = self.above if store else self.whole
-        return part, KerasBatches(pairs, list(part.output), workers, store)
+        return part, KerasBatches(pairs, list(part.output), workers, store, cluster)
 
     def frozen_digest(self):
         """Digest of all weights that must not move."""

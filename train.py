@@ -17,14 +17,16 @@ Or see it:   python train.py --demo
 """
 
 import argparse
+import contextlib
 import importlib.util
 import pathlib
 import shlex
 
+import cluster
 import device
 import run_folder
 from atomic_file import replacing
-from command_line import Parser, add_workers_flag, run, stop_at_once
+from command_line import Parser, UserError, add_workers_flag, run, stop_at_once
 from device import PRECISIONS
 from img2keras import SIDES
 from photo import find_class_photos
@@ -50,41 +52,68 @@ def train(args):
         Path of the final model file.
 
     Raises:
-        UserError: data or weights are missing or do not fit, or the folder
-            holds another run.
+        UserError: data or weights are missing or do not fit, the folder holds
+            another run, or there is no cluster to join.
     """
     stages = plan(args.recipe, args.epochs)
     folder = pathlib.Path(args.weights)
     # A wrong folder is known before anything is written.
     listed = list_photos(args.data)
-    with run_folder.locked(folder):
-        if args.restart:
-            run_folder.set_aside(folder)
-        known = run_folder.read_photos(folder)
-        (photos, valid), found = check_sides(args.data, listed, known, args.workers)
-        say_what_is_in_both(found["train"], found["valid"])
-        unjudged = sorted(set(photos.labels) - set(valid.labels))
-        if unjudged:
-            some = photos.typeids[unjudged[0]]
-            print(f"note: no validation photos of {len(unjudged)} classes, e.g. {some!r}")
-        print(
-            f"{len(photos.typeids)} classes, {len(photos)} photos to train, "
-            f"{len(valid)} to validate",
-            flush=True,
-        )
-        # TensorFlow takes seconds to load: only once everything else is right.
-        device.prepare(args.precision)
-        import stage
+    devices = cluster.join(args.batch_size) if args.distribute else cluster.ALONE
+    locked = run_folder.locked(folder) if devices.is_first else contextlib.nullcontext()
+    with cluster.own_errors(devices), locked:
+        # The others find what the first one leaves: every photo checked, a model to start from.
+        with devices.first_goes_ahead():
+            photos, valid = prepare(args, stages, folder, listed, devices)
+        return run_stages(stages, args, photos, valid, devices)
 
-        settings = run_folder.make_settings(args, stages, stage.constants(), photos.typeids, found)
-        goes_on = run_folder.holds_run(folder, settings, known, found)
+
+def prepare(args, stages, folder, listed, devices):
+    """Checks photos and settings, and builds the first model where it is not there.
+
+    Args:
+        args: as `parse_args` returns them.
+        stages: list of `recipe.Stage`.
+        folder: `pathlib.Path`, the weights folder.
+        listed: `list_photos(args.data)`.
+        devices: `cluster.Cluster`.
+
+    Returns:
+        `(photos, valid)`, as `photo.Photos`: all readable ones.
+    """
+    if args.restart and devices.is_first:
+        run_folder.set_aside(folder)
+    known = run_folder.read_photos(folder)
+    (photos, valid), found = check_sides(args.data, listed, known, args.workers)
+    say_what_is_in_both(found["train"], found["valid"])
+    unjudged = sorted(set(photos.labels) - set(valid.labels))
+    if unjudged:
+        some = photos.typeids[unjudged[0]]
+        print(f"note: no validation photos of {len(unjudged)} classes, e.g. {some!r}")
+    print(
+        f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate",
+        flush=True,
+    )
+    # TensorFlow takes seconds to load: only once everything else is right.
+    device.prepare(args.precision)
+    import stage
+
+    constants = stage.constants(devices)
+    settings = run_folder.make_settings(args, stages, constants, photos.typeids, found)
+    goes_on = run_folder.holds_run(folder, settings, known, found)
+    if devices.is_first:
         if found != known:
             run_folder.write_photos(folder, found)
         if not goes_on:
             stage.build_first_model(args, photos, folder / "start.keras")
             draw_first_pairs(stages, args, photos, folder / "pairs.png")
             run_folder.write_settings(folder, settings)
-        return run_stages(stages, args, photos, valid)
+    elif not goes_on:
+        raise UserError(
+            f"--weights {folder}: process {devices.process} does not find there what process 0 "
+            f"wrote; all of them need the same shared folder"
+        )
+    return photos, valid
 
 
 def list_photos(data):
@@ -123,7 +152,7 @@ def draw_first_pairs(stages, args, photos, picture):
     print(f"the first pairs, drawn: {picture}")
 
 
-def run_stages(stages, args, photos, valid):
+def run_stages(stages, args, photos, valid, devices):
     """Trains whatever stages of the plan are not done; returns the model file."""
     from activation_store import remove_stores
     from checkpoint import read_checkpoint, remove_checkpoint
@@ -133,15 +162,18 @@ def run_stages(stages, args, photos, valid):
     folder = pathlib.Path(args.weights)
     model_file = folder / "start.keras"
     checkpoint = read_checkpoint(folder)
-    log = RunLog(folder, stages, checkpoint.rows, checkpoint.seconds)
+    log = RunLog(folder, stages, checkpoint.rows, checkpoint.seconds, devices.is_first)
+    devices.wait_for_all()  # what was there is read, and may be written anew
     for stage in stages:
         if log.is_done(stage):
             print(f"stage {stage.name}: done already")
             model_file = model_files(folder, stage)[0]
         else:
-            model_file = run_stage(stage, args, photos, valid, model_file, log, checkpoint)
-    remove_stores(folder)
-    remove_checkpoint(folder)
+            model_file = run_stage(stage, args, photos, valid, model_file, log, checkpoint, devices)
+    devices.wait_for_all()  # nobody reads them any more
+    if devices.is_first:
+        remove_stores(folder)
+        remove_checkpoint(folder)
     print_summary(args, log)
     return folder / "model.keras"
 
@@ -225,6 +257,12 @@ def parse_args(argv=None):
         "(bfloat16) on (default: %(default)s)",
     )
     add("--jit", action="store_true", help="XLA: may be faster, takes more GPU memory")
+    add(
+        "--distribute",
+        action="store_true",
+        help="train on all devices of this machine, or of the cluster that KERAS_DISTRIBUTION_... "
+        "names (JAX); --batch-size is that of all of them together",
+    )
     add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
     add("--restart", action="store_true", help="begin anew; the run in --weights is kept aside")
     add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")
@@ -254,7 +292,11 @@ def main():
         demo.run_demo(args.seed, args.workers)
         return
     without = " without --restart" if args.restart else ""
-    stop_at_once(f"run the same command again{without} to go on after the last finished epoch")
+    supervised = cluster.is_supervised()
+    if not supervised:
+        stop_at_once(f"run the same command again{without} to go on after the last finished epoch")
+    if args.distribute and cluster.is_cluster() and not supervised:
+        cluster.supervise()
     train(args)
 
 

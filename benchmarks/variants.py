@@ -173,7 +173,7 @@ def smooth_labels(compile_model):
             optimizer=keras.optimizers.get(optimizer),
             loss=losses,
             loss_weights={head: network.LOSS_WEIGHTS[head] for head in heads},
-            metrics={head: ["accuracy"] for head in heads},
+            weighted_metrics={head: ["accuracy"] for head in heads},
             jit_compile=model.jit_compile,
         )
 
@@ -237,6 +237,10 @@ CANDIDATES = {
     ),
     "larger": Variant(
         f"images {LARGER} times as large in every stage", stages={"all": {"image_scale": LARGER}}
+    ),
+    "not-larger": Variant(
+        "images as large as --image-size in every stage: what is left of a recipe without",
+        stages={"all": {"image_scale": 1.0}},
     ),
     "mirror": Variant(
         "photos mirrored or not, and stored, instead of affine transforms",

@@ -12,6 +12,7 @@ import model_parts
 import stage
 import train
 from checkpoint import Checkpoint
+from cluster import Cluster
 from command_line import UserError
 from keras_batches import KerasBatches
 from pair_generator import PairBatches
@@ -48,13 +49,40 @@ def test_rows_are_what_the_frozen_layers_make_of_each_photo(tmp_path, below, pho
 
 def test_a_store_is_computed_once(tmp_path, below, photos, capsys):
     first = open_store(tmp_path, below, photos)
-    changed = first.path.stat().st_mtime_ns
+    changed = first.shard(0).stat().st_mtime_ns
     again = open_store(tmp_path, below, photos)
     assert again == first
-    assert first.path.stat().st_mtime_ns == changed
+    assert first.shard(0).stat().st_mtime_ns == changed
     said = capsys.readouterr().out
     assert "computed once and stored" in said
     assert "there already" in said
+
+
+def test_a_killed_run_goes_on_after_its_last_shard(tmp_path, below, photos, monkeypatch, capsys):
+    whole = open_store(tmp_path / "whole", below, photos).read(np.arange(5))
+    monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
+    store = open_store(tmp_path, below, photos)
+    written = [store.shard(number).stat().st_mtime_ns for number in range(3)]
+    store.shard(1).unlink()
+    again = open_store(tmp_path, below, photos)
+    assert "there already" not in capsys.readouterr().out
+    for number in (0, 2):
+        assert store.shard(number).stat().st_mtime_ns == written[number]
+    order = np.array([4, 1, 3, 0, 2])
+    np.testing.assert_allclose(again.read(order), whole[order], atol=1e-5 * np.abs(whole).max())
+
+
+def test_each_process_builds_some_of_the_shards(tmp_path, below, photos, monkeypatch):
+    monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
+    monkeypatch.setattr(Cluster, "wait_for_all", lambda _: None)
+    found = []
+    for process in range(2):
+        devices = Cluster(process, num_processes=2, num_devices=2)
+        store = activation_store.open_store(
+            tmp_path, below, photos, "float32", workers=2, cluster=devices
+        )
+        found.append(sorted(path.name for path in store.path.iterdir()))
+    assert found == [["00000.npy", "00002.npy"], ["00000.npy", "00001.npy", "00002.npy"]]
 
 
 def test_a_changed_photo_or_weight_is_never_read_from_an_old_store(tmp_path, below, photos):
@@ -90,7 +118,7 @@ def test_what_a_killed_run_left_does_not_count_as_used(tmp_path, below, photos):
 
 def test_float16_takes_half_the_disk_and_off_takes_none(tmp_path, below, photos):
     exact, half = (open_store(tmp_path, below, photos, dtype) for dtype in ("float32", "float16"))
-    sizes = [store.path.stat().st_size for store in (exact, half)]
+    sizes = [store.shard(0).stat().st_size for store in (exact, half)]
     assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.01)
     assert open_store(tmp_path, below, photos, "off") is None
 
@@ -113,7 +141,7 @@ def test_a_disk_too_small_is_said_and_nothing_is_written(
 def test_stores_are_removed_but_for_those_in_use(tmp_path, below, photos):
     kept, old = (open_store(tmp_path, below, photos, dtype) for dtype in ("float32", "float16"))
     activation_store.remove_stores(tmp_path, keep=[kept, None])
-    assert kept.path.is_file()
+    assert kept.shard(0).is_file()
     assert not old.path.exists()
     activation_store.remove_stores(tmp_path)
     assert not (tmp_path / "activations").exists()

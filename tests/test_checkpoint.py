@@ -41,15 +41,21 @@ class Noise:
 
     def __init__(self, seed, num_batches):
         rng = np.random.default_rng(seed)
-        self.images = rng.normal(size=(num_batches, 8, 6)).astype(np.float32)
+        self.noise = rng.normal(size=(num_batches, 8, 6)).astype(np.float32)
         self.labels = rng.integers(0, 3, size=(num_batches, 8))
 
     def __len__(self):
-        return len(self.images)
+        return len(self.noise)
 
-    def __getitem__(self, step):
-        index = (step + self.epoch) % len(self)  # another order every epoch
-        return {"img_1": self.images[index], "partner": None}, {"ctg_out_1": self.labels[index]}
+    def batch(self, step):
+        return (step + self.epoch) % len(self)  # another order every epoch
+
+    def pairs(self, step):
+        labels = self.labels[self.batch(step)]
+        return np.arange(8), None, {"ctg_out_1": labels}
+
+    def images(self, step, rows):
+        return self.noise[self.batch(step)][rows]
 
 
 def batches_of(seed, num_batches):

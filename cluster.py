@@ -1,0 +1,261 @@
+"""The devices that train one model together: `train.py --distribute`.
+
+On JAX, `keras.distribution.DataParallel`: all devices of this machine or, with
+Keras' own `KERAS_DISTRIBUTION_*` environment, of many. On TensorFlow, its
+`MirroredStrategy`: the GPUs of one machine. Every device takes a slice of each
+batch; weights and gradients are the same everywhere.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+
+import numpy as np
+
+from command_line import UserError
+from device import let_memory_grow
+from pair_generator import groups
+
+# Keras' own environment, see `keras.distribution.initialize`.
+NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+PROCESS = "KERAS_DISTRIBUTION_PROCESS_ID"
+ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
+SUPERVISED = "PAIRS_SUPERVISED"
+# A replica of `MirroredStrategy` pairs its own images; fewer would hardly meet their class.
+MIN_IMAGES_A_REPLICA = 4
+# Found in what JAX raises where a collective operation fails.
+COLLECTIVE = ("Gloo", "NCCL", "CoordinationService", "coordination service")
+# How the C++ below JAX begins the lines that it dies with.
+FATAL = re.compile(r"[EF]\d{4} \d\d:\d\d:\d\d")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """One process' view of all devices.
+
+    Attributes:
+        process, num_processes: this one's number, and how many there are.
+        num_devices: of all processes.
+        num_groups: into how many groups a batch is divided that do not see each
+            other's images: 1 on JAX, one a replica with `MirroredStrategy`.
+        engine: Keras' or TensorFlow's object; None: one device, as ever.
+    """
+
+    process: int = 0
+    num_processes: int = 1
+    num_devices: int = 1
+    num_groups: int = 1
+    engine: object = None
+
+    @property
+    def is_first(self):
+        """Whether this process decides and writes."""
+        return self.process == 0
+
+    def scope(self):
+        """A context: models made and trained in it are spread over all devices."""
+        return self.engine.scope() if self.engine else contextlib.nullcontext()
+
+    def wait_for_all(self):
+        """Returns when every process of the cluster has come here."""
+        if self.num_processes > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("wait_for_all")
+
+    @contextlib.contextmanager
+    def first_goes_ahead(self):
+        """A context that the first process leaves before the others enter it."""
+        if not self.is_first:
+            self.wait_for_all()
+        yield
+        if self.is_first:
+            self.wait_for_all()
+
+    def spread(self, partner, batch_size):
+        """This process' part of a batch.
+
+        A batch is padded to full length, so that it divides evenly, and every
+        group of it to the same.
+
+        Args:
+            partner: int array, shape `(batch,)`, as `PairBatches.pairs` returns it.
+            batch_size: of a full batch.
+
+        Returns:
+            `(rows, partner, weights)`, arrays of one length: which image of the
+            batch, where its partner stands in its group, and the sample weight.
+            That of padding is 0; that of the others makes the mean over the padded
+            batch the mean over the batch.
+        """
+        count = len(partner)
+        length = -(-max(count, batch_size) // self.num_devices) * self.num_devices
+        group_length = length // self.num_groups
+        rows = np.full(length, -1)
+        for number, members in enumerate(groups(count, self.num_groups)):
+            start = number * group_length
+            rows[start : start + len(members)] = members
+        is_image = rows >= 0
+        place_of = np.empty(count, int)
+        place_of[rows[is_image]] = np.flatnonzero(is_image)
+        # Padding is its own partner.
+        places = np.arange(length)
+        places[is_image] = place_of[partner[rows[is_image]]]
+        share = length // self.num_processes
+        part = slice(self.process * share, (self.process + 1) * share)
+        weights = np.where(is_image, length / count, 0).astype(np.float32)
+        return (
+            np.maximum(rows, 0)[part],
+            (places % group_length).astype(np.int32)[part],
+            weights[part],
+        )
+
+
+ALONE = Cluster()
+
+
+def join(batch_size):
+    """Finds the devices and, in a cluster, the other processes.
+
+    Args:
+        batch_size: of all devices together.
+
+    Returns:
+        `Cluster`.
+
+    Raises:
+        UserError: the backend cannot do it, another process cannot be reached,
+            or the batch does not divide evenly.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        cluster = join_on_jax()
+    elif backend == "tensorflow" and not is_cluster():
+        cluster = mirror_on_tensorflow()
+    else:
+        raise UserError(
+            f"--distribute on Keras' {backend} backend: several machines need KERAS_BACKEND=jax "
+            f"(pip install jax), several cards of one machine jax or tensorflow"
+        )
+    if batch_size % cluster.num_devices:
+        raise UserError(
+            f"--batch-size {batch_size} does not divide evenly among {cluster.num_devices} "
+            f"devices: it is the images of a step on all of them together"
+        )
+    if cluster.num_groups > 1 and batch_size < MIN_IMAGES_A_REPLICA * cluster.num_groups:
+        raise UserError(
+            f"--batch-size {batch_size}: {cluster.num_groups} cards need at least "
+            f"{MIN_IMAGES_A_REPLICA} images each"
+        )
+    if not cluster.is_first:
+        sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115  one process speaks
+    print(f"{cluster.num_devices} devices, {cluster.num_processes} processes")
+    return cluster
+
+
+def is_cluster():
+    """Whether Keras' environment names other processes."""
+    return ADDRESSES in os.environ or NUM_PROCESSES in os.environ
+
+
+def join_on_jax():
+    """All devices of all processes."""
+    import jax
+    import keras
+
+    if is_cluster():
+        try:
+            keras.distribution.initialize()
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"--distribute: no cluster ({error})") from error
+    return Cluster(
+        jax.process_index(),
+        jax.process_count(),
+        jax.device_count(),
+        engine=keras.distribution.DataParallel(auto_shard_dataset=False),
+    )
+
+
+def mirror_on_tensorflow():
+    """The GPUs of this machine; without one, whatever CPUs TensorFlow is told to see."""
+    import tensorflow as tf
+
+    let_memory_grow()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    count = len(devices)
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    return Cluster(num_devices=count, num_groups=count, engine=strategy)
+
+
+def supervise():
+    """Runs this very command as a child process, and ends as people expect.
+
+    Where another process of a cluster dies, the C++ below JAX aborts this one
+    with a page of text, or a collective operation fails; either becomes one line.
+    """
+    words = [sys.executable, *sys.argv]
+    child = subprocess.Popen(
+        words,
+        env={**os.environ, SUPERVISED: "1"},
+        stdin=subprocess.PIPE,  # its end tells the child that we are gone
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    is_dying = False
+    for line in child.stderr:
+        is_dying = not line.startswith("train.py") and (is_dying or bool(FATAL.match(line)))
+        if not is_dying:
+            print(line, end="", file=sys.stderr, flush=True)
+    code = child.wait()
+    if code < 0 and -code == signal.SIGABRT:
+        raise UserError(LOST)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+LOST = (
+    "another process of the cluster has died or cannot be reached; see its own last line, then "
+    "run the same command in all of them to go on after the last finished epoch"
+)
+
+
+def is_supervised():
+    """Whether this process is the child of `supervise`; if so it ends with its parent."""
+    if SUPERVISED not in os.environ:
+        return False
+
+    def wait():
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return True
+
+
+@contextlib.contextmanager
+def own_errors(cluster):
+    """Ends this process with one line where another one is lost.
+
+    Nothing is cleaned up then: what JAX does at a proper end waits for all.
+    """
+    try:
+        yield
+    except Exception as error:
+        if cluster.num_processes == 1:
+            raise
+        if any(word in str(error) for word in COLLECTIVE):
+            error = UserError(LOST)
+        if not isinstance(error, (UserError, OSError)):
+            traceback.print_exc()
+            os._exit(1)
+        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        os._exit(2)

@@ -1,0 +1,173 @@
+"""Several devices and processes train one model: the same as one alone, and all end together."""
+
+import importlib.util
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SIZE, assert_one_line_error, run_script
+
+import cluster
+import pair_generator
+
+needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
+FLAGS = f"--image-size {SIZE} --batch-size 8 --pretrained none --workers 1"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(8, 8), (7, 8), (2, 8), (9, 8), (21, 24)])
+@pytest.mark.parametrize(("num_processes", "num_devices"), [(1, 1), (2, 2), (2, 4), (4, 4)])
+def test_the_parts_of_a_batch_are_the_batch(count, batch_size, num_processes, num_devices):
+    partner = pair_generator.swap_partners(np.arange(count) % 3, np.random.default_rng(count))
+    parts = [
+        cluster.Cluster(process, num_processes, num_devices).spread(partner, batch_size)
+        for process in range(num_processes)
+    ]
+    assert len({len(rows) for rows, _, _ in parts}) == 1
+    rows, places, weights = map(np.concatenate, zip(*parts, strict=True))
+    assert len(rows) % num_devices == 0
+    assert len(rows) >= batch_size
+    is_image = weights > 0
+    assert rows[is_image].tolist() == list(range(count))
+    # Who stands at the partner's place is the partner.
+    assert rows[places[is_image]].tolist() == partner.tolist()
+    assert places.max() < len(rows)
+    # Weighted, the mean over the padded batch is the mean over the batch.
+    losses = np.random.default_rng(0).random(count)
+    assert np.mean(losses[rows] * weights) == pytest.approx(losses.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [16, 15, 13, 5, 3, 2, 17])
+@pytest.mark.parametrize("num_groups", [2, 4])
+def test_a_replica_finds_every_partner_in_its_own_slice(count, num_groups):
+    labels = np.random.default_rng(count).integers(0, 3, count)
+    members = pair_generator.groups(count, num_groups)
+    assert [index for group in members for index in group] == list(range(count))
+    assert min(map(len, members)) >= 2
+    rng = np.random.default_rng(1)
+    partner = np.concatenate(
+        [pair_generator.swap_partners(labels[group], rng) + group.start for group in members]
+    )
+    devices = cluster.Cluster(num_devices=num_groups, num_groups=num_groups)
+    rows, places, weights = devices.spread(partner, 16)
+    slices = zip(*(np.split(array, num_groups) for array in (rows, places, weights)), strict=True)
+    seen = []
+    for own_rows, own_places, own_weights in slices:
+        assert own_places.max() < len(own_rows)
+        is_image = own_weights > 0
+        assert (own_weights[own_places[is_image]] > 0).all()
+        assert own_rows[own_places[is_image]].tolist() == partner[own_rows[is_image]].tolist()
+        seen += own_rows[is_image].tolist()
+    assert sorted(seen) == list(range(count))
+    assert weights.mean() == pytest.approx(1)
+
+
+@pytest.mark.slow
+@needs_jax
+def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_path):
+    import loopback
+
+    flags = ["--data", data, *FLAGS.split(), "--epochs", "0", "0", "3", "--weights"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    undisturbed = loopback.start(1, [*flags, one])[0]
+    output, errors = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, errors
+    assert "1 devices, 1 processes" in output
+
+    first, second = loopback.start(2, [*flags, two])
+    while not (two / "checkpoint.npz").exists():
+        assert first.poll() is None
+        assert second.poll() is None
+        time.sleep(0.01)
+    second.kill()
+    _, errors = first.communicate(timeout=120)
+    second.communicate()
+    assert first.returncode == 2, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == f"train.py: error: {cluster.LOST}"
+
+    # On with one process of two devices.
+    more = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = run_script("train.py", *flags, two, "--distribute", **more)
+    assert done.returncode == 0, done.stderr
+    assert "stage plain: going on after epoch" in done.stdout
+    ours, others = (loopback.weights_of(path / "model.keras") for path in (two, one))
+    largest, relative = loopback.difference(ours, others)
+    assert largest < 1e-5
+    assert relative < 1e-5
+
+
+@pytest.mark.slow
+def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, tmp_path):
+    import loopback
+
+    def train(weights, setting):
+        code = (
+            "import sys, tensorflow as tf\n"
+            "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+            "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+            "import cluster, model, train\n"
+            "model.DROPOUT = 0.0\n"  # every replica draws masks of its own
+            f"{setting}\n"
+            "train.main()"
+        )
+        flags = [*FLAGS.split(), "--epochs", "0", "1", "1", "--distribute", "--data", data]
+        words = [sys.executable, "-c", code, *map(str, flags), "--weights", str(weights)]
+        done = subprocess.run(
+            words, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return loopback.weights_of(weights / "model.keras")
+
+    mirrored = train(tmp_path / "two", "tf.config.set_logical_device_configuration(cpu, two)")
+    alone = train(tmp_path / "one", "cluster.join = lambda _: cluster.Cluster(num_groups=2)")
+    largest, relative = loopback.difference(mirrored, alone)
+    assert largest < 1e-5
+    assert relative < 1e-5
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("backend", "more", "words"),
+    [
+        ("jax", {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, "evenly among 3"),
+        ("tensorflow", {cluster.NUM_PROCESSES: "2"}, "KERAS_BACKEND=jax"),
+        ("jax", {cluster.NUM_PROCESSES: "2"}, "no cluster"),
+    ],
+)
+def test_what_cannot_be_distributed_is_one_line(backend, more, words, data, tmp_path):
+    flags = ["--data", data, "--weights", tmp_path, *FLAGS.split(), "--distribute"]
+    done = run_script("train.py", *flags, KERAS_BACKEND=backend, **more)
+    assert_one_line_error(done, words)
+
+
+@needs_jax
+@pytest.mark.slow
+def test_a_stopped_process_leaves_no_child(data, tmp_path):
+    import loopback
+
+    flags = ["--data", data, "--weights", tmp_path / "w", *FLAGS.split()]
+    process = loopback.start(1, flags)[0]
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("needs Linux' list of a process' children")
+    while not children.read_text():
+        assert process.poll() is None
+    child = children.read_text().split()[0]
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1].startswith("stopped by SIGTERM; run the same command again")
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{child}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
