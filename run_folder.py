@@ -193,10 +193,11 @@ def check_same_run(folder, old, new, known, found):
         if name not in NOT_COMPARED and old["flags"].get(name) != value
     ]
     differences += stage_differences(old["stages"], new["stages"])
+    was, is_now = old["constants"], new["constants"]
     differences += [
-        f"{name} was {old['constants'].get(name)}, is {value}"
-        for name, value in new["constants"].items()
-        if old["constants"].get(name) != value
+        f"{name} was {was.get(name)}, is {is_now.get(name)}"
+        for name in sorted(was.keys() | is_now.keys())
+        if was.get(name) != is_now.get(name)
     ]
     if old["typeids"] != new["typeids"]:
         differences.append(f"classes {list_changes(old['typeids'], new['typeids'])}")

@@ -1,4 +1,4 @@
-"""Sorting very many photos, and starting a training on them: time and memory.
+"""Sorting very many photos, starting a training on them, and its epochs: time and memory.
 
 The files are generated, and tiny.
 
@@ -9,6 +9,7 @@ import argparse
 import io
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ import img2keras
 import run_folder
 import train
 from command_line import positive_int, run
+from pair_generator import PairBatches
+from photo import read_ahead
 from photo_check import fingerprint
 
 # Runs a script and prints, last of all, the most memory it has had.
@@ -77,6 +80,19 @@ def time_start(data, weights):
     return time.perf_counter() - start, sum(map(len, found.values()))
 
 
+def measure_epochs(data, num_epochs=6, num_steps=200):
+    """Resident memory in bytes after each of some epochs, of which some steps are read."""
+    photos, _ = train.list_photos(data)
+    batches = PairBatches(photos, 32, 32, seed=0, augment="affine")
+    found = []
+    for batches.epoch in range(num_epochs):
+        for _ in read_ahead(batches.__getitem__, range(min(num_steps, len(batches))), 2):
+            pass
+        pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+        found.append(int(pages) * resource.getpagesize())
+    return found
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description="Time the sorting of very many files.")
     add = parser.add_argument
@@ -98,6 +114,8 @@ def main():
         for what in ("checked", "checked again"):
             seconds, count = time_start(scratch / "out", scratch)
             print(f"{what} before a training: {seconds:.1f} s, {count} photos", flush=True)
+        shown = ", ".join(f"{size / 1e6:.0f}" for size in measure_epochs(scratch / "out"))
+        print(f"resident after each epoch: {shown} MB")
 
 
 if __name__ == "__main__":

@@ -261,12 +261,21 @@ VARIANTS = {
 }
 
 
+def name_in_settings(name):
+    """Has the settings of a run name its variant: neither goes on with the other's."""
+    import stage
+
+    constants = stage.constants
+    stage.constants = lambda *args: {**constants(*args), "variant": name}
+
+
 def main():
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in VARIANTS:
         names = "\n".join(f"  {name:<16} {variant.what}" for name, variant in VARIANTS.items())
         raise UserError(f"{name!r} is no variant; there are (then flags of train.py)\n{names}")
     VARIANTS[name].apply()
+    name_in_settings(name)
     sys.argv[:2] = ["train.py"]
     train.main()
 

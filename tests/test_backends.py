@@ -50,6 +50,16 @@ def test_a_model_trained_on_jax_predicts_the_same_on_tensorflow(data, tmp_path):
 
 @pytest.mark.slow
 @needs_jax
+def test_a_model_trained_on_tensorflow_predicts_the_same_on_jax(trained, data, tmp_path):
+    on_jax, on_tensorflow = (
+        table(trained, data / "valid", tmp_path, backend) for backend in ("jax", "tensorflow")
+    )
+    for image_id, shares in on_tensorflow.items():
+        assert on_jax[image_id] == pytest.approx(shares, abs=1e-4)
+
+
+@pytest.mark.slow
+@needs_jax
 def test_pairs_and_models_keep_their_promises_on_jax():
     # Not all of them: some look into TensorFlow's own gradients.
     some = "pair or names_and_shapes or step_moves"

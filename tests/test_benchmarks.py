@@ -49,8 +49,9 @@ def test_mutated_photos_are_read_or_refused():
 def test_sorting_many_files_is_measured():
     done = run_script("benchmarks/many_files.py", "--files", 300, "--classes", 20)
     assert done.returncode == 0, done.stderr
-    first, again, checked, checked_again = done.stdout.splitlines()
+    first, again, checked, checked_again, resident = done.stdout.splitlines()
     assert "20 classes, 300 photos: 300 written" in first
     assert "0 written, 300 there already" in again
     assert "300 photos" in checked
     assert "300 photos" in checked_again
+    assert resident.count(",") == 5

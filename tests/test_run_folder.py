@@ -57,6 +57,11 @@ def test_another_recipe_is_refused_with_each_difference(begun, found):
     constants = {**CONSTANTS, "augmentation": {"rotation_range": 20}}
     with pytest.raises(UserError, match=r"augmentation was {'rotation_range': 45}, is"):
         go_on(begun, found, constants=constants)
+    with pytest.raises(UserError, match="variant was None, is crop"):
+        go_on(begun, found, constants={**CONSTANTS, "variant": "crop"})
+    fewer = dict(list(CONSTANTS.items())[1:])
+    with pytest.raises(UserError, match="is None"):
+        go_on(begun, found, constants=fewer)
     assert "--restart" in message
 
 
