@@ -23,6 +23,7 @@ import numpy as np
 import model as network
 from atomic_file import replacing
 from cluster import ALONE
+from command_line import UserError
 from photo import read_ahead
 from photo_check import file_digest
 
@@ -112,8 +113,13 @@ def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None,
         if cluster.is_first:
             missing = sum(len(rows) for rows in ranges if not store.shard_of(rows).is_file())
             decide(store, what, missing * math.prod(shape) * np.dtype(dtype).itemsize)
-        if not store.path.is_dir():
+        if store.path.with_suffix(".off").exists():
             return None
+        if not store.path.is_dir():
+            raise UserError(
+                f"process {cluster.process} does not find {store.path}: it has other packages than "
+                f"process 0, or not the same shared folder"
+            )
     own = [
         rows
         for number, rows in enumerate(ranges)
@@ -145,6 +151,7 @@ def decide(store, what, missing):
     computed_anew = store.path.with_suffix(".off")
     if computed_anew.exists() or missing + SPARE_BYTES > free:
         computed_anew.touch()
+        shutil.rmtree(store.path, ignore_errors=True)  # what a killed run had of it
         half = " (--cache float16 takes half)" if what.endswith("float32") else ""
         print(
             f"{what}: {gigabytes(missing)} needed, {gigabytes(free)} free: not stored but computed "
@@ -251,4 +258,4 @@ def remove_stores(weights, keep=None):
     kept = {store.path for store in keep if store}
     for path in folder.glob("*"):
         if path.is_dir() and path not in kept:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)

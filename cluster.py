@@ -6,8 +6,10 @@ Keras' own `KERAS_DISTRIBUTION_*` environment, of many. On TensorFlow, its
 batch; weights and gradients are the same everywhere.
 """
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -30,10 +32,17 @@ ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 SUPERVISED = "PAIRS_SUPERVISED"
 # A replica of `MirroredStrategy` pairs its own images; fewer would hardly meet their class.
 MIN_IMAGES_A_REPLICA = 4
-# Found in what JAX raises where a collective operation fails.
-COLLECTIVE = ("Gloo", "NCCL", "CoordinationService", "coordination service")
-# How the C++ below JAX begins the lines that it dies with.
-FATAL = re.compile(r"[EF]\d{4} \d\d:\d\d:\d\d")
+# What JAX raises, or the C++ below it dies with, where another process is lost.
+IS_LOST = re.compile(r"gloo|nccl|coordination|distributed service|heartbeat|barrier", re.IGNORECASE)
+# How that C++ begins the lines that it dies with, and those before them.
+DYING = re.compile(r"F\d{4} \d\d:\d\d:\d\d|E\d{4} .*coordination_service")
+LOST = (
+    "another process of the cluster has died or cannot be reached; see its own last line, then "
+    "run the same command in all of them to go on after the last finished epoch"
+)
+# Process 0 may check millions of photos while the others wait.
+LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
+BARRIERS = itertools.count()  # each has a name of its own, the same in all processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +75,12 @@ class Cluster:
     def wait_for_all(self):
         """Returns when every process of the cluster has come here."""
         if self.num_processes > 1:
-            from jax.experimental import multihost_utils
+            # JAX's public barrier is an operation of the devices and gives up
+            # after 10 to 30 minutes; this one, of the processes, Orbax uses, too.
+            from jax._src.distributed import global_state
 
-            multihost_utils.sync_global_devices("wait_for_all")
+            name = f"wait_for_all_{next(BARRIERS)}"
+            global_state.client.wait_at_barrier(name, LONGEST_WAIT_MS)
 
     @contextlib.contextmanager
     def first_goes_ahead(self):
@@ -175,8 +187,15 @@ def join_on_jax():
     if is_cluster():
         try:
             keras.distribution.initialize()
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"--distribute: no cluster ({error})") from error
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "processes with unlike devices?"
+            raise UserError(f"--distribute: no cluster ({reason})") from error
+    numbers = collections.Counter(each.process_index for each in jax.devices())
+    if len(set(numbers.values())) > 1:
+        raise UserError(
+            f"--distribute: the processes have {sorted(set(numbers.values()))} devices; all need "
+            f"the same number (CUDA_VISIBLE_DEVICES hides some)"
+        )
     return Cluster(
         jax.process_index(),
         jax.process_count(),
@@ -211,21 +230,27 @@ def supervise():
         text=True,
         errors="replace",
     )
-    is_dying = False
+    last_words, has_own_line = [], False
     for line in child.stderr:
-        is_dying = not line.startswith("train.py") and (is_dying or bool(FATAL.match(line)))
-        if not is_dying:
+        if line.startswith("train.py: error"):
+            last_words, has_own_line = [], True
+        if last_words or DYING.match(line):
+            last_words.append(line)
+        else:
             print(line, end="", file=sys.stderr, flush=True)
     code = child.wait()
-    if code < 0 and -code == signal.SIGABRT:
+    if has_own_line:  # and may still have been aborted
+        sys.exit(2)
+    last_words = "".join(last_words)
+    if code == -signal.SIGABRT and IS_LOST.search(last_words):
         raise UserError(LOST)
-    sys.exit(code if code >= 0 else 128 - code)
-
-
-LOST = (
-    "another process of the cluster has died or cannot be reached; see its own last line, then "
-    "run the same command in all of them to go on after the last finished epoch"
-)
+    print(last_words, end="", file=sys.stderr)
+    if code < 0:
+        raise UserError(
+            f"ended by {signal.Signals(-code).name} (SIGKILL is often the system's, out of "
+            f"memory); run the same command in all processes to go on"
+        )
+    sys.exit(code)
 
 
 def is_supervised():
@@ -252,10 +277,12 @@ def own_errors(cluster):
     except Exception as error:
         if cluster.num_processes == 1:
             raise
-        if any(word in str(error) for word in COLLECTIVE):
-            error = UserError(LOST)
+        sys.stdout.flush()
+        line = " ".join(str(error).split())
         if not isinstance(error, (UserError, OSError)):
-            traceback.print_exc()
-            os._exit(1)
-        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            if not IS_LOST.search(line):
+                traceback.print_exc()
+                os._exit(1)
+            line = f"{LOST} ({line[:200]})"
+        print(f"train.py: error: {line}", file=sys.stderr, flush=True)
         os._exit(2)

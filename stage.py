@@ -60,7 +60,7 @@ def constants(cluster=ALONE):
         "backend": keras.backend.backend(),
         "augmentation": AUGMENTATION,
         "plateau": PLATEAU,
-        "groups of a batch": cluster.num_groups,
+        **({"groups of a batch": cluster.num_groups} if cluster.num_groups > 1 else {}),
         "input scale": list(network.INPUT_SCALE),
         "resampling": photo.RESAMPLING.name,
         "dropout": network.DROPOUT,
@@ -126,7 +126,8 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint, cluster=A
     cluster.wait_for_all()  # the best epoch is on the disk
 
     parts.model.load_weights(best_file)
-    result = evaluate(*parts.feed(valid_pairs, valid_store, args.workers))
+    judged, batches = parts.feed(valid_pairs, valid_store, args.workers)
+    result = evaluate(model_parts.for_prediction(judged), batches)
     if log.writes:
         with replacing(log.folder / "model.keras") as temporary:
             shutil.copyfile(best_file, temporary)

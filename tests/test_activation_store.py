@@ -72,6 +72,19 @@ def test_a_killed_run_goes_on_after_its_last_shard(tmp_path, below, photos, monk
     np.testing.assert_allclose(again.read(order), whole[order], atol=1e-5 * np.abs(whole).max())
 
 
+def test_a_store_half_built_on_a_disk_now_full_is_given_up(
+    tmp_path, below, photos, monkeypatch, capsys
+):
+    monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
+    store = open_store(tmp_path, below, photos)
+    store.shard(2).unlink()
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(2e9, 1e9, 1e9))
+    assert open_store(tmp_path, below, photos) is None
+    assert "not stored but computed" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 def test_each_process_builds_some_of_the_shards(tmp_path, below, photos, monkeypatch):
     monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
     monkeypatch.setattr(Cluster, "wait_for_all", lambda _: None)

@@ -93,7 +93,7 @@ def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_pa
     second.communicate()
     assert first.returncode == 2, errors
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == f"train.py: error: {cluster.LOST}"
+    assert errors.splitlines()[-1].startswith(f"train.py: error: {cluster.LOST}")
 
     # On with one process of two devices.
     more = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -148,6 +148,45 @@ def test_what_cannot_be_distributed_is_one_line(backend, more, words, data, tmp_
     flags = ["--data", data, "--weights", tmp_path, *FLAGS.split(), "--distribute"]
     done = run_script("train.py", *flags, KERAS_BACKEND=backend, **more)
     assert_one_line_error(done, words)
+
+
+@pytest.mark.parametrize(
+    ("dies", "code", "last", "seen"),
+    [
+        # As JAX's C++ dies where process 0 is gone.
+        (
+            "print('E1123 19:57:34 coordination_service_agent.cc:289] Polled', file=sys.stderr);"
+            "print('F1123 19:57:34.8 client.h:80] the JAX distributed service', file=sys.stderr);"
+            "sys.stderr.flush(); os.abort()",
+            2,
+            cluster.LOST,
+            False,
+        ),
+        # And as it dies of something else.
+        (
+            "print('F1123 19:57:34.8 x.cc:1] CUDA went wrong: JAX', file=sys.stderr);"
+            "sys.stderr.flush(); os.abort()",
+            2,
+            "ended by SIGABRT",
+            True,
+        ),
+        ("os.kill(os.getpid(), 9)", 2, "ended by SIGKILL", False),
+        ("print('E1123 19:57:34 cuda: JAX', file=sys.stderr); 1 / 0", 1, "ZeroDivision", True),
+        ("sys.stderr.write('train.py: error: JAX lost\\n'); os.abort()", 2, "JAX lost", True),
+    ],
+)
+def test_the_supervisor_ends_with_one_line_and_hides_nothing_else(dies, code, last, seen, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "import cluster, command_line\n"
+        f"def main():\n    if cluster.is_supervised(): {dies}\n    else: cluster.supervise()\n"
+        "command_line.run(main)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert last in done.stderr.splitlines()[-1]
+    assert ("JAX" in done.stderr) == seen
 
 
 @needs_jax
