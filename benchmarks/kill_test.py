@@ -63,7 +63,7 @@ def outcome(weights):
 def is_writing(weights, target):
     """Whether a file of this name is half written now."""
     if target == "activations":
-        return any((weights / target).glob(".tmp-*"))
+        return any((weights / target).glob("*/.tmp-*"))
     return temporary_path(weights / target).exists()
 
 
