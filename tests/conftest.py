@@ -76,8 +76,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trunk():
-    """A small random Xception trunk with the statistics of noise."""
+def trunk_and_weights():
+    """`trunk`, and its weights as they were made."""
     import keras
 
     from trunk import build_trunk, estimate_statistics
@@ -87,7 +87,22 @@ def trunk():
     rng = np.random.default_rng(0)
     noise = [rng.uniform(-1, 1, size=(8, SIZE, SIZE, 3)).astype(np.float32) for _ in range(2)]
     estimate_statistics(trunk, noise)
-    return trunk
+    return trunk, trunk.get_weights()
+
+
+@pytest.fixture(scope="session")
+def trunk(trunk_and_weights):
+    """A small random Xception trunk with the statistics of noise."""
+    return trunk_and_weights[0]
+
+
+@pytest.fixture(autouse=True)
+def untouched_trunk(request):
+    """Some tests train the trunk: the next one finds it as it was, whatever their order."""
+    yield
+    if "trunk" in request.fixturenames:
+        trunk, weights = request.getfixturevalue("trunk_and_weights")
+        trunk.set_weights(weights)
 
 
 @pytest.fixture(scope="session")

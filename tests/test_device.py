@@ -115,15 +115,17 @@ def test_mixed_precision_trains_with_probabilities_and_weights_in_float32(trunk,
         network.compile_model(above, keras.optimizers.SGD(1e-4))
         inputs = {"activation": activation.astype("float32"), "partner": np.array([1, 0, 3, 2])}
         labels = {head: np.zeros(4, np.int32) for head in above.output}
+        outputs = above.predict_on_batch(inputs)
+        heads = {head: model.get_layer(head).get_weights() for head in above.output}
+        # After the prediction: a step changes the trunk, too.
         assert np.isfinite(above.train_on_batch(inputs, labels)).all()
         assert {weight.dtype for weight in above.weights} == {"float32"}
-        outputs = above.predict_on_batch(inputs)
     finally:
         keras.config.set_dtype_policy(before)
     assert {str(output.dtype) for output in outputs.values()} == {"float32"}
     exact_model = network.build_model(trunk, ["a", "b"])
-    for head in above.output:
-        exact_model.get_layer(head).set_weights(model.get_layer(head).get_weights())
+    for head, weights in heads.items():
+        exact_model.get_layer(head).set_weights(weights)
     exact_below, exact = model_parts.split(exact_model, 105)
     inputs["activation"] = exact_below.predict_on_batch(images)
     wanted = exact.predict_on_batch(inputs)["ctg_out_1"]
