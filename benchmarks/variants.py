@@ -180,10 +180,27 @@ def smooth_labels(compile_model):
     return compile_smoothed
 
 
+def loss_weights(pairs):
+    """`model.LOSS_WEIGHTS` with another weight of the pair loss."""
+    return {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": pairs}
+
+
 def pair_weight(weight):
     """Another weight of the pair loss."""
-    weights = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": weight}
-    return Variant(f"pair loss weighted {weight} instead of 0.5", {"model.LOSS_WEIGHTS": weights})
+    weights = {"model.LOSS_WEIGHTS": loss_weights(weight)}
+    return Variant(f"pair loss weighted {weight} instead of 0.5", weights)
+
+
+def heads_without_pairs(run_stage):
+    """`stage.run_stage` with the pair loss from the second stage on only."""
+
+    def run(stage, *rest):
+        import model as network
+
+        network.LOSS_WEIGHTS = loss_weights(0.0 if stage.number == 1 else 0.5)
+        return run_stage(stage, *rest)
+
+    return run
 
 
 SLIPS = {
@@ -242,9 +259,20 @@ CANDIDATES = {
         "images as large as --image-size in every stage: what is left of a recipe without",
         stages={"all": {"image_scale": 1.0}},
     ),
+    "plateau": Variant(
+        "learning rate 1e-4 with plateaus in stages 2 and 3, the seed's: what is left of a recipe "
+        "without its own",
+        stages={
+            name: {"schedule": "plateau", "learning_rate": 1e-4} for name in ("blocks", "plain")
+        },
+    ),
     "mirror": Variant(
         "photos mirrored or not, and stored, instead of affine transforms",
         stages={name: {"augment": "mirror"} for name in ("heads", "blocks", "plain")},
+    ),
+    # As one of the author's files has it.
+    "heads-without-pairs": Variant(
+        "stage 1 with a pair loss of weight 0", wrapped={"stage.run_stage": heads_without_pairs}
     ),
     "pair-weight-0": pair_weight(0.0),
     "pair-weight-2": pair_weight(2.0),

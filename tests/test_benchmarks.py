@@ -40,6 +40,40 @@ def test_the_memory_estimate_counts_what_the_backward_pass_keeps(trunk, monkeypa
     assert np.isfinite(an_image(None))
 
 
+def test_operations_are_those_that_are_published(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import timm_speed
+
+    from trunk import build_trunk
+
+    large = build_trunk("xception", 299, "none", "no folder")
+    of_stage = timm_speed.operations_of_a_pair(large, 105)
+    # timm's table of models: legacy_xception, 8.40 billion multiply-adds at 299 pixels.
+    assert of_stage["heads"] / 2 == pytest.approx(8.40e9, rel=0.01)
+    # What is frozen counts once, what is trained three times.
+    trained = of_stage["plain"] / 3
+    assert of_stage["blocks"] == pytest.approx(of_stage["heads"] + 2 * trained)
+    assert 0.1 < trained / of_stage["heads"] < 0.3
+    card = "jax 0.10.2 on 1 GPU: NVIDIA H200, 140.4 GiB, compute capability 9.0, cuDNN 9.10"
+    assert timm_speed.share_of_peak(card, "mixed_bfloat16", 494.5e12) == pytest.approx(0.5)
+    assert timm_speed.share_of_peak("jax 0.10.2 on the CPU: 2 cores", "float32", 1e12) is None
+
+
+@pytest.mark.slow
+def test_contenders_take_turns_and_one_that_ends_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import timm_speed
+
+    from recipe import SEED
+
+    found = timm_speed.race(["ours", "nobody", "two-pass"], 1, SEED[2], 2, SIZE, 1, "float32")
+    assert found["nobody"] is None
+    for contender in ("ours", "two-pass"):
+        assert found[contender]["pairs a second"] > 0
+        assert 1e8 < found[contender]["memory"] < 1e11
+        assert timm_speed.shown({**found[contender], "share of peak": None}).endswith("GB)")
+
+
 def test_mutated_photos_are_read_or_refused():
     done = run_script("benchmarks/fuzz_images.py", "--files", 60)
     assert done.returncode == 0, done.stderr
