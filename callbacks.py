@@ -19,21 +19,27 @@ class SetEpoch(keras.callbacks.Callback):
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends the run at the step whose loss is not a number, and names it."""
+    """Ends the run at a step whose loss is not a number, and names it."""
+
+    # Else Keras would wait for the device after every step; so it asks on a
+    # thread, a step or two late.
+    async_safe = True
 
     def __init__(self, stage_name):
         super().__init__()
         self.stage_name = stage_name
         self.epoch = 0
+        self.step = math.inf
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
+            self.step = min(self.step, batch + 1)  # the first, whichever Keras hears of first
             raise UserError(
                 f"the loss is {logs['loss']} in stage {self.stage_name}, epoch {self.epoch + 1}, "
-                f"step {batch + 1}. The weights of earlier epochs are kept; start from other "
+                f"step {self.step}. The weights of earlier epochs are kept; start from other "
                 f"--pretrained weights, or lower the learning rate in recipe.py"
             )
 

@@ -102,13 +102,11 @@ class Cluster:
             batch_size: of a full batch.
 
         Returns:
-            `(rows, partner, weights)`, arrays of one length: which image of the
-            batch, where its partner stands in its group, and the sample weight.
-            That of padding is 0; that of the others makes the mean over the padded
-            batch the mean over the batch.
+            `(rows, partner, is_image)`, arrays of one length: which image of the
+            batch, where its partner stands in its group, and False for padding.
         """
         count = len(partner)
-        length = -(-max(count, batch_size) // self.num_devices) * self.num_devices
+        length = self.padded(count, batch_size)
         group_length = length // self.num_groups
         rows = np.full(length, -1)
         for number, members in enumerate(groups(count, self.num_groups)):
@@ -122,22 +120,26 @@ class Cluster:
         places[is_image] = place_of[partner[rows[is_image]]]
         share = length // self.num_processes
         part = slice(self.process * share, (self.process + 1) * share)
-        weights = np.where(is_image, length / count, 0).astype(np.float32)
         return (
             np.maximum(rows, 0)[part],
             (places % group_length).astype(np.int32)[part],
-            weights[part],
+            is_image[part],
         )
+
+    def padded(self, count, batch_size):
+        """Length of a batch of `count` images after padding: all devices get as many."""
+        return -(-max(count, batch_size) // self.num_devices) * self.num_devices
 
 
 ALONE = Cluster()
 
 
-def join(batch_size):
+def join(batch_size, precision):
     """Finds the devices and, in a cluster, the other processes.
 
     Args:
         batch_size: of all devices together.
+        precision: one of `device.PRECISIONS`.
 
     Returns:
         `Cluster`.
@@ -152,6 +154,13 @@ def join(batch_size):
     if backend == "jax":
         cluster = join_on_jax()
     elif backend == "tensorflow" and not is_cluster():
+        if precision == "mixed_float16":
+            # Keras 3.15's LossScaleOptimizer asks the first replica alone whether its
+            # gradients overflowed; those of another one turn all weights into NaN.
+            raise UserError(
+                "--distribute --precision mixed_float16 on TensorFlow: Keras overlooks overflows "
+                "on all cards but the first; take mixed_bfloat16 or float32, or KERAS_BACKEND=jax"
+            )
         cluster = mirror_on_tensorflow()
     else:
         raise UserError(
@@ -221,9 +230,9 @@ def supervise():
     Where another process of a cluster dies, the C++ below JAX aborts this one
     with a page of text, or a collective operation fails; either becomes one line.
     """
-    words = [sys.executable, *sys.argv]
     child = subprocess.Popen(
-        words,
+        # Not sys.argv: another script (benchmarks/variants.py) may have called us.
+        [sys.executable, *sys.orig_argv[1:]],
         env={**os.environ, SUPERVISED: "1"},
         stdin=subprocess.PIPE,  # its end tells the child that we are gone
         stderr=subprocess.PIPE,

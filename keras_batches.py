@@ -1,6 +1,7 @@
 """`PairBatches`, from photos or from stored activations, as Keras wants them."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -52,13 +53,13 @@ class KerasBatches(keras.utils.PyDataset):
     def batch(self, step):
         """Inputs and labels of a step, for the heads that the model has.
 
-        Spread over several devices, it has sample weights, too: see
-        `Cluster.spread`.
+        Spread over several devices, it has sample weights, too: 0 for padding.
         """
         indices, partner, labels = self.pairs.pairs(step)
         rows, weights = np.arange(len(indices)), None
         if self.cluster.engine:
-            rows, partner, weights = self.cluster.spread(partner, self.pairs.batch_size)
+            rows, partner, is_image = self.cluster.spread(partner, self.pairs.batch_size)
+            weights = np.where(is_image, self.image_weight(len(indices)), 0).astype(np.float32)
         if self.store:
             mirrored = self.pairs.mirrored(step)
             inputs = {"activation": self.store.read(indices[rows], mirrored[rows])}
@@ -69,3 +70,24 @@ class KerasBatches(keras.utils.PyDataset):
             inputs["partner"] = partner
         batch = inputs, {head: labels[head][rows] for head in self.heads}
         return batch if weights is None else (*batch, dict.fromkeys(self.heads, weights))
+
+    def image_weight(self, count):
+        """Sample weight of the images of a padded batch that has `count` of them.
+
+        It makes the mean over the padded batch, and so the gradient, the mean
+        over the images. In validation, whose loss decides, see below.
+        """
+        if self.pairs.validation:
+            return self.validation_weight
+        return self.cluster.padded(count, self.pairs.batch_size) / count
+
+    @functools.cached_property
+    def validation_weight(self):
+        """The same weight for every photo, so that Keras' mean over all batches is theirs.
+
+        Keras counts a batch by its padded length: the last one, of few photos,
+        would count as a full one.
+        """
+        counts = [len(self.pairs.indices(step)) for step in range(len(self.pairs))]
+        padded = [self.cluster.padded(count, self.pairs.batch_size) for count in counts]
+        return sum(padded) / sum(counts)

@@ -192,6 +192,7 @@ def open_stores(stage, args, parts, photos, valid, log, cluster):
         train_store = open_one(photos, stage.augment == "mirror", stage.augment in later)
     if log.writes:
         remove_stores(log.folder, keep=stores)
+    cluster.wait_for_all()
     return train_store, valid_store
 
 

@@ -59,7 +59,9 @@ def train(args):
     folder = pathlib.Path(args.weights)
     # A wrong folder is known before anything is written.
     listed = list_photos(args.data)
-    devices = cluster.join(args.batch_size) if args.distribute else cluster.ALONE
+    devices = cluster.ALONE
+    if args.distribute:
+        devices = cluster.join(args.batch_size, args.precision)
     locked = run_folder.locked(folder) if devices.is_first else contextlib.nullcontext()
     with cluster.own_errors(devices), locked:
         # The others find what the first one leaves: every photo checked, a model to start from.
@@ -174,6 +176,7 @@ def run_stages(stages, args, photos, valid, devices):
     if devices.is_first:
         remove_stores(folder)
         remove_checkpoint(folder)
+    devices.wait_for_all()  # terabytes take time to delete, and JAX waits for 5 minutes at its end
     print_summary(args, log)
     return folder / "model.keras"
 

@@ -7,6 +7,7 @@ from timm_speed import NUM_CLASSES, make_batches
 
 import model as network
 import stage
+from callbacks import StopOnNonFiniteLoss
 from trunk import TRUNKS, build_trunk
 
 
@@ -45,7 +46,7 @@ def prepare_ours(plan, batch_size, image_size, num_steps, precision):
         same = (labels == second).astype(np.int32)
         inputs = {entry: images, "partner": partner}
         batches.append((inputs, {"ctg_out_1": labels, "ctg_out_2": second, "bin_out": same}))
-    return trainer(trained, batches, num_steps)
+    return trainer(trained, batches, num_steps, [StopOnNonFiniteLoss(plan.name)])
 
 
 def prepare_two_pass(plan, batch_size, image_size, num_steps, precision):
@@ -64,7 +65,7 @@ def prepare_two_pass(plan, batch_size, image_size, num_steps, precision):
     return trainer(model, batches, num_steps)
 
 
-def trainer(model, batches, num_steps):
+def trainer(model, batches, num_steps, callbacks=None):
     """A function that trains a compiled model for some steps on batches, in turn."""
 
     class Batches(keras.utils.PyDataset):
@@ -75,7 +76,7 @@ def trainer(model, batches, num_steps):
             return batches[step % len(batches)]
 
     dataset = Batches()
-    return lambda: model.fit(dataset, shuffle=False, verbose=0)
+    return lambda: model.fit(dataset, callbacks=callbacks, shuffle=False, verbose=0)
 
 
 def peak_memory():

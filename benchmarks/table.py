@@ -7,6 +7,7 @@ photos, another seed, and the error is another. Both are in every standard error
 import math
 
 import numpy as np
+from scipy import stats
 
 from run_folder import read_json
 
@@ -21,22 +22,25 @@ SIGNIFICANT = 0.05
 
 
 def mean_and_error(values):
-    """Mean of a measurement, and its standard error over photos and seeds.
+    """Mean of a measurement, and its standard error, see `variances`."""
+    return float(values.mean()), math.sqrt(sum(variances(values)))
+
+
+def variances(values):
+    """Variances of the mean of a measurement: over photos, and over seeds.
 
     Args:
         values: float array, shape `(seeds, photos)`.
 
     Returns:
-        `(mean, standard_error)`. The variances of the means over photos and over
-        seeds add up, as for crossed random effects, without taking off the noise
-        that both contain: a little too large rather than too small. With a
-        single seed only the photos count.
+        `(over_photos, over_seeds)`. They add up, as for crossed random effects,
+        without taking off the noise that both contain: a little too large rather
+        than too small. With a single seed only the photos count.
     """
     num_seeds, num_photos = values.shape
-    variance = values.mean(axis=0).var(ddof=1) / num_photos
-    if num_seeds > 1:
-        variance += values.mean(axis=1).var(ddof=1) / num_seeds
-    return float(values.mean()), math.sqrt(variance)
+    over_photos = float(values.mean(axis=0).var(ddof=1) / num_photos)
+    over_seeds = float(values.mean(axis=1).var(ddof=1) / num_seeds) if num_seeds > 1 else 0.0
+    return over_photos, over_seeds
 
 
 def compare(ours, others):
@@ -47,14 +51,21 @@ def compare(ours, others):
 
     Returns:
         dict: `difference` (below zero: ours is better), `standard_error`, and `p`,
-        the probability of so large a difference between equals (normal
-        approximation, two-sided).
+        the probability of so large a difference between equals (two-sided; a t
+        distribution with Satterthwaite's degrees of freedom, because few seeds
+        tell little about the spread of seeds). With a single seed it speaks of
+        these two trainings, not of others.
     """
     difference, error = mean_and_error(ours - others)
     if error == 0:
         p = 1.0 if difference == 0 else 0.0
     else:
-        p = math.erfc(abs(difference) / error / math.sqrt(2))
+        freedom = error**4 / sum(
+            variance**2 / (count - 1)
+            for variance, count in zip(variances(ours - others), ours.shape[::-1], strict=True)
+            if variance
+        )
+        p = float(2 * stats.t.sf(abs(difference) / error, freedom))
     return {"difference": difference, "standard_error": error, "p": p}
 
 

@@ -45,9 +45,12 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 NUM_CLASSES = 100
 NUM_BATCHES = 2  # different ones, in turn
 # Floating-point operations a second of dense matrix products, from NVIDIA's data
-# sheets; float32 as TF32, which both frameworks use for it.
+# sheets; float32 as TF32, which both frameworks use for it. The first name that is
+# part of the card's counts.
 PEAKS = {
     "A100": {"float32": 156e12, "mixed_bfloat16": 312e12},
+    "H100 PCIe": {"float32": 378e12, "mixed_bfloat16": 756e12},
+    "H100 NVL": {"float32": 417e12, "mixed_bfloat16": 835e12},
     "H100": {"float32": 495e12, "mixed_bfloat16": 989e12},
     "H200": {"float32": 495e12, "mixed_bfloat16": 989e12},
 }
@@ -97,10 +100,12 @@ def race(contenders, rounds, plan, batch_size, image_size, num_steps, precision)
     Returns:
         dict from contender to `{"pairs a second": float, "memory": bytes}`, the
         memory that of the device, or on a CPU of the process; to None where its
-        process ended (out of memory, say: its own words are on standard error).
+        process ended (out of memory, say: its own words are on standard error;
+        all contenders share the device's memory).
     """
     context = multiprocessing.get_context("spawn")
-    connections, seconds = {}, {contender: [] for contender in contenders}
+    connections, processes = {}, []
+    seconds = {contender: [] for contender in contenders}
 
     def ask(contender, *words):
         """The answer of a contender; None if it has ended."""
@@ -114,13 +119,16 @@ def race(contenders, rounds, plan, batch_size, image_size, num_steps, precision)
     for contender in contenders:
         connections[contender], other = context.Pipe()
         setting = (other, contender, plan, batch_size, image_size, num_steps, precision)
-        context.Process(target=work, args=setting, daemon=True).start()
+        processes.append(context.Process(target=work, args=setting, daemon=True))
+        processes[-1].start()
         other.close()  # the process holds it now; should it end, that is seen here
         ask(contender)
     for _ in range(rounds):
         for contender in contenders:
             seconds[contender].append(ask(contender, "train"))
     memory = {contender: ask(contender, "stop") for contender in contenders}
+    for process in processes:
+        process.join()  # the next race has the whole device again
     return {
         contender: memory[contender]
         and {

@@ -14,7 +14,7 @@ TRAINED = ("block11", "block12", "conv3", "conv4")
 
 
 class Pairs(torch.nn.Module):
-    """The network of `model.py` for both images of all pairs, one after the other in a batch."""
+    """The network of `model.py`: all first images of a batch, then all second ones, as bytes."""
 
     def __init__(self, unfreeze):
         super().__init__()
@@ -30,7 +30,9 @@ class Pairs(torch.nn.Module):
         self.trunk.eval()  # BatchNormalization in inference mode
 
     def forward(self, images):
-        first, second = self.trunk(images).float().chunk(2)
+        # Bytes travel; permuted, they lie channels_last.
+        scaled = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        first, second = self.trunk(scaled).float().chunk(2)
         return (
             self.ctg_out_1(self.dropout(first)),
             self.ctg_out_2(self.dropout(second)),
@@ -46,6 +48,7 @@ def prepare_timm(plan, batch_size, image_size, num_steps, precision):
     """
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")  # TF32, as in its convolutions
+    torch.backends.cudnn.benchmark = True  # XLA chooses among convolutions, too
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Pairs(plan.unfreeze).to(device, memory_format=torch.channels_last)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -60,9 +63,7 @@ def prepare_timm(plan, batch_size, image_size, num_steps, precision):
     ]
 
     def step(batch):
-        images, *labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-        # Bytes travel; permuted, they lie channels_last.
-        images = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        images, *labels = batch
         with torch.autocast(device, torch.bfloat16, enabled=precision == "mixed_bfloat16"):
             outputs = compiled(images)
         first, second, same = map(cross_entropy, outputs, labels)
@@ -73,11 +74,30 @@ def prepare_timm(plan, batch_size, image_size, num_steps, precision):
         return loss
 
     def train():
-        for batch in itertools.islice(itertools.cycle(batches), num_steps):
+        for batch in on_device(itertools.islice(itertools.cycle(batches), num_steps), device):
             loss = step(batch)
         loss.item()  # waits for the device
 
     return train
+
+
+def on_device(batches, device):
+    """Yields batches on the device; on a GPU the next one travels while one is used."""
+    if device == "cpu":
+        yield from batches
+        return
+    stream, waiting = torch.cuda.Stream(), None
+    for batch in itertools.chain(batches, [None]):
+        if waiting is not None:
+            torch.cuda.current_stream().wait_stream(stream)
+            for tensor in waiting:
+                tensor.record_stream(torch.cuda.current_stream())
+        ready, waiting = waiting, None
+        if batch is not None:
+            with torch.cuda.stream(stream):
+                waiting = [tensor.to(device, non_blocking=True) for tensor in batch]
+        if ready is not None:
+            yield ready
 
 
 def pair_tensors(batch_size, image_size):

@@ -138,6 +138,8 @@ def average_callbacks(make_callbacks):
         callbacks = make_callbacks(stage, pairs, validate, log)
         if stage.number == 3:
             swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+            # Of a run that goes on, the checkpoint holds the average as the weights.
+            swap._ema_weights_in_model = any(row["stage"] == stage.name for row in log.rows)
             callbacks.insert(callbacks.index(validate), swap)
         return callbacks
 

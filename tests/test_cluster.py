@@ -32,17 +32,49 @@ def test_the_parts_of_a_batch_are_the_batch(count, batch_size, num_processes, nu
         for process in range(num_processes)
     ]
     assert len({len(rows) for rows, _, _ in parts}) == 1
-    rows, places, weights = map(np.concatenate, zip(*parts, strict=True))
+    rows, places, is_image = map(np.concatenate, zip(*parts, strict=True))
     assert len(rows) % num_devices == 0
     assert len(rows) >= batch_size
-    is_image = weights > 0
     assert rows[is_image].tolist() == list(range(count))
     # Who stands at the partner's place is the partner.
     assert rows[places[is_image]].tolist() == partner.tolist()
     assert places.max() < len(rows)
-    # Weighted, the mean over the padded batch is the mean over the batch.
-    losses = np.random.default_rng(0).random(count)
-    assert np.mean(losses[rows] * weights) == pytest.approx(losses.mean(), rel=1e-6)
+    assert len(rows) == cluster.Cluster(num_devices=num_devices).padded(count, batch_size)
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_padding_changes_no_validation_and_no_gradient(validation, data, trunk):
+    import keras
+
+    import model as network
+    import model_parts
+    from keras_batches import KerasBatches
+    from photo import find_class_photos
+
+    photos = find_class_photos(data / "valid")  # six: a batch of four, and a batch of two
+    pairs = pair_generator.PairBatches(photos, SIZE, 4, 0, validation=validation)
+    keras.utils.set_random_seed(0)
+    model = network.build_model(trunk, photos.typeids)
+    whole = model_parts.connect(*model_parts.split(model, None))
+    network.compile_model(whole, "sgd")
+    heads = list(whole.output)
+    alone = KerasBatches(pairs, heads, 1)
+    spread = KerasBatches(pairs, heads, 1, cluster=cluster.Cluster(num_devices=4, engine="a mesh"))
+    assert len(spread[1][0]["img_1"]) == 4
+    if validation:
+        found, wanted = (
+            whole.evaluate(batches, verbose=0, return_dict=True) for batches in (spread, alone)
+        )
+        names = [name for name in wanted if name == "loss" or name.endswith("accuracy")]
+        assert len(names) == 4
+    else:
+        # The loss of the short batch alone is what its gradient is taken of.
+        found, wanted = (
+            whole.test_on_batch(*batches[1], return_dict=True) for batches in (spread, alone)
+        )
+        names = ["loss"]
+    for name in names:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-5), name
 
 
 @pytest.mark.parametrize("count", [16, 15, 13, 5, 3, 2, 17])
@@ -57,17 +89,16 @@ def test_a_replica_finds_every_partner_in_its_own_slice(count, num_groups):
         [pair_generator.swap_partners(labels[group], rng) + group.start for group in members]
     )
     devices = cluster.Cluster(num_devices=num_groups, num_groups=num_groups)
-    rows, places, weights = devices.spread(partner, 16)
-    slices = zip(*(np.split(array, num_groups) for array in (rows, places, weights)), strict=True)
+    slices = zip(
+        *(np.split(array, num_groups) for array in devices.spread(partner, 16)), strict=True
+    )
     seen = []
-    for own_rows, own_places, own_weights in slices:
+    for own_rows, own_places, is_image in slices:
         assert own_places.max() < len(own_rows)
-        is_image = own_weights > 0
-        assert (own_weights[own_places[is_image]] > 0).all()
+        assert is_image[own_places[is_image]].all()
         assert own_rows[own_places[is_image]].tolist() == partner[own_rows[is_image]].tolist()
         seen += own_rows[is_image].tolist()
     assert sorted(seen) == list(range(count))
-    assert weights.mean() == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -115,7 +146,7 @@ def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, t
             "cpu = tf.config.list_physical_devices('CPU')[0]\n"
             "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
             "import cluster, model, train\n"
-            "model.DROPOUT = 0.0\n"  # every replica draws masks of its own
+            "model.DROPOUT = 0.0\n"  # every replica draws the masks of its slice
             f"{setting}\n"
             "train.main()"
         )
@@ -128,7 +159,7 @@ def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, t
         return loopback.weights_of(weights / "model.keras")
 
     mirrored = train(tmp_path / "two", "tf.config.set_logical_device_configuration(cpu, two)")
-    alone = train(tmp_path / "one", "cluster.join = lambda _: cluster.Cluster(num_groups=2)")
+    alone = train(tmp_path / "one", "cluster.join = lambda *_: cluster.Cluster(num_groups=2)")
     largest, relative = loopback.difference(mirrored, alone)
     assert largest < 1e-5
     assert relative < 1e-5
@@ -136,15 +167,17 @@ def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, t
 
 @needs_jax
 @pytest.mark.parametrize(
-    ("backend", "more", "words"),
+    ("backend", "more", "words", "precision"),
     [
-        ("jax", {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, "evenly among 3"),
-        ("tensorflow", {cluster.NUM_PROCESSES: "2"}, "KERAS_BACKEND=jax"),
-        ("jax", {cluster.NUM_PROCESSES: "2"}, "no cluster"),
+        ("jax", {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, "among 3", "float32"),
+        ("tensorflow", {cluster.NUM_PROCESSES: "2"}, "KERAS_BACKEND=jax", "float32"),
+        ("tensorflow", {}, "take mixed_bfloat16", "mixed_float16"),
+        ("jax", {cluster.NUM_PROCESSES: "2"}, "no cluster", "float32"),
     ],
 )
-def test_what_cannot_be_distributed_is_one_line(backend, more, words, data, tmp_path):
+def test_what_cannot_be_distributed_is_one_line(backend, more, words, precision, data, tmp_path):
     flags = ["--data", data, "--weights", tmp_path, *FLAGS.split(), "--distribute"]
+    flags += ["--precision", precision]
     done = run_script("train.py", *flags, KERAS_BACKEND=backend, **more)
     assert_one_line_error(done, words)
 
@@ -186,6 +219,24 @@ def test_the_supervisor_ends_with_one_line_and_hides_nothing_else(dies, code, la
     assert done.returncode == code, done.stderr
     assert last in done.stderr.splitlines()[-1]
     assert ("JAX" in done.stderr) == seen
+
+
+def test_the_supervisor_runs_the_script_that_was_called_with_all_its_words(tmp_path):
+    """benchmarks/variants.py takes its own word off before train.py reads the flags."""
+    script = tmp_path / "variants.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "import cluster\n"
+        "print(sys.argv)\n"
+        "if not cluster.is_supervised():\n"
+        "    sys.argv[:2] = ['train.py']\n"
+        "    cluster.supervise()\n"
+    )
+    words = [sys.executable, script, "couples", "--seed", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second == str([str(script), "couples", "--seed", "1"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
