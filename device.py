@@ -26,19 +26,33 @@ PRECISIONS = ("float32", *GAINS_FROM)
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """An NVIDIA card as its driver lists it.
+    """An NVIDIA card as its driver lists it, whether it is used or not.
 
     Attributes:
         name: e.g. "NVIDIA GeForce GTX 1060 6GB".
         memory: bytes.
-        capability: compute capability, e.g. `(6, 1)`.
+        capability: compute capability, e.g. `(6, 1)`; None: an old driver does
+            not say.
         driver: version of the driver, e.g. "535.183.01".
     """
 
     name: str
     memory: int
-    capability: tuple
+    capability: tuple | None
     driver: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU as the backend sees it.
+
+    Attributes:
+        name: as the driver has it.
+        capability: compute capability; None: the backend does not say.
+    """
+
+    name: str
+    capability: tuple | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +63,8 @@ class Inventory:
         backend: of Keras, "tensorflow", "jax" or "torch".
         version: of the backend.
         has_gpu_code: whether the installed backend was built for CUDA.
-        num_gpus: how many GPUs the backend sees.
-        cards: list of `Card`, what the driver lists, whatever the backend sees.
+        gpus: tuple of `Gpu`, those that the backend sees; it computes on the first.
+        cards: tuple of `Card`, what the driver lists, whatever the backend sees.
         cudnn: version of the installed cuDNN package, e.g. "9.10.2.21"; None.
         num_cores: CPU cores that this process may use.
         memory: bytes of the computer's own memory; None: unknown.
@@ -59,7 +73,7 @@ class Inventory:
     backend: str
     version: str
     has_gpu_code: bool
-    num_gpus: int
+    gpus: tuple = ()
     cards: tuple = ()
     cudnn: str | None = None
     num_cores: int = 1
@@ -69,15 +83,27 @@ class Inventory:
 def describe(inventory):
     """One line: backend, device, memory, compute capability, cuDNN."""
     line = f"{inventory.backend} {inventory.version} on "
-    if not inventory.num_gpus:
+    if not inventory.gpus:
         line += f"the CPU: {inventory.num_cores} cores"
         return line + (f", {gibibytes(inventory.memory)}" if inventory.memory else "")
-    line += f"{inventory.num_gpus} GPU" + ("s" if inventory.num_gpus > 1 else "")
-    if inventory.cards:
-        card = inventory.cards[0]
-        capability = ".".join(map(str, card.capability))
-        line += f": {card.name}, {gibibytes(card.memory)}, compute capability {capability}"
+    gpu = inventory.gpus[0]
+    line += f"{len(inventory.gpus)} GPU" + ("s" if len(inventory.gpus) > 1 else "")
+    line += f": {gpu.name}"
+    for memory in [card.memory for card in inventory.cards if card.name == gpu.name][:1]:
+        line += f", {gibibytes(memory)}"
+    if gpu.capability:
+        line += f", compute capability {dotted(gpu.capability)}"
     return line + f", cuDNN {inventory.cudnn or 'of unknown version'}"
+
+
+def is_old(capability):
+    """Whether new CUDA libraries have no code for it; of an unknown one (None), no."""
+    return capability is not None and capability < FIRST_KEPT_CAPABILITY
+
+
+def dotted(numbers):
+    """`(6, 1)` as "6.1"."""
+    return ".".join(map(str, numbers))
 
 
 def gibibytes(size):
@@ -85,30 +111,32 @@ def gibibytes(size):
     return f"{size / 2**30:.1f} GiB"
 
 
-def why_it_would_crash(inventory):
-    """Why the first step would fail, and what to install; None if it should not."""
-    if not inventory.cards or not inventory.has_gpu_code:
-        return None
-    card = inventory.cards[0]
-    is_old = card.capability < FIRST_KEPT_CAPABILITY
-    if is_old and inventory.cudnn and version_numbers(inventory.cudnn) >= LAST_CUDNN_BELOW:
-        capability = ".".join(map(str, card.capability))
-        return (
-            f"cuDNN {inventory.cudnn} has no code for the {card.name} (compute capability "
-            f'{capability}) and fails or crashes: pip install "nvidia-cudnn-cu12<9.11"'
-        )
+def why_it_would_crash(inventory, distribute=False):
+    """Why the first step would fail, and what to install; None if it should not.
+
+    Args:
+        inventory: `Inventory`.
+        distribute: all GPUs compute, not only the first.
+    """
+    for gpu in inventory.gpus if distribute else inventory.gpus[:1]:
+        too_new = inventory.cudnn and version_numbers(inventory.cudnn) >= LAST_CUDNN_BELOW
+        if too_new and is_old(gpu.capability):
+            return (
+                f"cuDNN {inventory.cudnn} has no code for the {gpu.name} (compute capability "
+                f"{dotted(gpu.capability)}) and fails or crashes: pip install "
+                f'"nvidia-cudnn-cu12<9.11"'
+            )
     return None
 
 
 def why_a_card_is_idle(inventory):
     """Why the backend does not use a card that is there, and what to install; None if it does."""
-    if not inventory.cards or inventory.num_gpus:
+    if not inventory.cards or inventory.gpus:
         return None
     card = inventory.cards[0]
-    is_old = card.capability < FIRST_KEPT_CAPABILITY
     if inventory.backend != "tensorflow":
         install = f"install {inventory.backend} for CUDA 12, see its own pages"
-    elif is_old:
+    elif is_old(card.capability):
         install = "pip install -r requirements-gtx1060.txt, in a new environment"
     else:
         install = 'pip install -r requirements.txt "tensorflow[and-cuda]", in a new environment'
@@ -116,7 +144,11 @@ def why_a_card_is_idle(inventory):
     if not inventory.has_gpu_code:
         return f"{idle}: the installed {inventory.backend} has no GPU code; {install}"
     if version_numbers(card.driver)[:1] < (MIN_DRIVER,):
-        newest = f" to {LAST_OLD_DRIVER}, the last for this card" if is_old else " or later"
+        newest = " or later"
+        if is_old(card.capability):
+            newest = f" to {LAST_OLD_DRIVER}, the last for this card"
+        elif card.capability is None:
+            newest = f" or later (at most {LAST_OLD_DRIVER} for a GTX 10xx or older)"
         return f"{idle}: driver {card.driver} is too old for CUDA 12; install {MIN_DRIVER}{newest}"
     return f"{idle}: {inventory.backend} finds no CUDA libraries for it; {install}"
 
@@ -125,16 +157,13 @@ def remark_precision(precision, inventory):
     """What to know about a precision on this device; None if it is as hoped."""
     if precision == "float32":
         return None
-    if not inventory.num_gpus:
+    if not inventory.gpus:
         return f"--precision {precision} gains nothing on a CPU: float32 is as fast"
-    if not inventory.cards:
-        return None
-    card = inventory.cards[0]
-    if card.capability < GAINS_FROM[precision]:
-        needed = ".".join(map(str, GAINS_FROM[precision]))
+    gpu = inventory.gpus[0]
+    if gpu.capability and gpu.capability < GAINS_FROM[precision]:
         return (
-            f"--precision {precision} gains nothing on a {card.name}: it is fast from compute "
-            f"capability {needed} on; float32 is as fast, and exact"
+            f"--precision {precision} gains nothing on a {gpu.name}: it is fast from compute "
+            f"capability {dotted(GAINS_FROM[precision])} on; float32 is as fast, and exact"
         )
     return None
 
@@ -145,13 +174,14 @@ def version_numbers(version):
 
 
 def parse_cards(text):
-    """Cards from the lines of `nvidia-smi`, see `take_inventory`; others are passed over."""
+    """Cards from the lines of `nvidia-smi`, see `list_cards`; others are passed over."""
     cards = []
     for line in text.splitlines():
         name, *facts = [part.strip() for part in line.split(",")]
         with contextlib.suppress(ValueError):
-            mebibytes, capability, driver = facts
-            cards.append(Card(name, int(mebibytes) << 20, version_numbers(capability), driver))
+            mebibytes, driver, *more = facts
+            capability = version_numbers(more[0]) if more else None
+            cards.append(Card(name, int(mebibytes) << 20, capability, driver))
     return tuple(cards)
 
 
@@ -164,46 +194,57 @@ def take_inventory():
         import tensorflow as tf
 
         version, has_gpu_code = tf.__version__, tf.test.is_built_with_cuda()
-        num_gpus = len(tf.config.list_physical_devices("GPU"))
+        found = map(
+            tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU")
+        )
+        gpus = [
+            Gpu(each.get("device_name", "GPU"), each.get("compute_capability")) for each in found
+        ]
     elif backend == "jax":
         import jax
 
         version = jax.__version__
-        num_gpus = sum(device.platform == "gpu" for device in jax.local_devices())
-        has_gpu_code = num_gpus > 0 or has_package("jax-cuda12-plugin", "jax-cuda13-plugin")
+        gpus = [
+            Gpu(each.device_kind, version_numbers(getattr(each, "compute_capability", "")) or None)
+            for each in jax.local_devices()
+            if each.platform == "gpu"
+        ]
+        has_gpu_code = any(map(package_version, ("jax-cuda12-plugin", "jax-cuda13-plugin")))
     else:
         import torch
 
         version, has_gpu_code = torch.__version__, torch.version.cuda is not None
-        num_gpus = torch.cuda.device_count()
-    cudnn = None
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        cudnn = importlib.metadata.version("nvidia-cudnn-cu12")
+        gpus = [
+            Gpu(torch.cuda.get_device_name(number), torch.cuda.get_device_capability(number))
+            for number in range(torch.cuda.device_count())
+        ]
+    cudnn = package_version("nvidia-cudnn-cu12") or package_version("nvidia-cudnn-cu13")
     return Inventory(
-        backend, version, has_gpu_code, num_gpus, list_cards(), cudnn, *own_cores_and_memory()
+        backend, version, has_gpu_code, tuple(gpus), list_cards(), cudnn, *own_cores_and_memory()
     )
 
 
-def has_package(*names):
-    """Whether one of some packages is installed."""
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            importlib.metadata.version(name)
-            return True
-    return False
+def package_version(name):
+    """The version of an installed package; None where it is not there."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return None
 
 
 def list_cards():
     """The cards that NVIDIA's driver lists; none where there is no driver, or none is wanted."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return ()
-    fields = "name,memory.total,compute_cap,driver_version"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return parse_cards(done.stdout)
+    # Drivers before 510 refuse the whole question for its last word.
+    for fields in (
+        "name,memory.total,driver_version,compute_cap",
+        "name,memory.total,driver_version",
+    ):
+        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+            return parse_cards(done.stdout)
+    return ()
 
 
 def own_cores_and_memory():
@@ -218,11 +259,12 @@ def own_cores_and_memory():
         return cores, None
 
 
-def prepare(precision="float32"):
+def prepare(precision="float32", distribute=False):
     """Gets the device ready, and says on standard error what it is.
 
     Args:
         precision: one of `PRECISIONS`, for all models that are built from now on.
+        distribute: all GPUs compute, not only the first.
 
     Raises:
         UserError: the first step would crash.
@@ -231,7 +273,7 @@ def prepare(precision="float32"):
 
     inventory = take_inventory()
     print(describe(inventory), file=sys.stderr, flush=True)
-    crash = why_it_would_crash(inventory)
+    crash = why_it_would_crash(inventory, distribute)
     if crash:
         raise UserError(crash)
     for line in (why_a_card_is_idle(inventory), remark_precision(precision, inventory)):

@@ -97,7 +97,7 @@ def prepare(args, stages, folder, listed, devices):
         flush=True,
     )
     # TensorFlow takes seconds to load: only once everything else is right.
-    device.prepare(args.precision)
+    device.prepare(args.precision, args.distribute)
     import stage
 
     constants = stage.constants(devices)

@@ -7,11 +7,12 @@ import pytest
 import device
 import model as network
 import model_parts
-from device import Card, Inventory
+from device import Card, Gpu, Inventory
 
 GTX_1060 = Card("NVIDIA GeForce GTX 1060 6GB", 6 << 30, (6, 1), "535.183.01")
 H200 = Card("NVIDIA H200", 141 << 30, (9, 0), "570.86.15")
-GOOD = Inventory("tensorflow", "2.21.0", True, 1, (GTX_1060,), "9.10.2.21", 8, 8 << 30)
+PASCAL, HOPPER = (Gpu(card.name, card.capability) for card in (GTX_1060, H200))
+GOOD = Inventory("tensorflow", "2.21.0", True, (PASCAL,), (GTX_1060,), "9.10.2.21", 8, 8 << 30)
 
 
 def test_one_line_says_what_a_training_runs_on():
@@ -19,8 +20,16 @@ def test_one_line_says_what_a_training_runs_on():
         "tensorflow 2.21.0 on 1 GPU: NVIDIA GeForce GTX 1060 6GB, 6.0 GiB, compute capability 6.1, "
         "cuDNN 9.10.2.21"
     )
-    on_cpu = Inventory("jax", "0.7.1", False, 0, (), None, 4, 8 << 30)
+    on_cpu = Inventory("jax", "0.7.1", False, (), (), None, 4, 8 << 30)
     assert device.describe(on_cpu) == "jax 0.7.1 on the CPU: 4 cores, 8.0 GiB"
+    # The driver lists another card first; CUDA takes the fastest.
+    two = dataclasses.replace(GOOD, gpus=(HOPPER, PASCAL), cards=(GTX_1060, H200), cudnn=None)
+    assert device.describe(two) == (
+        "tensorflow 2.21.0 on 2 GPUs: NVIDIA H200, 141.0 GiB, compute capability 9.0, "
+        "cuDNN of unknown version"
+    )
+    unknown = dataclasses.replace(GOOD, gpus=(Gpu("GPU", None),))
+    assert device.describe(unknown).startswith("tensorflow 2.21.0 on 1 GPU: GPU, cuDNN")
 
 
 @pytest.mark.parametrize("cudnn", ["9.10.2.21", "9.1.0.70", "8.9.7.29", None])
@@ -36,10 +45,13 @@ def test_a_cudnn_without_code_for_pascal_names_the_package_to_pin(cudnn):
     words = device.why_it_would_crash(inventory)
     assert 'pip install "nvidia-cudnn-cu12<9.11"' in words
     assert cudnn in words
-    # A newer card has nothing to fear from it, nor has a training on the CPU.
-    assert device.why_it_would_crash(dataclasses.replace(inventory, cards=(H200,))) is None
-    on_cpu = dataclasses.replace(inventory, has_gpu_code=False, num_gpus=0)
-    assert device.why_it_would_crash(on_cpu) is None
+    # A newer card has nothing to fear from it, nor has a training on the CPU,
+    # whatever lies idle in the same machine.
+    for gpus in ((HOPPER,), (), (HOPPER, PASCAL), (Gpu("GPU", None),)):
+        changed = dataclasses.replace(inventory, gpus=gpus, cards=(GTX_1060, H200))
+        assert device.why_it_would_crash(changed) is None
+    both = dataclasses.replace(inventory, gpus=(HOPPER, PASCAL))
+    assert "GTX 1060" in device.why_it_would_crash(both, distribute=True)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +68,14 @@ def test_a_cudnn_without_code_for_pascal_names_the_package_to_pin(cudnn):
             {"cards": (dataclasses.replace(H200, driver="470.256.02"),)},
             ["too old", "525 or later"],
         ),
+        (
+            {"cards": (Card("NVIDIA GeForce GTX 1060 6GB", 6 << 30, None, "470.256.02"),)},
+            ["470.256.02 is too old", "525 or later (at most 580 for a GTX 10xx or older)"],
+        ),
     ],
 )
 def test_a_card_that_is_not_used_is_named_with_what_to_install(changed, words):
-    words_found = device.why_a_card_is_idle(dataclasses.replace(GOOD, num_gpus=0, **changed))
+    words_found = device.why_a_card_is_idle(dataclasses.replace(GOOD, gpus=(), **changed))
     for word in words:
         assert word in words_found
 
@@ -67,24 +83,40 @@ def test_a_card_that_is_not_used_is_named_with_what_to_install(changed, words):
 def test_half_precision_is_remarked_on_where_it_gains_nothing():
     assert device.remark_precision("float32", GOOD) is None
     assert "compute capability 7.0" in device.remark_precision("mixed_float16", GOOD)
-    turing = dataclasses.replace(GTX_1060, capability=(7, 5))
-    with_turing = dataclasses.replace(GOOD, cards=(turing,))
+    with_turing = dataclasses.replace(GOOD, gpus=(Gpu("NVIDIA GeForce RTX 2080", (7, 5)),))
     assert device.remark_precision("mixed_float16", with_turing) is None
     assert "capability 8.0" in device.remark_precision("mixed_bfloat16", with_turing)
-    with_h200 = dataclasses.replace(GOOD, cards=(H200,))
+    with_h200 = dataclasses.replace(GOOD, gpus=(HOPPER,))
     assert device.remark_precision("mixed_bfloat16", with_h200) is None
-    on_cpu = dataclasses.replace(GOOD, num_gpus=0)
+    on_cpu = dataclasses.replace(GOOD, gpus=())
     assert "gains nothing on a CPU" in device.remark_precision("mixed_float16", on_cpu)
 
 
 def test_the_drivers_list_is_read_and_what_is_none_passed_over():
     text = (
-        "NVIDIA GeForce GTX 1060 6GB, 6144, 6.1, 535.183.01\n"
-        "NVIDIA H200, 144384, 9.0, 570.86.15\n"
+        "NVIDIA GeForce GTX 1060 6GB, 6144, 535.183.01, 6.1\n"
+        "NVIDIA H200, 144384, 570.86.15, 9.0\n"
         "Some Card, [N/A], [N/A], 390.1\n"
         "Failed to initialize NVML: Driver/library version mismatch\n\n"
     )
     assert device.parse_cards(text) == (GTX_1060, H200)
+
+
+def test_a_driver_that_knows_no_compute_capability_is_asked_again(tmp_path, monkeypatch):
+    """As drivers of the 470 series answer: one unknown word, and nothing is said."""
+    command = tmp_path / "nvidia-smi"
+    command.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in *compute_cap*) echo "Field compute_cap is not a valid field"; exit 2;; esac\n'
+        'echo "NVIDIA GeForce GTX 1060 6GB, 6144, 470.256.02"\n'
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (card,) = device.list_cards()
+    assert (card.driver, card.capability, card.memory) == ("470.256.02", None, 6 << 30)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert device.list_cards() == ()
 
 
 def test_this_machine_can_be_looked_at(monkeypatch, capsys):
