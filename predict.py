@@ -6,7 +6,7 @@
     python predict.py --weights weights --evaluate data/valid --report report
 
 Probabilities are calibrated once `--evaluate` has been run on the validation
-photos. No flag changes which class is the first guess.
+photos; that changes no first guess.
 """
 
 import collections

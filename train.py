@@ -1,6 +1,7 @@
 """Trains the network of `model.py` on the class folders that `img2keras.py` wrote.
 
-Three stages, each from the best weights of the one before (`recipe.py`):
+The 2017 recipe has three stages, each from the best weights of the one before
+(`recipe.py`; `--recipe tuned` has two):
 
     heads   trunk frozen; the new heads learn                       Adam
     blocks  the trunk's last blocks join in                         SGD

@@ -1,4 +1,4 @@
-"""The 2017 training as the seed has it, ported plainly: what ours is measured against.
+"""The 2017 training ported plainly: what ours is measured against.
 
 Two inputs, two passes through the trunk, the stock ImageDataGenerator, one
 photo read for every image. Nothing here is used outside of `benchmarks/`.

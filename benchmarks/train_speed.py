@@ -199,7 +199,7 @@ def time_prediction(photos, args, scratch):
 
 
 def ratios(pipeline, stages, prediction):
-    """The JSON: reference time over ours (`..._over_forward`: see the README)."""
+    """The JSON: reference time over ours (`..._over_forward`: beside a bare forward pass)."""
     build = stages["stage3 build"] / EPOCHS
     return {
         "stage1_ratio": stages["stage1 reference"] / stages["stage1 ours"],

@@ -4,7 +4,8 @@
 variant replaces. A variant that paid has moved into `recipe.py`; what is left
 here is kept so that `ablation.py` can measure it again.
 
-Run it:  python benchmarks/variants.py one-in-four [flags of train.py]
+Run it:   python benchmarks/variants.py one-in-four [flags of train.py]
+Look up:  python benchmarks/variants.py --help
 """
 
 import dataclasses
@@ -301,9 +302,13 @@ def name_in_settings(name):
 
 def main():
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print("usage: variants.py VARIANT [flags of train.py]\n")
+        for name, variant in VARIANTS.items():
+            print(f"  {name:<20} {variant.what}")
+        return
     if name not in VARIANTS:
-        names = "\n".join(f"  {name:<16} {variant.what}" for name, variant in VARIANTS.items())
-        raise UserError(f"{name!r} is no variant; there are (then flags of train.py)\n{names}")
+        raise UserError(f"{name!r} is no variant; python benchmarks/variants.py --help lists them")
     VARIANTS[name].apply()
     name_in_settings(name)
     sys.argv[:2] = ["train.py"]

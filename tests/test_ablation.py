@@ -148,6 +148,16 @@ def test_label_smoothing_is_cross_entropy_against_softened_labels():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+def test_the_variants_are_listed_and_another_name_is_one_line():
+    import variants
+
+    done = run_script("benchmarks/variants.py", "--help")
+    assert done.returncode == 0
+    listed = [line.split()[0] for line in done.stdout.splitlines()[2:]]
+    assert listed == list(variants.VARIANTS)
+    assert_one_line_error(run_script("benchmarks/variants.py", "nonsense"), "is no variant")
+
+
 def test_every_variant_replaces_what_is_there():
     import keras
     import variants
