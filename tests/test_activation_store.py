@@ -38,6 +38,12 @@ def open_store(tmp_path, below, photos, dtype="float32"):
     return activation_store.open_store(tmp_path, below, photos, dtype, workers=2)
 
 
+def same_rows(rows, others):
+    # A row's last bits depend on its place in the batch on some processors.
+    atol = 1e-5 * np.abs(others).max()
+    return [np.allclose(row, other, atol=atol) for row, other in zip(rows, others, strict=True)]
+
+
 def test_rows_are_what_the_frozen_layers_make_of_each_photo(tmp_path, below, photos):
     store = open_store(tmp_path, below, photos)
     images = np.stack([read_photo(path, SIZE) for path in photos.paths])
@@ -103,8 +109,8 @@ def test_a_changed_photo_or_weight_is_never_read_from_an_old_store(tmp_path, bel
     make_photo(photos.paths[1], COLOURS["pug"], seed=77)
     new = open_store(tmp_path, below, photos)
     assert new.path != old.path
-    assert (new.read(np.array([0])) == old.read(np.array([0]))).all()
-    assert (new.read(np.array([1])) != old.read(np.array([1]))).any()
+    same = same_rows(new.read(np.arange(5)), old.read(np.arange(5)))
+    assert same == [True, False, True, True, True]
 
     other_order = Photos(photos.paths[::-1], photos.labels, photos.typeids)
     paths = {old.path, new.path, open_store(tmp_path, below, other_order).path}
@@ -117,8 +123,8 @@ def test_a_changed_photo_or_weight_is_never_read_from_an_old_store(tmp_path, bel
 
 def test_a_photo_that_vanished_gets_the_activation_of_a_neighbour(tmp_path, below, photos):
     os.remove(photos.paths[2])
-    store = open_store(tmp_path, below, photos)
-    assert (store.read(np.array([2])) == store.read(np.array([4]))).all()
+    rows = open_store(tmp_path, below, photos).read(np.arange(5))
+    assert same_rows(rows, rows[[2] * 5]) == [False, False, True, False, True]
 
 
 def test_what_a_killed_run_left_does_not_count_as_used(tmp_path, below, photos):
