@@ -125,7 +125,8 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint, cluster=A
             save(spread.model, last_file)
     cluster.wait_for_all()  # the best epoch is on the disk
 
-    parts.model.load_weights(best_file)
+    # `load_weights` of a .keras file takes three times as long.
+    parts.model.set_weights(network.load_model(best_file).get_weights())
     judged, batches = parts.feed(valid_pairs, valid_store, args.workers)
     result = evaluate(model_parts.for_prediction(judged), batches)
     if log.writes:

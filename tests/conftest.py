@@ -1,5 +1,6 @@
 """What several test files share: made photos, a small trunk, one small training."""
 
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -66,13 +67,34 @@ def assert_one_line_error(done, *words):
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """A folder with sorted `train/` and `valid/` photos of three classes."""
+def make_once(tmp_path_factory, worker_id):
+    """A function that fills a folder which all workers of pytest-xdist share; the first does it."""
+    base = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        base = base.parent
+
+    def make_once(name, make):
+        folder, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir(exist_ok=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def data(make_once):
+    """A folder with sorted `train/` and `valid/` photos of three classes; only read."""
     import img2keras
 
-    folder = tmp_path_factory.mktemp("data")
-    img2keras.sort_photos(make_raw(folder / "raw"), folder, valid_fraction=0.25)
-    return folder
+    def make(folder):
+        img2keras.sort_photos(make_raw(folder / "raw"), folder, valid_fraction=0.25)
+
+    return make_once("data", make)
 
 
 @pytest.fixture(scope="session")
@@ -106,10 +128,12 @@ def untouched_trunk(request):
 
 
 @pytest.fixture(scope="session")
-def trained(data, tmp_path_factory):
-    """A weights folder after a real three-stage training by the command itself."""
-    weights = tmp_path_factory.mktemp("weights")
-    done = run_script("train.py", "--data", data, "--weights", weights, *FLAGS.split())
-    assert done.returncode == 0, done.stdout + done.stderr
-    (weights / "stdout.txt").write_text(done.stdout)
-    return weights
+def trained(data, make_once):
+    """A weights folder after a real three-stage training by the command itself; only read."""
+
+    def make(weights):
+        done = run_script("train.py", "--data", data, "--weights", weights, *FLAGS.split())
+        assert done.returncode == 0, done.stdout + done.stderr
+        (weights / "stdout.txt").write_text(done.stdout)
+
+    return make_once("weights", make)
