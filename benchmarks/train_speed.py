@@ -23,12 +23,11 @@ import breeds
 import img2keras
 from command_line import run
 
-ROUNDS = 3
 # Epochs over which the building of the store is spread.
 EPOCHS = 10
 
 
-def measure(contenders, rounds=ROUNDS):
+def measure(contenders, rounds):
     """Times functions, interleaved, after one untimed call of each.
 
     Returns:
@@ -90,7 +89,7 @@ def time_pipeline(photos, folder, args):
         "one": functools.partial(read, 1),
         "two": functools.partial(read, 2),
     }
-    return {name: value / len(photos) for name, value in measure(contenders, 5).items()}
+    return {name: value / len(photos) for name, value in measure(contenders, args.rounds).items()}
 
 
 class Ours:
@@ -164,7 +163,7 @@ def time_stages(photos, folder, args, scratch):
             contenders["validation"] = ours.validate
         if number == 3:
             contenders["build"] = ours.build
-        found = measure(contenders)
+        found = measure(contenders, args.rounds)
         seconds |= {f"stage{number} {name}": value for name, value in found.items()}
     return {name: value / len(photos) for name, value in seconds.items()}
 
@@ -195,7 +194,7 @@ def time_prediction(photos, args, scratch):
         "forward": bare_forward(trunk, photos, args),
         "predict": functools.partial(predictor.predict, photos.paths),
     }
-    return {name: value / len(photos) for name, value in measure(contenders).items()}
+    return {name: value / len(photos) for name, value in measure(contenders, args.rounds).items()}
 
 
 def ratios(pipeline, stages, prediction):
@@ -228,6 +227,7 @@ def parse_args():
     add("--image-size", type=int, default=299, help="pixels (default: 299)")
     add("--batch-size", type=int, default=16, help="pairs a step (default: 16)")
     add("--steps", type=int, default=4, help="steps a round (default: 4)")
+    add("--rounds", type=int, default=3, help="of each, in turn (default: 3)")
     add("--trunk", choices=("xception", "inceptionv3"), default="xception")
     add("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
     add("--json", metavar="FILE", help="write the ratios there")
