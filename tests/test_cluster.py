@@ -150,7 +150,7 @@ def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, t
             f"{setting}\n"
             "train.main()"
         )
-        flags = [*FLAGS.split(), "--epochs", "0", "1", "0", "--distribute", "--data", data]
+        flags = [*FLAGS.split(), "--epochs", "0", "1", "1", "--distribute", "--data", data]
         words = [sys.executable, "-c", code, *map(str, flags), "--weights", str(weights)]
         done = subprocess.run(
             words, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False
