@@ -10,7 +10,6 @@ on, so an old one is never read for a changed photo or weight.
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import math
 import pathlib
@@ -26,12 +25,14 @@ from cluster import ALONE
 from command_line import UserError
 from photo import read_ahead
 from photo_check import file_digest
+from run_folder import ACTIVATIONS, installed_versions, remove_activations
 
-FOLDER = "activations"
 # Photos a forward pass of the frozen part, whatever the training batch is.
 BATCH_SIZE = 16
 # A multiple of it. At 299 pixels half a gigabyte, and minutes of work on a CPU.
 SHARD_ROWS = 512
+# A quota may leave less than the disk seems to have.
+NO_ROOM = "make room, or add --cache off, and run the same command again"
 # Left free on the disk for checkpoints and everybody else.
 SPARE_BYTES = 1 << 30
 
@@ -59,6 +60,19 @@ class ActivationStore:
         """Path of the shard that holds a range of rows."""
         return self.shard(rows.start // SHARD_ROWS)
 
+    def is_whole(self, rows, dtype, shape):
+        """Whether the shard of a range of rows is there, with all of them.
+
+        Args:
+            rows: range.
+            dtype, shape: of a row.
+        """
+        try:
+            shard = np.load(self.shard_of(rows), mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return False
+        return shard.shape == (len(rows), *shape) and shard.dtype == dtype
+
     def read(self, indices, mirrored=False):
         """Reads rows.
 
@@ -69,15 +83,28 @@ class ActivationStore:
 
         Returns:
             float32 array, shape `(batch, *activation)`.
+
+        Raises:
+            UserError: a shard is gone or damaged.
         """
         numbers, places = np.divmod(indices + self.num_photos * mirrored, SHARD_ROWS)
         # Mapped anew for every batch: pages that stay mapped count as resident
         # memory, and a store is larger than that.
-        shards = {n: np.load(self.shard(n), mmap_mode="r") for n in set(numbers.tolist())}
+        shards = {number: self.open_shard(number) for number in set(numbers.tolist())}
         rows = np.empty((len(indices), *shards[numbers[0]].shape[1:]), np.float32)
         for row, number, place in zip(rows, numbers, places, strict=True):
             row[...] = shards[number][place]
         return rows
+
+    def open_shard(self, number):
+        """Maps a shard: an array whose rows are read when they are used."""
+        path = self.shard(number)
+        try:
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path}: damaged ({error}); run the same command again to compute it anew"
+            ) from error
 
 
 def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None, cluster=ALONE):
@@ -100,7 +127,7 @@ def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None,
     """
     if dtype == "off":
         return None
-    folder = weights / FOLDER
+    folder = weights / ACTIVATIONS
     store = ActivationStore(folder / store_key(below, photos, dtype, workers, mirror), len(photos))
     num_rows = len(photos) * (2 if mirror else 1)
     shape = below.output_shape[1:]
@@ -110,9 +137,10 @@ def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None,
         range(start, min(start + SHARD_ROWS, num_rows)) for start in range(0, num_rows, SHARD_ROWS)
     ]
     with cluster.first_goes_ahead():
+        missing = [rows for rows in ranges if not store.is_whole(rows, dtype, shape)]
         if cluster.is_first:
-            missing = sum(len(rows) for rows in ranges if not store.shard_of(rows).is_file())
-            decide(store, what, missing * math.prod(shape) * np.dtype(dtype).itemsize)
+            num_missing = sum(map(len, missing))
+            decide(store, what, num_missing * math.prod(shape) * np.dtype(dtype).itemsize)
         if store.path.with_suffix(".off").exists():
             return None
         if not store.path.is_dir():
@@ -123,7 +151,7 @@ def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None,
     own = [
         rows
         for number, rows in enumerate(ranges)
-        if number % cluster.num_processes == cluster.process and not store.shard_of(rows).is_file()
+        if number % cluster.num_processes == cluster.process and rows in missing
     ]
     if own:
         build(store, own, below, photos, dtype, workers, lower)
@@ -184,7 +212,7 @@ def build(store, ranges, below, photos, dtype, workers, lower=None):
             "fortran_order": False,
             "shape": (len(rows), *below.output_shape[1:]),
         }
-        with replacing(store.shard_of(rows)) as temporary, temporary.open("wb") as file:
+        with replacing(store.shard_of(rows), NO_ROOM) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_2_0(file, header)
             for batch in batches:
                 batch.astype(dtype, copy=False).tofile(file)
@@ -218,15 +246,19 @@ def store_key(below, photos, dtype, workers, mirror=False):
     """Digest of all that the activations depend on.
 
     Frozen weights, layers and scaling, the photos' bytes and order, image
-    size, mirroring, dtype, and the versions of what decodes and computes.
+    size, mirroring, dtype, the precision that computes, and the versions of
+    what decodes and computes.
     """
     sha = hashlib.sha256()
-    versions = {name: importlib.metadata.version(name) for name in ("keras", "numpy", "pillow")}
     scale, frozen = below.get_layer("scale"), below.layers[-1]
     # Not the layers' names: Keras numbers them anew at each build.
-    layers = [type(layer).__name__ for layer in frozen.layers]
+    layers = [[type(layer).__name__, layer.compute_dtype] for layer in frozen.layers]
     scaling = [scale.scale, scale.offset]
-    facts = [versions, keras.backend.backend(), layers, scaling, below.input_shape, dtype, mirror]
+    facts = [
+        installed_versions(),
+        keras.backend.backend(),
+        *(layers, scaling, below.input_shape, dtype, mirror),
+    ]
     sha.update(json.dumps(facts).encode())
     sha.update(network.digest(below.weights).encode())
     digests = photos.digests or read_ahead(digest_or_gone, photos.paths, workers)
@@ -251,9 +283,9 @@ def remove_stores(weights, keep=None):
         keep: list of `ActivationStore` (or None) still in use; None: the run is
             done, and what was decided about stores is forgotten, too.
     """
-    folder = weights / FOLDER
+    folder = weights / ACTIVATIONS
     if keep is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_activations(weights)
         return
     kept = {store.path for store in keep if store}
     for path in folder.glob("*"):

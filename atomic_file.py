@@ -5,24 +5,40 @@ written beside its place, flushed to the disk and then renamed.
 """
 
 import contextlib
+import csv
 import hashlib
+import io
 import os
 import pathlib
 
 from command_line import UserError
 
+MEND = "make room, or choose another folder, and run the same command again"
+# A spreadsheet takes a cell that begins so for a formula, and runs it.
+BEGINS_FORMULA = ("=", "+", "-", "@")
+
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, mend=MEND):
     """Yields a temporary path beside `path`; renames it there on success.
 
     Args:
-        path: where the file belongs; its folder exists.
+        path: where the file belongs; its folder exists. A link stays a link: the
+            file that it leads to is replaced.
+        mend: what to do where it cannot be written.
 
     Raises:
-        UserError: the disk is full or the folder read-only; `path` is unchanged.
+        UserError: `path` is a folder, a device or another special file; the disk
+            is full or the folder read-only; `path` is unchanged.
     """
     path = pathlib.Path(path)
+    try:
+        if path.is_symlink():
+            path = path.resolve()
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a regular file; choose another name")
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise UserError(f"{path}: cannot be written ({error})") from error
     temporary = temporary_path(path)
     try:
         temporary.unlink(missing_ok=True)  # a killed run's may be read-only
@@ -35,7 +51,7 @@ def replacing(path):
         if isinstance(error, OSError):
             raise UserError(
                 f"{path}: could not be written ({error}). What stood there before is unchanged: "
-                f"make room, or choose another folder, and run the same command again"
+                f"{mend}"
             ) from error
         raise
     with contextlib.suppress(OSError):  # some shared folders cannot be flushed
@@ -72,3 +88,29 @@ def write_text(path, text):
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def write_csv(path, header, rows):
+    """Writes a table as CSV, whole or not at all.
+
+    Names come from the web. A text that a spreadsheet would run as a formula
+    gets an apostrophe in front, which spreadsheets take for "this is text".
+
+    Args:
+        path: where the file belongs.
+        header: list of str.
+        rows: iterable of lists; texts are guarded, numbers written as they are.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([guard_cell(cell) for cell in row])
+    write_text(path, text.getvalue())
+
+
+def guard_cell(cell):
+    """A cell that no spreadsheet runs."""
+    if isinstance(cell, str) and cell.startswith(BEGINS_FORMULA):
+        return f"'{cell}"
+    return cell

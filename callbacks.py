@@ -58,5 +58,5 @@ class Validate(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         with self.batches.own_errors():
-            measured = self.judge.evaluate(self.batches, verbose=0, return_dict=True)
+            measured = self.judge.evaluate(self.batches.for_keras, verbose=0, return_dict=True)
         logs.update({f"val_{name}": value for name, value in measured.items()})

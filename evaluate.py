@@ -6,14 +6,12 @@ confusion.png    which classes are taken for which
 reliability.png  how often a probability of 0.7 is right
 """
 
-import csv
 import dataclasses
-import io
 
 import numpy as np
 
 import metrics
-from atomic_file import replacing, write_text
+from atomic_file import replacing, write_csv
 from command_line import UserError
 from photo import Photos
 from predictor import Calibration, Predictions
@@ -161,23 +159,21 @@ def printed_name(typeid, names):
 def write_files(evaluation, names, folder):
     """Writes metrics.json, per_class.csv, confusion.png and reliability.png to a folder."""
     write_json(folder / "metrics.json", evaluation.numbers)
-    write_text(folder / "per_class.csv", per_class_csv(evaluation, names))
+    write_per_class(evaluation, names, folder / "per_class.csv")
     with replacing(folder / "confusion.png") as temporary:
         draw_confusions(evaluation, temporary)
     with replacing(folder / "reliability.png") as temporary:
         draw_reliability(evaluation, temporary)
 
 
-def per_class_csv(evaluation, names):
-    """One line a class: typeid, name, photos, precision, recall, f1."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def write_per_class(evaluation, names, file):
+    """Writes one line a class: typeid, name, photos, precision, recall, f1."""
     keys = ("photos", "precision", "recall", "f1")
-    writer.writerow(["typeid", "name", *keys])
-    for label, typeid in enumerate(evaluation.photos.typeids):
-        values = [evaluation.classes[key][label] for key in keys]
-        writer.writerow([typeid, names.get(typeid, ""), *values])
-    return text.getvalue()
+    rows = [
+        [typeid, names.get(typeid, ""), *(evaluation.classes[key][label] for key in keys)]
+        for label, typeid in enumerate(evaluation.photos.typeids)
+    ]
+    write_csv(file, ["typeid", "name", *keys], rows)
 
 
 def new_figure(width, height):
@@ -205,8 +201,10 @@ def draw_confusions(evaluation, path):
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     # Typeids only: names in any script would need their fonts.
     size = 8 if num_classes <= 60 else 4
-    axes.set_xticks(range(num_classes), evaluation.photos.typeids, rotation=90, fontsize=size)
-    axes.set_yticks(range(num_classes), evaluation.photos.typeids, fontsize=size)
+    # parse_math: a typeid may be `$5$`, which is no formula.
+    names = {"labels": evaluation.photos.typeids, "fontsize": size, "parse_math": False}
+    axes.set_xticks(range(num_classes), rotation=90, **names)
+    axes.set_yticks(range(num_classes), **names)
     axes.set_xlabel("guessed typeid")
     axes.set_ylabel("true typeid")
     axes.set_title("photos, coloured by share of the true class")

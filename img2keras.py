@@ -16,12 +16,14 @@ import filecmp
 import os
 import pathlib
 import shutil
+import tempfile
+import unicodedata
 
 from tqdm import tqdm
 
 from atomic_file import replacing
 from command_line import Parser, UserError, add_workers_flag, run
-from photo import PHOTO_SUFFIXES, read_ahead, typeid_order
+from photo import PHOTO_SUFFIXES, is_hidden, read_ahead, typeid_order, why_not_a_typeid
 from photo_check import inspect_photo
 from split import find_copies, plan_copies
 
@@ -85,7 +87,7 @@ def why_not_a_photo(entry):
 def why_not_a_name(name):
     """The reason why a file name is not `typeid_hash.jpg`, or None if it is."""
     typeid, underscore, _ = name.partition("_")
-    if name.startswith("."):
+    if is_hidden(name):
         return "a hidden file"
     if pathlib.Path(name).suffix.lower() not in PHOTO_SUFFIXES:
         return "not named as a photo (.jpg, .png, ...)"
@@ -93,11 +95,8 @@ def why_not_a_name(name):
         return "no '_' in the name, so no typeid"
     if not typeid.strip():
         return "nothing before the first '_', so no typeid"
-    # A typeid becomes a folder name: '..' would lead out of --out, and a hidden
-    # folder would not be read back.
-    if typeid.startswith(".") or any(sign in typeid for sign in "/\\") or not typeid.isprintable():
-        return f"the typeid {typeid!r} cannot be a folder name"
-    return None
+    reason = why_not_a_typeid(typeid)
+    return f"the typeid {typeid!r} {reason}" if reason else None
 
 
 def read_photos(raw, classes, workers):
@@ -131,6 +130,31 @@ def read_photos(raw, classes, workers):
         reason = "the only photo of its class; one for training and one for validation are needed"
         left_aside += [(name, reason) for name in usable]
     return digests, left_aside
+
+
+def check_case(classes, out):
+    """Refuses typeids that would share a folder on the disk of `out`.
+
+    Raises:
+        UserError: names two of them.
+    """
+    by_folder = {}
+    for typeid in classes:
+        folder = unicodedata.normalize("NFC", typeid).casefold()
+        other = by_folder.setdefault(folder, typeid)
+        if other != typeid and not tells_apart(out, other, typeid):
+            raise UserError(
+                f"the typeids {other!r} and {typeid!r} would share a folder: the disk of --out "
+                f"{out} does not tell them apart. Rename one, or choose an --out on another disk"
+            )
+
+
+def tells_apart(out, name, other):
+    """Whether two names are two folders on a disk (upper and lower case, composed letters)."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
+        pathlib.Path(scratch, name).mkdir()
+        return not pathlib.Path(scratch, other).exists()
 
 
 def check_nothing_in_the_way(out, places):
@@ -203,6 +227,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2):
             f"({len(left_aside)} other entries"
             + (f", e.g. {left_aside[0][0]!r}: {left_aside[0][1]})" if left_aside else ")")
         )
+    check_case(classes, out)
     places = plan_copies(classes, digests, valid_fraction, seed)
     check_nothing_in_the_way(out, places)
     shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)

@@ -2,15 +2,24 @@
 
 import contextlib
 import functools
+import threading
 
 import keras
 import numpy as np
 
 from cluster import ALONE
+from photo import read_ahead
 
 
 class KerasBatches(keras.utils.PyDataset):
-    """Hands `PairBatches` to Keras: on threads, in order, a few batches ahead.
+    """Hands `PairBatches` to Keras: read on threads, in order, a few batches ahead.
+
+    The threads are ours. Keras' own (`OrderedEnqueuer` in
+    keras/src/trainers/data_adapters/py_dataset_adapter.py) would keep what they
+    have read for "the next run", and on JAX, on Torch and with
+    `MirroredStrategy` Keras takes a batch to build the model before epoch 1
+    (`_symbolic_build` in keras/src/trainers/trainer.py): from then on every
+    epoch would begin with batches of the one before.
 
     Args:
         pairs: `PairBatches`.
@@ -21,24 +30,56 @@ class KerasBatches(keras.utils.PyDataset):
     """
 
     def __init__(self, pairs, heads, workers, store=None, cluster=ALONE):
-        # A row of a store is a megabyte, and its reading is all but free.
-        workers = min(workers, 2) if store else workers
-        super().__init__(workers=workers, max_queue_size=workers + 2)
+        super().__init__(workers=1)
         self.pairs = pairs
         self.heads = heads
+        # A row of a store is a megabyte, and its reading is all but free.
+        self.threads = min(workers, 2) if store else workers
         self.store = store
         self.cluster = cluster
         self.error = None
+        self.lock = threading.Lock()
+        self.ahead, self.next = None, None
 
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, step):
+        """Batch `step` of the current epoch. In order it is fast, in any order it is right."""
         try:
-            return self.batch(step)
+            with self.lock:
+                place = (self.pairs.epoch, step)
+                if place != self.next:
+                    self.ahead = self.read_from(step)
+                self.next = (self.pairs.epoch, step + 1)
+                return next(self.ahead)
         except Exception as error:
-            self.error = error
+            self.error, self.next = error, None
             raise
+
+    def read_from(self, step):
+        """Yields the batches from a step on to the end of the epoch."""
+        return read_ahead(self.batch, range(step, len(self)), self.threads, self.threads + 2)
+
+    @functools.cached_property
+    def for_keras(self):
+        """What `fit`, `evaluate` and `predict` take: on TensorFlow a `tf.data.Dataset`.
+
+        Of a `PyDataset` Keras would make one that reads ahead, by itself, as
+        many batches as half of the memory holds.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return self
+        import tensorflow as tf
+
+        with self.own_errors():
+            signature = keras.tree.map_structure(
+                lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self[0]
+            )
+        dataset = tf.data.Dataset.from_generator(
+            lambda: (self[step] for step in range(len(self))), output_signature=signature
+        )
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
 
     @contextlib.contextmanager
     def own_errors(self):

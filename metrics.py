@@ -189,27 +189,38 @@ def sample_pairs(labels, most=10_000, seed=0):
     """
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
-    positives = np.array(
-        [
-            (a, b)
-            for label in np.unique(labels)
-            for members in [np.flatnonzero(labels == label)]
-            for position, a in enumerate(members)
-            for b in members[position + 1 :]
-        ],
-        int,
-    ).reshape(-1, 2)
-    if len(positives) > most:
-        positives = positives[np.sort(rng.choice(len(positives), most, replace=False))]
-    negatives = set()
-    others = len(labels) ** 2 - (np.bincount(labels) ** 2).sum()
-    while len(negatives) < min(len(positives), others // 2):
-        a, b = rng.integers(len(labels), size=2)
-        if labels[a] != labels[b]:
-            negatives.add((min(a, b), max(a, b)))
-    negatives = np.array(sorted(negatives), int).reshape(-1, 2)
-    first, second = np.concatenate([positives, negatives]).T
+    order = np.argsort(labels, kind="stable")
+    places = np.arange(len(order))
+    # Sorted by class, the partners of a place are those after it: of its own class
+    # up to the end of that, of other classes from there on.
+    ends = np.searchsorted(labels[order], labels[order], side="right")
+    same = draw_partners(places + 1, ends, most, rng)
+    different = draw_partners(ends, np.full(len(order), len(order)), len(same), rng)
+    pairs = np.sort(order[np.concatenate([same, different])], axis=1)
+    first, second = pairs.T
     return first, second, labels[first] == labels[second]
+
+
+def draw_partners(starts, stops, most, rng):
+    """Draws different pairs of places, each of a place and a partner in its range.
+
+    Neither time nor memory grows with the number of pairs that there are: they
+    are numbered, and only numbers are drawn.
+
+    Args:
+        starts, stops: int arrays, shape `(places,)`: place `i` may be paired with
+            `starts[i]` to `stops[i] - 1`.
+        most: pairs to draw; all of them where there are fewer.
+        rng: `numpy.random.Generator`.
+
+    Returns:
+        int array, shape `(pairs, 2)`, sorted.
+    """
+    ends = np.cumsum(stops - starts)
+    count = int(ends[-1]) if len(ends) else 0
+    numbers = np.sort(rng.choice(count, min(most, count), replace=False))
+    place = np.searchsorted(ends, numbers, side="right")
+    return np.column_stack([place, stops[place] - (ends[place] - numbers)])
 
 
 def roc_auc(scores, positive):

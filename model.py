@@ -22,12 +22,15 @@ import keras
 import numpy as np
 
 from command_line import UserError
+from photo import why_not_a_typeid
 
 # Weight of each loss, the seed's.
 LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
 DROPOUT = 0.5
 # Bytes to [-1, 1]: `(scale, offset)` of what the ImageNet weights expect.
 INPUT_SCALE = (1 / 127.5, -1.0)
+# How much larger than its file a model may be.
+MOST_UNPACKED = 4
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D)
 
 
@@ -92,7 +95,7 @@ def build_model(trunk, typeids, num_photos=None, paired=True):
     dtype = keras.config.dtype_policy().variable_dtype
     outputs = {
         f"ctg_out_{number}": TypeidHead(typeids, num_photos, name=f"ctg_out_{number}", dtype=dtype)(
-            keras.layers.Dropout(DROPOUT, name=f"dropout_{number}")(feature)
+            keras.layers.Dropout(DROPOUT, name=f"dropout_{number}", dtype=dtype)(feature)
         )
         for number, feature in enumerate(features, start=1)
     }
@@ -183,14 +186,35 @@ def load_model(path):
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a model of this project (not a .keras file, or cut short)")
     try:
+        check_unpacked_size(path)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         model.get_layer("trunk")
-        if not isinstance(model.get_layer("ctg_out_1"), TypeidHead):
+        classifier = model.get_layer("ctg_out_1")
+        if not isinstance(classifier, TypeidHead):
             raise TypeError("it does not know its typeids")
+        for typeid in classifier.typeids:
+            if reason := why_not_a_typeid(typeid):
+                raise ValueError(f"its typeid {typeid!r} {reason}")
     except Exception as error:  # whatever a damaged or hostile file leads to
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a model of this project ({first_line})") from error
     return model
+
+
+def check_unpacked_size(path):
+    """Refuses a model file that would unpack to far more than its own size.
+
+    Keras does not compress what it saves; whoever packs a file anew may, and
+    weights shrink by a tenth.
+
+    Raises:
+        ValueError: says both sizes.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    packed = pathlib.Path(path).stat().st_size
+    if unpacked > MOST_UNPACKED * packed:
+        raise ValueError(f"its {packed} bytes would unpack to {unpacked}")
 
 
 def draw_model(model, path):

@@ -149,7 +149,9 @@ def photo_model(model, head="mean"):
     numbers = {"first": [1], "second": [2], "mean": [1, 2]}[head] if is_paired(model) else [1]
     heads = [classify(model, below.output, number) for number in numbers]
     mean = keras.layers.average(heads) if len(heads) > 1 else heads[0]
-    outputs = {"probabilities": mean, "feature": below.output}
+    # Distances are sums of 2048 squares; in bfloat16 such a sum has lost a third.
+    feature = keras.ops.cast(below.output, model.get_layer("ctg_out_1").variable_dtype)
+    outputs = {"probabilities": mean, "feature": feature}
     return for_prediction(keras.Model(below.input, outputs, name="photo_model"))
 
 

@@ -14,6 +14,7 @@ import pathlib
 import stat
 import sys
 import threading
+import unicodedata
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -21,6 +22,8 @@ from PIL import ExifTags, Image, ImageOps
 from command_line import UserError
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+# Folders that other programs leave beside photos: macOS' archives, Synology, QNAP.
+NOT_OF_PEOPLE = {"__MACOSX", "@eaDir", "#recycle"}
 # What a file is tried as, whatever its name says. Not all that Pillow knows:
 # its EPS reader would run a program, on bytes from the web.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
@@ -33,6 +36,8 @@ ONE_LARGE_PHOTO = threading.Lock()
 # Bilinear with antialiasing. ImageDataGenerator's own default, nearest
 # neighbour, drops the fur between the sampled pixels.
 RESAMPLING = Image.Resampling.BILINEAR
+# Signs that turn the direction of the text around them, see UAX #9.
+TURNS_TEXT = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Items that `read_ahead` has waiting: two batches of photos, 17 MB at 299 pixels.
 AHEAD = 64
 
@@ -107,15 +112,38 @@ def find_photos(folder):
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder")
-    paths = [
-        os.path.join(parent, name)
-        for parent, folders, names in os.walk(folder, onerror=fail)
-        for name in names
-        if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES and not name.startswith(".")
-    ]
+    paths = []
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not is_hidden(name)]  # where it goes on
+        paths += [
+            os.path.join(parent, name)
+            for name in names
+            if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES and not is_hidden(name)
+        ]
     if not paths:
         raise UserError(f"{folder}: no photos in it ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return sorted(paths, key=lambda path: (os.fsencode(os.path.basename(path)), os.fsencode(path)))
+
+
+def is_hidden(name):
+    """Whether a file or folder of this name is none that people put there."""
+    return name.startswith(".") or name in NOT_OF_PEOPLE
+
+
+def why_not_a_typeid(typeid):
+    """The reason why a text cannot be a typeid, or None if it can, in any script.
+
+    A typeid is the name of a folder, a word in the submission's lines and on
+    screens: none of them may be forged by it.
+    """
+    if not isinstance(typeid, str) or not typeid.strip():
+        return "is empty"
+    if is_hidden(typeid) or any(sign in typeid for sign in "/\\"):
+        return "cannot be a folder name"
+    for sign in typeid:
+        if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") or sign in TURNS_TEXT:
+            return f"holds the unprintable {sign!r}"
+    return None
 
 
 def fail(error):
@@ -144,11 +172,11 @@ def find_class_photos(folder, typeids=None):
     found = {
         entry.name: find_photos(entry)
         for entry in root.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and any(entry.iterdir())
+        if entry.is_dir() and not is_hidden(entry.name) and any(entry.iterdir())
     }
-    unprintable = [typeid for typeid in found if not typeid.isprintable()]
-    if unprintable:
-        raise UserError(f"{folder}: the class folder {unprintable[0]!r} has an unprintable name")
+    for typeid in found:
+        if reason := why_not_a_typeid(typeid):
+            raise UserError(f"{folder}: the name of the class folder {typeid!r} {reason}")
     if typeids is None:
         typeids = sorted(found, key=typeid_order)
         if len(typeids) < 2:
@@ -238,18 +266,18 @@ def read_photo(path, image_size):
     return np.asarray(open_photo(path, image_size))
 
 
-def read_ahead(read, items, workers):
+def read_ahead(read, items, workers, ahead=AHEAD):
     """Maps `read` over `items` on threads, in order, a few items ahead.
 
     Pillow frees the interpreter lock, so threads decode while the caller
-    computes. At most `AHEAD` results wait in memory.
+    computes. At most `ahead` results wait in memory.
     """
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         try:
             for item in items:
                 waiting.append(pool.submit(read, item))
-                if len(waiting) > AHEAD:
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -11,16 +11,19 @@ import itertools
 import os
 import pathlib
 
+import numpy as np
 from tqdm import tqdm
 
 from command_line import UserError
-from photo import open_photo, printable, read_ahead
+from photo import Photos, open_photo, printable, read_ahead
 
 # Side in pixels at which a photo is decoded to see whether it can be: small, but
 # every byte of it is read.
 DECODED_SIZE = 64
 FILE_TIMES = ("st_size", "st_mtime_ns", "st_ctime_ns")
 PATHS_AT_ONCE = 512
+# The share of photos that a run goes on without; more, and it is another data set.
+MOST_VANISHED = 0.01
 # Unreadable photos that are named one by one; the rest are counted.
 NAMED = 20
 
@@ -136,6 +139,26 @@ def say_what_is_left_out(folder, reasons):
 def readable(found):
     """dict from path to digest, of the readable photos of a check."""
     return {name: digest for name, (*_, digest, reason) in found.items() if not reason}
+
+
+def vanished(known, found):
+    """The photos that an earlier check could read and a later one cannot.
+
+    Only a few, and nothing else may have changed: else it is another data set,
+    and the list is empty.
+    """
+    before, now = readable(known), readable(found)
+    gone = [name for name in before if name not in now]
+    others_changed = any(before.get(name) != digest for name, digest in now.items())
+    return [] if others_changed or len(gone) > max(1, MOST_VANISHED * len(before)) else gone
+
+
+def photos_of(found, folder, typeids):
+    """The readable photos of a check, there or not, as `photo.Photos`."""
+    digests = readable(found)
+    labels = [typeids.index(pathlib.PurePath(name).parts[0]) for name in digests]
+    paths = [str(pathlib.Path(folder, name)) for name in digests]
+    return Photos(paths, np.array(labels, np.int32), list(typeids), list(digests.values()))
 
 
 def fingerprint(found):

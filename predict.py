@@ -10,8 +10,6 @@ photos; that changes no first guess.
 """
 
 import collections
-import csv
-import io
 import os
 import pathlib
 import re
@@ -19,16 +17,18 @@ import re
 import numpy as np
 
 import device
-from atomic_file import write_text
+from atomic_file import write_csv, write_text
 from command_line import Parser, UserError, add_workers_flag, positive_int, run
 from evaluate import evaluate, print_evaluation, printed_name, write_files
 from metrics import TOP, apply_temperature, rank_classes
 from photo import find_class_photos, find_photos, printable
+from photo_check import file_digest, readable
 from predictor import MAX_VIEWS, Ensemble, Predictor
-from run_folder import read_json
+from run_folder import read_photos
 
 # Fewer than this, and a fitted temperature is mostly chance.
 FEW_PHOTOS = 50
+TEST, OUT = "data/test", "predict.txt"
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -59,15 +59,13 @@ def image_id(path):
     return BREAKS.sub(lambda found: repr(found[0])[1:-1], pathlib.Path(path).stem)
 
 
-def write_csv(predictor, predictions, names, file):
+def write_table(predictor, predictions, names, file):
     """Writes a table: image id, typeid, name, and the likeliest classes with probabilities."""
     count = min(TOP, len(predictor.typeids))
     header = ["image_id", "typeid", "name"]
     for place in range(1, count + 1):
         header += [f"typeid_{place}", f"probability_{place}"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    rows = []
     calibrated, readable = calibrate(predictor, predictions), predictions.readable()
     for row, label in enumerate(first_guesses(predictor, predictions)):
         typeid = predictor.typeids[label]
@@ -75,8 +73,8 @@ def write_csv(predictor, predictions, names, file):
         if readable[row]:
             for guess in rank_classes(calibrated[row : row + 1])[0, :count]:
                 cells += [predictor.typeids[guess], f"{calibrated[row, guess]:.6f}"]
-        writer.writerow(cells)
-    write_text(file, text.getvalue())
+        rows.append(cells)
+    write_csv(file, header, rows)
 
 
 def calibrate(predictor, predictions):
@@ -150,7 +148,7 @@ def predict_folder(predictor, args, names):
     predictions = predictor.predict(find_photos(args.test))
     write_submission(predictor, predictions, args.out)
     if args.csv:
-        write_csv(predictor, predictions, names, args.csv)
+        write_table(predictor, predictions, names, args.csv)
     ids = collections.Counter(map(image_id, predictions.paths))
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
@@ -173,19 +171,24 @@ def judge(predictor, args, names):
         write_files(evaluation, names, folder)
         write_report(evaluation, predictor, names, folder)
     print_evaluation(evaluation, names)
-    print(store_calibration(predictor, evaluation.calibration, args.evaluate))
+    print(store_calibration(predictor, evaluation))
     if args.report:
         print(f"the report: {folder / 'index.html'}")
 
 
-def store_calibration(predictor, calibration, folder):
-    """Stores what was fitted on a folder, where that is fair; says what was done."""
+def store_calibration(predictor, evaluation):
+    """Stores what an evaluation fitted, where that is fair; says what was done."""
     if not predictor.is_plain:
         return "calibration not stored: it is of several models, of several views, or of one head"
-    flags = read_json(predictor.weights / "settings.json").get("flags", {})
-    trained_on = pathlib.Path(flags.get("data", ""), "train").resolve()
-    if pathlib.Path(folder).resolve() == trained_on:
-        return "calibration not stored: these are the photos that the model was trained on"
+    calibration = evaluation.calibration
+    # By their bytes, not by their folder: that may have moved, or be named in another way.
+    trained_on = set(readable(read_photos(predictor.weights)["train"]).values())
+    num_known = sum(file_digest(path) in trained_on for path in evaluation.photos.paths)
+    if num_known:
+        return (
+            f"calibration not stored: {num_known} of these {calibration.photos} photos are photos "
+            f"that the model was trained on"
+        )
     predictor.write_calibration(calibration)
     few = "; so few photos fit it badly" if calibration.photos < FEW_PHOTOS else ""
     return f"calibration of {calibration.photos} photos stored in {predictor.weights}{few}"
@@ -208,10 +211,8 @@ def parse_args():
         default="mean",
         help="whose probabilities: of both softmax heads, or of one (default: mean)",
     )
-    add(
-        "--test", default="data/test", help="folder of photos, nested or not (default: %(default)s)"
-    )
-    add("--out", default="predict.txt", help="submission file (default: %(default)s)")
+    add("--test", metavar="DIR", help=f"folder of photos, nested or not (default: {TEST})")
+    add("--out", metavar="FILE", help=f"submission file (default: {OUT})")
     add("--csv", metavar="FILE", help="also a table: likeliest classes with probabilities")
     add("--names", metavar="FILE", help="names of the classes: typeid, tab, name on each line")
     add("--same", action="store_true", help="do two photos show one class?")
@@ -227,23 +228,37 @@ def parse_args():
     add("--batch-size", type=positive_int, default=32, help="photos a pass (default: %(default)s)")
     add_workers_flag(parser)
     args = parser.parse_args()
-    args.weights = args.weights or ["weights"]
     check_args(parser, args)
+    args.weights = args.weights or ["weights"]
+    args.test, args.out = args.test or TEST, args.out or OUT
+    check_files(parser, args)
     return args
 
 
 def check_args(parser, args):
-    """Refuses wrong flags before TensorFlow loads."""
+    """Refuses flags that do not go together: none may be given for nothing."""
     if len(args.photos) == 1 and os.path.isdir(args.photos[0]):
+        if args.test:
+            parser.error(f"{args.photos[0]} and --test {args.test}: one folder is predicted")
         args.test, args.photos = args.photos[0], []
     if args.tta > MAX_VIEWS:
         parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
     if args.same and len(args.photos) != 2:
         parser.error(f"--same: {len(args.photos)} photos given, 2 are needed")
-    if args.csv and (args.photos or args.evaluate):
-        parser.error("--csv: needs a folder of photos to predict")
+    if args.same and (args.names or args.head != "mean" or len(args.weights or []) > 1):
+        parser.error("--same: one model's pair head answers; no --names, --head, second --weights")
     if args.report and not args.evaluate:
         parser.error("--report: needs --evaluate DIR, photos whose class is known")
+    if args.evaluate and (args.photos or args.test):
+        other = args.test or args.photos[0]
+        parser.error(f"--evaluate {args.evaluate} and {other}: judge the one or predict the other")
+    for name in ("test", "out", "csv"):
+        if getattr(args, name) and (args.photos or args.evaluate):
+            parser.error(f"--{name}: needs a folder of photos to predict")
+
+
+def check_files(parser, args):
+    """Refuses files that are not there or cannot be written, before TensorFlow loads."""
     for photo in args.photos:
         if not os.path.isfile(photo):
             parser.error(f"{photo}: no such photo")
@@ -255,8 +270,11 @@ def check_args(parser, args):
             parent = os.path.dirname(file) or "."
             if not os.path.isdir(parent):
                 parser.error(f"{file}: no folder {parent}")
-            if os.path.isdir(file) or not os.access(parent, os.W_OK):
+            is_special = os.path.exists(file) and not os.path.isfile(file)
+            if is_special or not os.access(parent, os.W_OK):
                 parser.error(f"{file}: cannot be written")
+        if args.csv and os.path.realpath(args.csv) == os.path.realpath(args.out):
+            parser.error(f"--csv {args.csv} and --out {args.out}: two files are needed")
     if args.names and not os.path.isfile(args.names):
         parser.error(f"--names {args.names}: no such file")
     for weights in args.weights:

@@ -9,6 +9,7 @@ which two photos are called the same.
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import sys
 
@@ -66,6 +67,16 @@ class Calibration:
     temperature: float = 1.0
     same_threshold: float | None = 0.5
     photos: int = 0
+
+    def checked(self):
+        """Itself; raises a ValueError or TypeError where a file held something else."""
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature}")
+        if self.same_threshold is not None and not 0 <= self.same_threshold <= 1:
+            raise ValueError(f"same_threshold {self.same_threshold}")
+        if not isinstance(self.photos, int) or self.photos < 0:
+            raise ValueError(f"photos {self.photos!r}")
+        return self
 
 
 def read_views(path, image_size, num_views):
@@ -218,12 +229,18 @@ class Predictor:
 
     def read_calibration(self):
         """The stored `Calibration`; the neutral one if there is none for this file."""
+        path = self.weights / CALIBRATION
         try:
-            facts = json.loads((self.weights / CALIBRATION).read_text(encoding="utf-8"))
+            facts = json.loads(path.read_text(encoding="utf-8"))
             if facts.pop("model") == self.model_digest():
-                return Calibration(**facts)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # none, or not ours: probabilities stay as the model gives them
+                return Calibration(**facts).checked()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(
+                f"{path}: damaged ({error}) and not used; --evaluate writes it anew",
+                file=sys.stderr,
+            )
         return Calibration()
 
 

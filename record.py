@@ -4,8 +4,6 @@ Every file is written whole or not at all, so it can be read while the training
 goes on.
 """
 
-import csv
-import io
 import statistics
 import time
 
@@ -13,7 +11,7 @@ import keras
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from atomic_file import replacing, write_text
+from atomic_file import replacing, write_csv
 from run_folder import read_json, write_json
 
 CURVES = {
@@ -58,12 +56,12 @@ class RunLog:
         """Writes log.csv, times.csv and curves.png."""
         if not self.writes:
             return
-        write_text(self.folder / "log.csv", csv_text(self.rows))
+        write_csv(self.folder / "log.csv", list(self.rows[0]), map(dict.values, self.rows))
         times = [
-            {"stage": row["stage"], "epoch": row["epoch"], "seconds": seconds}
+            [row["stage"], row["epoch"], seconds]
             for row, seconds in zip(self.rows, self.seconds, strict=True)
         ]
-        write_text(self.folder / "times.csv", csv_text(times))
+        write_csv(self.folder / "times.csv", ["stage", "epoch", "seconds"], times)
         with replacing(self.folder / "curves.png") as temporary:
             draw_curves(self.rows, temporary)
 
@@ -135,15 +133,6 @@ def duration(seconds):
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def csv_text(rows):
-    """Rows (list of dict) as CSV, with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def draw_curves(rows, path):

@@ -9,26 +9,33 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import shutil
 
 import filelock
 
 from atomic_file import write_text
 from command_line import UserError
 from photo_check import fingerprint, readable
+from recipe import RECIPES
 
 PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
 # Flags that change no result, or are compared as what they lead to.
 NOT_COMPARED = (
     *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
 )
+# Its folder of stored activations, see `activation_store`.
+ACTIVATIONS = "activations"
 # What a run writes. Nothing else in the folder is ever moved: it may hold
 # weights that the user brought.
 RUN_FILES = (
     "settings.json",  # first: without it nothing goes on with what is half moved
     "checkpoint.npz",
     "start.keras",
-    "*-best.keras",
-    "*-last.keras",
+    *(
+        f"{name}-{which}.keras"
+        for name in sorted({stage.name for stages in RECIPES.values() for stage in stages})
+        for which in ("best", "last")
+    ),
     "model.keras",
     "model.png",
     "pairs.png",
@@ -64,27 +71,46 @@ def locked(folder):
 
 def run_files(folder):
     """The files of a run in a folder, in the order of `RUN_FILES`."""
-    return [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern))]
+    return [folder / name for name in RUN_FILES if (folder / name).exists()]
 
 
 def remove_run(folder):
     """Deletes the files of a run."""
     for path in run_files(folder):
         path.unlink()
+    remove_activations(folder)
+
+
+def remove_activations(folder):
+    """Deletes the stored activations of a run, and what was decided about them."""
+    shutil.rmtree(folder / ACTIVATIONS, ignore_errors=True)
 
 
 def set_aside(folder):
-    """Moves the files of an earlier run, if there are any, into `run-1`, `run-2`, ..."""
+    """Moves the files of an earlier run, if there are any, into `run-1`, `run-2`, ...
+
+    Its stored activations are deleted: they can be computed again.
+    """
     files = run_files(folder)
-    if not files:
-        return
     number = 1
     while any((folder / f"run-{number}" / path.name).exists() for path in files):
         number += 1
     aside = folder / f"run-{number}"
-    aside.mkdir(exist_ok=True)
     for path in files:
+        aside.mkdir(exist_ok=True)
         os.replace(path, aside / path.name)
+        if path.name == RUN_FILES[0]:  # nothing goes on with that run any more
+            remove_activations(folder)
+    remove_activations(folder)
+
+
+def installed_versions():
+    """dict from each package of `PACKAGES` that is installed to its version."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def make_settings(args, stages, constants, typeids, found):
@@ -97,10 +123,6 @@ def make_settings(args, stages, constants, typeids, found):
         typeids: list of str.
         found: dict of side ("train", "valid") to what `check_photos` found.
     """
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     return {
         "flags": vars(args),
         "stages": [dataclasses.asdict(stage) for stage in stages],
@@ -108,7 +130,7 @@ def make_settings(args, stages, constants, typeids, found):
         "typeids": typeids,
         "data": {side: fingerprint(photos) for side, photos in found.items()},
         "photos": {side: len(readable(photos)) for side, photos in found.items()},
-        "versions": versions,
+        "versions": installed_versions(),
     }
 
 
@@ -192,6 +214,11 @@ def check_same_run(folder, old, new, known, found):
         for name, value in new["flags"].items()
         if name not in NOT_COMPARED and old["flags"].get(name) != value
     ]
+    cache = old["flags"].get("cache")
+    if new["flags"].get("cache") == "off" != cache:
+        # The way out where a quota leaves no room: what is stored can be computed.
+        differences = [words for words in differences if not words.startswith("--cache ")]
+        print(f"note: --cache was {cache}, is off: results may differ in the last digits")
     differences += stage_differences(old["stages"], new["stages"])
     was, is_now = old["constants"], new["constants"]
     differences += [

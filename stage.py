@@ -130,8 +130,7 @@ def run_stage(stage, args, photos, valid, start_file, log, checkpoint, cluster=A
     judged, batches = parts.feed(valid_pairs, valid_store, args.workers)
     result = evaluate(model_parts.for_prediction(judged), batches)
     if log.writes:
-        with replacing(log.folder / "model.keras") as temporary:
-            shutil.copyfile(best_file, temporary)
+        copy_file(best_file, log.folder / "model.keras")
     log.add_result(stage, result)  # the stage is done: the last file to be written
     return best_file
 
@@ -156,6 +155,12 @@ def load_at_size(path, trunk_name, image_size):
     if model.get_layer("trunk").input_shape[1] == image_size:
         return model
     return network.resized(model, build_trunk(trunk_name, image_size, "none", path.parent))
+
+
+def copy_file(source, target):
+    """Copies a file, whole or not at all."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def save(model, path):
@@ -231,7 +236,7 @@ def fit(model, batches, stage, callbacks, checkpoint):
     try:
         with batches.own_errors():
             model.fit(
-                batches,
+                batches.for_keras,
                 initial_epoch=num_done,
                 epochs=num_done if checkpoint.ended(stage.name) else stage.epochs,
                 callbacks=callbacks,
@@ -315,7 +320,7 @@ def evaluate(model, batches):
         pairs of either kind that `bin_out` gets right (None: there are none).
     """
     with batches.own_errors():
-        outputs = model.predict(batches, verbose=0)
+        outputs = model.predict(batches.for_keras, verbose=0)
     num_wrong, position, right = 0, 0, {0: [], 1: []}
     for step in range(len(batches)):
         _, partner, labels = batches.pairs.pairs(step)

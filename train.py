@@ -31,7 +31,7 @@ from command_line import Parser, UserError, add_workers_flag, run, stop_at_once
 from device import PRECISIONS
 from img2keras import SIDES
 from photo import find_class_photos
-from photo_check import check_photos, say_what_is_in_both
+from photo_check import check_photos, photos_of, say_what_is_in_both, vanished
 from recipe import RECIPES, plan
 
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
@@ -87,7 +87,10 @@ def prepare(args, stages, folder, listed, devices):
     if args.restart and devices.is_first:
         run_folder.set_aside(folder)
     known = run_folder.read_photos(folder)
-    (photos, valid), found = check_sides(args.data, listed, known, args.workers)
+    sides, found = check_sides(args.data, listed, known, args.workers)
+    if (folder / "settings.json").exists():
+        sides, found = keep_vanished(args.data, sides, known, found)
+    photos, valid = sides
     say_what_is_in_both(found["train"], found["valid"])
     unjudged = sorted(set(photos.labels) - set(valid.labels))
     if unjudged:
@@ -145,6 +148,31 @@ def check_sides(data, listed, known, workers):
     return usable, found
 
 
+def keep_vanished(data, sides, known, found):
+    """Puts photos that vanished since the run began back into its lists.
+
+    They would end a run that is not interrupted neither: others of their class
+    take their place, see `Photos.open`.
+
+    Args:
+        data: folder with both sides.
+        sides, found: of `check_sides`.
+        known: what the run began with.
+
+    Returns:
+        `(sides, found)`, changed or as they were.
+    """
+    kept, kept_found = [], {}
+    for side, photos in zip(SIDES, sides, strict=True):
+        gone = vanished(known[side], found[side])
+        if gone:
+            print(f"note: {len(gone)} {side} photos have vanished since the run began: {gone[0]!r}")
+            photos = photos_of(known[side], pathlib.Path(data, side), photos.typeids)
+        kept.append(photos)
+        kept_found[side] = known[side] if gone else found[side]
+    return kept, kept_found
+
+
 def draw_first_pairs(stages, args, photos, picture):
     """Draws the first pairs as the training sees them: is the augmentation sensible?"""
     from pair_generator import PairBatches, draw_pairs
@@ -160,7 +188,7 @@ def run_stages(stages, args, photos, valid, devices):
     from activation_store import remove_stores
     from checkpoint import read_checkpoint, remove_checkpoint
     from record import RunLog
-    from stage import model_files, run_stage
+    from stage import copy_file, model_files, run_stage
 
     folder = pathlib.Path(args.weights)
     model_file = folder / "start.keras"
@@ -172,7 +200,11 @@ def run_stages(stages, args, photos, valid, devices):
             print(f"stage {stage.name}: done already")
             model_file = model_files(folder, stage)[0]
         else:
+            check_still_there(model_file)
             model_file = run_stage(stage, args, photos, valid, model_file, log, checkpoint, devices)
+    if devices.is_first and not (folder / "model.keras").is_file():
+        check_still_there(model_file)
+        copy_file(model_file, folder / "model.keras")  # somebody deleted it
     devices.wait_for_all()  # nobody reads them any more
     if devices.is_first:
         remove_stores(folder)
@@ -180,6 +212,15 @@ def run_stages(stages, args, photos, valid, devices):
     devices.wait_for_all()  # terabytes take time to delete, and JAX waits for 5 minutes at its end
     print_summary(args, log)
     return folder / "model.keras"
+
+
+def check_still_there(model_file):
+    """Raises a UserError where a model that the run made, and goes on from, was deleted."""
+    if not model_file.is_file():
+        raise UserError(
+            f"{model_file}: gone, and the run goes on from it; bring it back, or --restart begins "
+            f"anew and keeps what is left aside"
+        )
 
 
 def print_summary(args, log):
@@ -280,6 +321,15 @@ def parse_args(argv=None):
         parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
     if not 0 <= args.seed <= MAX_SEED:
         parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
+    ignored = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(args).items()
+        if args.demo
+        and name not in ("demo", "seed", "workers")
+        and value != parser.get_default(name)
+    ]
+    if ignored:
+        parser.error(f"--demo takes --seed and --workers alone, not {' or '.join(ignored)}")
     if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
         parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
     if args.tensorboard and not importlib.util.find_spec("tensorboard"):

@@ -4,12 +4,15 @@ Each time a small training (three stages on drawn photos) is killed with SIGKILL
 at a random moment, half of the times while it is writing a checkpoint, a model,
 a store or the log. The same command then goes on, and what it leaves is
 compared byte by byte with an undisturbed run: weights, log, results and
-predictions.
+predictions. With `--processes 2` a cluster on this machine's loopback address
+trains (JAX), and one of its processes, drawn at random, is killed: the others
+must end by themselves, each with one line.
 
-Run it:  python benchmarks/kill_test.py --kills 20
+Run it:  python benchmarks/kill_test.py --kills 20 [--processes 2]
 """
 
 import argparse
+import os
 import pathlib
 import random
 import shutil
@@ -23,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import breeds
 import img2keras
+import loopback
 from atomic_file import temporary_path
 from command_line import positive_int, run
 
@@ -30,27 +34,35 @@ ROOT = pathlib.Path(img2keras.__file__).parent
 TRAINING = "--pretrained none --image-size 71 --batch-size 8 --epochs 3 2 3"
 # Files in whose writing a process is killed; None: at any moment.
 TARGETS = ("checkpoint.npz", None, "log.csv", None, "plain-best.keras", None, "activations", None)
+# How long the other processes may take to notice that one is gone.
+LONGEST_WAIT = 120
 COMPARED = ("model.weights.h5", "log.csv", "results.json", "predict.txt")
 
 
-def command(data, weights):
-    """The training that is killed and run again."""
+def start(data, weights, num_processes):
+    """Starts the training that is killed and run again: a list of its processes."""
     flags = [*TRAINING.split(), "--data", data, "--weights", weights]
-    return [sys.executable, ROOT / "train.py", *flags]
+    if num_processes > 1:
+        return loopback.start(num_processes, flags)
+    words = [sys.executable, ROOT / "train.py", *map(str, flags)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(words, **pipes)]
 
 
-def finish(data, weights):
+def finish(data, weights, num_processes):
     """Runs the training to its end, and predicts; raises if either fails."""
-    for words in (
-        command(data, weights),
-        [
-            *(sys.executable, ROOT / "predict.py", "--weights", weights),
-            *("--test", data / "test", "--out", weights / "predict.txt"),
-        ],
-    ):
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    training = start(data, weights, num_processes)
+    predicting = [
+        *(sys.executable, ROOT / "predict.py", "--weights", weights),
+        *("--test", data / "test", "--out", weights / "predict.txt"),
+    ]
+    ended = [(process.communicate()[1], process.returncode) for process in training]
+    if not any(code for _, code in ended):
+        done = subprocess.run(predicting, capture_output=True, text=True, check=False)
+        ended.append((done.stderr, done.returncode))
+    for errors, code in ended:
+        if code:
+            raise RuntimeError(errors.strip().splitlines()[-1])
 
 
 def outcome(weights):
@@ -67,24 +79,28 @@ def is_writing(weights, target):
     return temporary_path(weights / target).exists()
 
 
-def kill_once(data, weights, target, delay):
-    """Starts the training and kills it.
+def kill_once(data, weights, num_processes, target, delay):
+    """Starts the training and kills one of its processes.
 
     Args:
         target: in whose writing; None: after `delay` seconds.
 
     Returns:
         Words for where it was hit.
+
+    Raises:
+        RuntimeError: another process did not end, or not with one line.
     """
-    start = time.perf_counter()
-    training = subprocess.Popen(
-        command(data, weights), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    begin = time.perf_counter()
+    processes = start(data, weights, num_processes)
+    # The one that writes is process 0; at other moments any of them may die.
+    victim = 0 if target else random.randrange(num_processes)
+    training = processes.pop(victim)
     # Half of all writes are let pass: not always the first one is hit.
     to_pass = random.randrange(3) if target not in (None, "activations") else 0
     was_writing = False
     while training.poll() is None:
-        if target is None and time.perf_counter() - start > delay:
+        if target is None and time.perf_counter() - begin > delay:
             break
         if target:
             writing = is_writing(weights, target)
@@ -94,39 +110,59 @@ def kill_once(data, weights, target, delay):
                 to_pass -= 1
             was_writing = writing
         time.sleep(0.0005)
+    was_over = training.poll() is not None
     training.kill()
-    training.wait()
+    training.communicate()
     where = f"writing {target}" if target and is_writing(weights, target) else "at"
-    return f"{where} {time.perf_counter() - start:.1f} s"
+    where = f"process {victim} {where} {time.perf_counter() - begin:.1f} s"
+    for other in processes:
+        try:
+            errors = other.communicate(timeout=LONGEST_WAIT)[1]
+        except subprocess.TimeoutExpired as error:
+            other.kill()
+            raise RuntimeError(f"{where}: another process waits for ever") from error
+        if not was_over and (other.returncode != 2 or "Traceback" in errors):
+            raise RuntimeError(f"{where}: another process ended with {other.returncode}: {errors}")
+    return where
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description="Kill a training, go on, compare byte by byte.")
     parser.add_argument("--kills", type=positive_int, default=20, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument(
+        "--processes", type=positive_int, default=1, help="that train together (default: 1)"
+    )
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     random.seed(args.seed)
-    survived = 0
+    survived, num_processes = 0, args.processes
+    if num_processes > 1:
+        os.environ["KERAS_BACKEND"] = "jax"  # predict.py, too
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
+        # Compiling takes most of the time on JAX; what is compiled is the same each time.
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "compiled"))
         breeds.draw_breeds(scratch / "raw", 4, seed=0)
         breeds.draw_breeds(scratch / "test", 1, seed=1, labelled=False)
         img2keras.sort_photos(scratch / "raw", scratch)
         start = time.perf_counter()
-        finish(scratch, scratch / "undisturbed")
+        finish(scratch, scratch / "undisturbed", num_processes)
         duration = time.perf_counter() - start
         expected = outcome(scratch / "undisturbed")
         print(f"undisturbed: {duration:.0f} s", flush=True)
         for number in range(args.kills):
             weights = scratch / "killed"
             target = TARGETS[number % len(TARGETS)]
-            where = kill_once(scratch, weights, target, random.uniform(0, duration))
+            where = ""
             try:
-                finish(scratch, weights)
+                where = kill_once(
+                    scratch, weights, num_processes, target, random.uniform(0, duration)
+                )
+                finish(scratch, weights, num_processes)
                 found = outcome(weights)
                 differs = [name for name in COMPARED if found[name] != expected[name]]
                 verdict = f"differs in {', '.join(differs)}" if differs else "the same"
@@ -134,7 +170,7 @@ def main():
                 verdict = f"did not go on: {error}"
             survived += verdict == "the same"
             print(f"kill {number + 1} {where}: {verdict}", flush=True)
-            shutil.rmtree(weights)
+            shutil.rmtree(weights, ignore_errors=True)
     print(f"survived {survived} of {args.kills}")
 
 

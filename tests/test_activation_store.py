@@ -256,3 +256,77 @@ def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
     expected = whole.predict(np.concatenate([images, images[:, :, ::-1]]), verbose=0)
     rows = store.read(np.tile(np.arange(5), 2), np.repeat([False, True], 5))
     np.testing.assert_allclose(rows, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def below_of(trunk, cut=105):
+    return model_parts.split(network.build_model(trunk, ["a", "b"]), cut)[0]
+
+
+def test_another_image_size_or_precision_is_another_store(tmp_path, below, photos, trunk):
+    """The same weights, the same photos."""
+    import trunk as trunks
+
+    paths = {open_store(tmp_path, below, photos).path}
+    larger = trunks.build_trunk("xception", SIZE + 10, "none", "no folder")
+    larger.set_weights(trunk.get_weights())
+    paths.add(open_store(tmp_path, below_of(larger), photos).path)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = trunks.build_trunk("xception", SIZE, "none", "no folder")
+        mixed.set_weights(trunk.get_weights())
+        paths.add(open_store(tmp_path, below_of(mixed), photos).path)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert len(paths) == 3
+
+
+def test_another_version_of_what_computes_is_another_store(tmp_path, below, photos, monkeypatch):
+    import importlib.metadata
+
+    keys = {activation_store.store_key(below, photos, "float32", 2)}
+    version = importlib.metadata.version
+    for package in (keras.backend.backend(), "keras", "numpy", "pillow"):
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                "importlib.metadata.version",
+                lambda name, package=package: "0.0" if name == package else version(name),
+            )
+            keys.add(activation_store.store_key(below, photos, "float32", 2))
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "of another run", "gone"])
+def test_a_damaged_shard_is_one_line_and_computed_anew(
+    tmp_path, below, photos, damage, monkeypatch
+):
+    monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
+    store = open_store(tmp_path, below, photos)
+    whole = store.read(np.arange(5))
+    shard = store.shard(1)
+    content = shard.read_bytes()
+    if damage == "of another run":
+        np.save(shard, np.zeros((2, 3), np.float32))
+    elif damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(
+            {"cut": content[:-1000], "empty": b"", "garbage": b"\x93NUMPY\x01\x00"}[damage]
+        )
+    if damage != "of another run":
+        with pytest.raises(UserError, match="damaged"):
+            store.read(np.arange(5))
+    written = [store.shard(number).stat().st_mtime_ns for number in (0, 2)]
+    again = open_store(tmp_path, below, photos)
+    assert [store.shard(number).stat().st_mtime_ns for number in (0, 2)] == written
+    np.testing.assert_allclose(again.read(np.arange(5)), whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_where_a_quota_leaves_no_room_the_line_says_how_to_go_on(
+    tmp_path, below, photos, monkeypatch
+):
+    def full(*_):
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_2_0", full)
+    with pytest.raises(UserError, match=r"quota exceeded.*--cache off"):
+        open_store(tmp_path, below, photos)

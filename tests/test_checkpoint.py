@@ -192,3 +192,16 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     model = make_network()
     with pytest.raises(UserError, match="another version"):
         checkpoint.restore(model, [np.zeros(3)], tmp_path / checkpoint.NAME)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_the_number_of_workers_changes_no_weight(undisturbed, workers, tmp_path, monkeypatch):
+    class OtherBatches(KerasBatches):
+        def __init__(self, pairs, heads, **_):
+            super().__init__(pairs, heads, workers)
+
+    monkeypatch.setattr("test_checkpoint.KerasBatches", OtherBatches)
+    last, best, rows = train_from(tmp_path)
+    assert rows == undisturbed[2]
+    for one, two in zip(last + best, undisturbed[0] + undisturbed[1], strict=True):
+        np.testing.assert_array_equal(one, two)

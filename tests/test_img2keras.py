@@ -113,7 +113,7 @@ def test_what_is_left_aside_is_named_with_its_reason(tmp_path):
         "notes.txt": "not named as a photo",
         ".._1.jpg": "hidden",
         "a\\b_1.jpg": "cannot be a folder name",
-        "a\nb_1.jpg": "cannot be a folder name",
+        "a\nb_1.jpg": "holds the unprintable",
     }
     for name in bad:
         (raw / name).write_bytes(photo)
@@ -254,3 +254,41 @@ def test_dogs24_is_sorted_one_in_ten_of_each_breed(shared, tmp_path):
     assert (len(result.places), result.left_aside) == (1680, [])
     counts = [len(list(folder.iterdir())) for folder in (tmp_path / "valid").iterdir()]
     assert counts == [7] * 24
+
+
+def test_a_photo_under_two_typeids_is_never_for_validation(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    for number in range(6):
+        shutil.copy(raw / f"2_{number},0.jpg", raw / f"10_copy{number}.jpg")
+    for seed in range(5):
+        result = img2keras.sort_photos(raw, tmp_path / str(seed), valid_fraction=0.3, seed=seed)
+        in_two = {name for group in result.copies for _, name in group}
+        assert len(in_two) == 12
+        assert {result.places[name].parts[0] for name in in_two} == {"train"}
+
+
+def test_a_changed_photo_of_the_same_size_and_time_is_not_taken_for_the_old_one(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    places = img2keras.sort_photos(raw, tmp_path / "out").places
+    target = tmp_path / "out" / places["2_0,0.jpg"]
+    before = target.stat()
+    content = bytearray(target.read_bytes())
+    content[-10] ^= 1
+    target.write_bytes(content)
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match="differs from"):
+        img2keras.sort_photos(raw, tmp_path / "out")
+
+
+def test_typeids_that_the_disk_does_not_tell_apart_are_refused(tmp_path, monkeypatch):
+    raw = make_raw(tmp_path / "raw")
+    for number in range(3):
+        make_photo(raw / f"Pug_{number}.jpg", (9, 9, 9), 500 + number)
+    img2keras.sort_photos(raw, tmp_path / "out")  # this disk does
+    assert {path.name for path in (tmp_path / "out" / "train").iterdir()} >= {"pug", "Pug"}
+    assert img2keras.tells_apart(tmp_path, "pug", "Pug")
+    assert not img2keras.tells_apart(tmp_path, "pug", "pug")
+    monkeypatch.setattr(img2keras, "tells_apart", lambda *_: False)
+    with pytest.raises(UserError, match=r"'Pug' and 'pug' would share a folder"):
+        img2keras.sort_photos(raw, tmp_path / "other")
+    assert not list((tmp_path / "other").glob("*/*/*"))

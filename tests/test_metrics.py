@@ -1,7 +1,10 @@
 """Against counting by hand, and against definitions written out in loops."""
 
+import collections
 import itertools
 import math
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -123,3 +126,40 @@ def test_at_the_threshold_of_equal_errors_both_are_equal():
     assert missed == pytest.approx(false, abs=0.002)
     assert error == pytest.approx((missed + false) / 2)
     assert threshold == pytest.approx(0.5, abs=0.1)  # halfway between the two normals
+
+
+def check_pairs(labels, most):
+    first, second, same = metrics.sample_pairs(labels, most)
+    assert same.sum() == (~same).sum() == most
+    assert (labels[first] == labels[second]).tolist() == same.tolist()
+    assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == 2 * most
+    return first, second, same
+
+
+@pytest.mark.parametrize(
+    ("counts", "most"), [((4000, 4000), 10_000), ((10_000, 1), 10_000), ((1_000_000, 3), 10_000)]
+)
+def test_sampling_pairs_takes_the_time_and_memory_of_the_pairs_asked_for(counts, most):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    tracemalloc.start()
+    start = time.process_time()
+    check_pairs(labels, most)
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All pairs of two classes of 4,000 are 16 million, 256 MB.
+    assert peak < 20e6 + 80 * len(labels)
+    assert seconds < 20
+
+
+def test_every_pair_is_as_likely_to_be_sampled():
+    labels = np.array([0, 0, 0, 0, 1, 1, 2])
+    seen = collections.Counter()
+    for seed in range(3000):
+        first, second, _ = metrics.sample_pairs(labels, 2, seed)
+        seen.update(zip(first.tolist(), second.tolist(), strict=True))
+    assert len(seen) == 21
+    same = {pair: n for pair, n in seen.items() if labels[pair[0]] == labels[pair[1]]}
+    different = {pair: n for pair, n in seen.items() if pair not in same}
+    for counts in (same, different):  # 7 and 14 pairs, 2 of each kind drawn 3,000 times
+        expected = 6000 / len(counts)
+        assert max(abs(n - expected) for n in counts.values()) < 5 * expected**0.5

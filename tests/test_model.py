@@ -1,5 +1,6 @@
 import contextlib
 import json
+import tracemalloc
 import zipfile
 
 import keras
@@ -386,3 +387,55 @@ def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     likeness = features @ features.T - 2 * np.eye(len(paths))
     assert (breeds[likeness.argmax(axis=1)] == breeds).mean() > 0.6  # chance: 0.18
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(pair_model, tmp_path):
+    """1.5 MB that would take gigabytes."""
+    pair_model.save(tmp_path / "good.keras")
+    with (
+        zipfile.ZipFile(tmp_path / "good.keras") as good,
+        zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in ("config.json", "metadata.json"):
+            bomb.writestr(name, good.read(name))
+        with bomb.open("model.weights.h5", "w", force_zip64=True) as member:
+            for _ in range(300):
+                member.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"would unpack to 3\d\d\d\d\d\d\d\d"):
+        network.load_model(tmp_path / "bomb.keras")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("typeid", ["a\n7\tforged", "\x1b[2J", "a/../b", "", 7])
+def test_typeids_that_would_forge_lines_are_refused_with_the_model(pair_model, tmp_path, typeid):
+    def change(config):
+        for layer in config["config"]["layers"]:
+            if layer["name"] == "ctg_out_1":
+                layer["config"]["typeids"][1] = typeid
+        return config
+
+    pair_model.save(tmp_path / "good.keras")
+    rewrite(tmp_path / "good.keras", tmp_path / "bad.keras", change)
+    with pytest.raises(UserError, match="its typeid") as refused:
+        network.load_model(tmp_path / "bad.keras")
+    assert str(refused.value).isprintable()
+
+
+def test_a_feature_and_all_after_it_are_float32_in_mixed_precision(trunk, batch):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = network.build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b"])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("trunk").compute_dtype == "bfloat16"
+    for layer in model.layers[model.layers.index(model.get_layer("trunk")) + 1 :]:
+        assert layer.compute_dtype == "float32", layer.name
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    found = model_parts.photo_model(model).predict_on_batch(images)
+    first, second = found["feature"]
+    assert first.dtype == np.float32
+    distance = ((first - second) ** 2).sum()
+    exact = ((first.astype(np.float64) - second.astype(np.float64)) ** 2).sum()
+    assert distance == pytest.approx(exact, rel=1e-5)

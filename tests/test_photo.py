@@ -8,6 +8,7 @@ from conftest import COLOURS, ROOT, make_photo
 from PIL import Image
 
 import atomic_file
+import photo
 from command_line import UserError
 from photo import Photos, find_class_photos, find_photos, read_ahead, read_photo
 
@@ -223,3 +224,42 @@ def test_a_validation_class_that_was_not_trained_on_is_named(tmp_path):
     with pytest.raises(UserError, match=r"1 classes were not trained on, e\.g\. 'zebra'"):
         find_class_photos(tmp_path, ["a", "b"])
     assert find_class_photos(tmp_path, ["a", "b", "c", "zebra"]).labels.tolist() == [0, 1, 3]
+
+
+# Persian with a zero-width non-joiner, Hindi with a joiner, Japanese with a wide space.
+ANY_SCRIPT = [
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "क्\u200dष",
+    "柴\u3000犬",
+    "西藏獒",
+    "Ælf 'n' \"q\" $^$",
+]
+REFUSED = ["a\nb", "a\x1b[31m", "a\u202eb", "a\u2066b", "a\u200fb", "a\u2028b", "a\x85", "\udcff"]
+
+
+def test_typeids_may_be_of_any_script_but_forge_no_line():
+    assert [photo.why_not_a_typeid(typeid) for typeid in ANY_SCRIPT] == [None] * len(ANY_SCRIPT)
+    for typeid in [*REFUSED, "", " ", ".x", "a/b", "a\\b", "__MACOSX", "@eaDir", 7, None]:
+        assert photo.why_not_a_typeid(typeid), typeid
+
+
+def test_class_folders_of_any_script_are_found(tmp_path):
+    for typeid in ANY_SCRIPT:
+        (tmp_path / typeid).mkdir()
+        (tmp_path / typeid / "1.jpg").write_bytes(b"")
+    assert sorted(find_class_photos(tmp_path).typeids) == sorted(ANY_SCRIPT)
+
+
+def test_folders_that_other_programs_leave_are_passed_over(tmp_path):
+    for place in (
+        *("a/1.jpg", "b/2.jpg", "a/deeper/3.jpg"),
+        *("a/.ipynb_checkpoints/1.jpg", "b/@eaDir/2.jpg/SYNOPHOTO.jpg", "a/._1.jpg"),
+        *("__MACOSX/a/._1.jpg", "__MACOSX/1.jpg", "#recycle/1.jpg", ".git/1.jpg"),
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    found = find_class_photos(tmp_path)
+    assert found.typeids == ["a", "b"]
+    assert [os.path.relpath(path, tmp_path) for path in found.paths] == [
+        *("a/1.jpg", "a/deeper/3.jpg", "b/2.jpg")
+    ]

@@ -80,3 +80,46 @@ def test_labels_stay_with_their_photos(folder):
     expected = [path.split("/")[-2] for path in usable.paths]
     assert [usable.typeids[label] for label in usable.labels] == expected
     assert usable.labels.dtype == np.int32
+
+
+def test_a_photo_of_the_same_size_but_other_times_is_read_again(folder):
+    """Times alone tell: the size is the same."""
+    photo = folder / "a" / "a_0.jpg"
+    photo.write_bytes((folder / "b" / "b_1.jpg").read_bytes())
+    _, found = check(folder)
+    content = bytearray(photo.read_bytes())
+    content[-3] ^= 1  # in the pixels, behind all headers
+    photo.write_bytes(content)
+    os.utime(photo, ns=(0, 1))
+    _, again = check(folder, found)
+    assert again["a/a_0.jpg"][0] == found["a/a_0.jpg"][0]
+    assert again["a/a_0.jpg"][3] != found["a/a_0.jpg"][3]
+
+
+def facts(**digests):
+    return {
+        f"{name[0]}/{name}.jpg": [1, 2, 3, digest, None if digest else "broken"]
+        for name, digest in digests.items()
+    }
+
+
+def test_a_few_photos_may_vanish_but_nothing_else_may_change():
+    known = facts(a1="x", a2="y", b1="z")
+    assert photo_check.vanished(known, known) == []
+    assert photo_check.vanished(known, facts(a1="x", b1="z")) == ["a/a2.jpg"]
+    assert photo_check.vanished(known, facts(a1="x", a2=None, b1="z")) == ["a/a2.jpg"]
+    assert photo_check.vanished(known, facts(a1="x", b1="other")) == []
+    assert photo_check.vanished(known, facts(a1="x", b1="z", b2="new")) == []
+    assert photo_check.vanished(known, facts(b1="z")) == []  # two of three: another data set
+    many = facts(**{f"a{number}": str(number) for number in range(300)})
+    for count, allowed in ((3, 3), (4, 0)):
+        fewer = dict(list(many.items())[count:])
+        assert len(photo_check.vanished(many, fewer)) == allowed
+
+
+def test_the_photos_of_a_check_are_those_of_the_folder(folder):
+    usable, found = check(folder)
+    again = photo_check.photos_of(found, folder, usable.typeids)
+    assert again.paths == usable.paths
+    assert again.labels.tolist() == usable.labels.tolist()
+    assert again.digests == usable.digests

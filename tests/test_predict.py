@@ -13,7 +13,7 @@ import evaluate
 import predict
 from command_line import UserError
 from photo import find_class_photos, find_photos, read_photo
-from predictor import MAX_VIEWS, Ensemble, Predictor, read_views
+from predictor import MAX_VIEWS, Calibration, Ensemble, Predictor, read_views
 
 pytestmark = pytest.mark.slow
 
@@ -251,7 +251,7 @@ def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test
 def test_a_calibration_is_not_stored_where_it_would_mislead(trained, data, tmp_path):
     shutil.copytree(trained, tmp_path / "w")
     for words, reason in (
-        (("--evaluate", data / "train"), "the photos that the model was trained on"),
+        (("--evaluate", data / "train"), "photos that the model was trained on"),
         (("--evaluate", data / "valid", "--head", "first"), "of one head"),
     ):
         done = run_script("predict.py", "--weights", tmp_path / "w", *words)
@@ -260,10 +260,69 @@ def test_a_calibration_is_not_stored_where_it_would_mislead(trained, data, tmp_p
         assert not (tmp_path / "w" / "calibration.json").exists()
 
 
-def test_flags_that_would_do_nothing_are_refused(trained, test_folder, tmp_path):
-    photo = test_folder / "20,1.jpg"
-    done = run_script("predict.py", photo, "--weights", trained, "--csv", tmp_path / "a.csv")
-    assert_one_line_error(done, "--csv: needs a folder")
+def test_training_photos_are_known_by_their_bytes_wherever_they_lie(trained, data, tmp_path):
+    """A relative `--data`, another directory, a copy: the folder's name tells nothing."""
+    shutil.copytree(trained, tmp_path / "w")
+    settings = json.loads((trained / "settings.json").read_text())
+    settings["flags"]["data"] = "data"
+    (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
+    shutil.copytree(data / "valid", tmp_path / "photos")
+    photo = next((data / "train" / "10").iterdir())
+    shutil.copy(photo, tmp_path / "photos" / "10" / "of_another_name.jpg")
+    flags = ("--weights", "w", "--evaluate", "photos")
+    done = run_script("predict.py", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 of these 7 photos are photos that the model" in done.stdout.splitlines()[-1]
+    assert not (tmp_path / "w" / "calibration.json").exists()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "[1, 2]",
+        '{"model": "MODEL", "temperature": "hot"}',
+        '{"model": "MODEL", "temperature": [1]}',
+        '{"model": "MODEL", "temperature": 0}',
+        '{"model": "MODEL", "temperature": NaN}',
+        '{"model": "MODEL", "same_threshold": "x"}',
+        '{"model": "MODEL", "same_threshold": 7}',
+        '{"model": "MODEL", "photos": "many"}',
+        '{"model": "MODEL", "unknown": 1}',
+    ],
+)
+def test_a_damaged_calibration_is_said_and_not_used(trained, predictor, facts, tmp_path, capsys):
+    for name in ("model.keras", "photos.json"):
+        (tmp_path / name).symlink_to(trained / name)
+    facts = facts.replace("MODEL", predictor.model_digest())
+    (tmp_path / "calibration.json").write_text(facts)
+    assert Predictor(tmp_path).calibration == Calibration()
+    assert "calibration.json: damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("PHOTO --csv a.csv", "--csv: needs a folder"),
+        ("PHOTO --out a.txt", "--out: needs a folder"),
+        ("--evaluate FOLDER --out a.txt", "--out: needs a folder"),
+        ("PHOTO --evaluate FOLDER", "judge the one or predict the other"),
+        ("--evaluate FOLDER --test FOLDER", "judge the one or predict the other"),
+        ("FOLDER --test OTHER", "one folder is predicted"),
+        ("FOLDER --csv same.txt --out ./same.txt", "two files are needed"),
+        ("FOLDER --out /dev/null", "cannot be written"),
+        ("FOLDER --report r", "needs --evaluate"),
+        ("PHOTO PHOTO --same --head first", "no --names, --head"),
+    ],
+)
+def test_what_would_be_ignored_or_overwritten_is_refused(trained, test_folder, flags, words):
+    places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder}
+    flags = [places.get(word, word) for word in flags.split()]
+    done = run_script("predict.py", *flags, "--weights", trained)
+    assert_one_line_error(done, words)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_photos_that_cannot_be_read_are_an_error(trained, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"<html>")
     done = run_script("predict.py", broken, "--weights", trained)

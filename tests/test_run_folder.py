@@ -140,3 +140,93 @@ def test_a_damaged_settings_file_is_one_line(begun, found):
     (begun / "settings.json").write_text('{"flags": ')
     with pytest.raises(UserError, match=r"settings\.json: damaged"):
         go_on(begun, found)
+
+
+def test_restart_makes_the_old_run_unusable_before_anything_else(begun, found, monkeypatch):
+    """A kill in the middle must not leave a mixture that goes on."""
+    (begun / "checkpoint.npz").write_bytes(b"old")
+    (begun / "activations").mkdir()
+    moved = []
+
+    def power_cut(source, target):
+        assert not moved
+        moved.append(source.name)
+        source.rename(target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_folder.set_aside(begun)
+    assert moved == ["settings.json"]
+    with pytest.raises(UserError, match="not of a run that could go on"):
+        go_on(begun, found)
+    run_folder.set_aside(begun)
+    assert not (begun / "checkpoint.npz").exists()
+    assert not go_on(begun, found)
+
+
+def test_restart_leaves_no_activations_and_no_decision_about_them(begun):
+    for name in ("0123.off", "4567/00000.npy"):
+        path = begun / "activations" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run_folder.set_aside(begun)
+    assert not (begun / "activations").exists()
+    (begun / "activations").mkdir()
+    run_folder.set_aside(begun)  # of a run whose files are gone
+    assert not (begun / "activations").exists()
+
+
+@pytest.mark.parametrize("name", ["imagenet-best.keras", "my-last.keras", "xception.h5"])
+def test_restart_moves_no_model_of_the_users(begun, name):
+    (begun / name).write_bytes(b"mine")
+    (begun / "heads-best.keras").write_bytes(b"the run's")
+    run_folder.set_aside(begun)
+    assert (begun / name).read_bytes() == b"mine"
+    assert (begun / "run-1" / "heads-best.keras").exists()
+
+
+# What may differ when a run goes on: it changes no result, or is compared as something else.
+MAY_DIFFER = {
+    *("data", "weights", "workers", "distribute", "tensorboard", "restart", "demo", "epochs")
+}
+OTHER_VALUES = {
+    "trunk": "inceptionv3",
+    "loss": "softmax",
+    "pretrained": "none",
+    "recipe": "tuned",
+    "image_size": 200,
+    "batch_size": 8,
+    "seed": 1,
+    "cache": "float16",
+    "precision": "mixed_bfloat16",
+    "jit": True,
+}
+
+
+def test_every_flag_that_changes_a_result_is_compared(begun, found):
+    import train
+
+    flags = vars(train.parse_args([]))
+    assert set(OTHER_VALUES) | MAY_DIFFER == set(flags)
+    run_folder.write_settings(begun, settings(found, **flags))
+    assert go_on(begun, found, **flags)
+    for name, value in OTHER_VALUES.items():
+        words = f"--{name.replace('_', '-')} was {flags[name]}, is {value}"
+        with pytest.raises(UserError, match=words):
+            go_on(begun, found, **{**flags, name: value})
+    for name in MAY_DIFFER:
+        assert go_on(begun, found, **{**flags, name: "other"})
+
+
+@pytest.mark.parametrize("cache", ["float32", "float16"])
+def test_a_run_can_go_on_without_its_store_where_a_quota_leaves_no_room(
+    begun, found, cache, capsys
+):
+    run_folder.write_settings(begun, settings(found, cache=cache))
+    assert go_on(begun, found, cache="off")
+    assert f"note: --cache was {cache}, is off" in capsys.readouterr().out
+    run_folder.write_settings(begun, settings(found, cache="off"))
+    with pytest.raises(UserError, match="--cache was off"):
+        go_on(begun, found, cache=cache)

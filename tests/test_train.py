@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import importlib.util
 import json
@@ -15,9 +16,11 @@ import pytest
 from conftest import FLAGS, ROOT, SIZE, assert_one_line_error, run_script
 from PIL import Image
 
+import callbacks
 import model as network
 import model_parts
 import recipe
+import stage
 import train
 from recipe import SEED, Stage
 
@@ -64,6 +67,7 @@ def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
         ("--trunk resnet", "invalid choice"),
         ("--image-size abc", "invalid int value"),
         ("--epochs 1 1", "2 numbers given"),
+        ("--demo --epochs 1 1 1", "--demo takes --seed and --workers alone"),
     ],
 )
 def test_wrong_flags_are_refused_in_one_line(flags, words, data, tmp_path):
@@ -308,3 +312,132 @@ def test_the_tuned_recipe_trains_on_larger_images_from_stored_activations(data, 
     judged = run_script("predict.py", "--weights", tmp_path, "--evaluate", data / "valid")
     result = json.loads((tmp_path / "results.json").read_text())[-1]
     assert f"error {result['error']:.4f}" in judged.stdout
+
+
+class PowerCut(Exception):
+    """In place of one."""
+
+
+def worse_every_epoch(cut_at):
+    """`Validate` whose losses only rise, so the first epoch is the best; cut at an epoch."""
+
+    class Worse(callbacks.Validate):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            logs["val_loss"] = 1.0 + epoch
+            if epoch == cut_at:
+                raise PowerCut
+
+    return Worse
+
+
+@pytest.mark.slow
+def test_the_best_epoch_is_the_model_and_the_next_stages_start_also_after_a_cut(
+    data, tmp_path, monkeypatch
+):
+    """The best epoch is the first of three; the next stage learns nothing (rate 0)."""
+    plan = (
+        Stage(1, "heads", False, "sgd", 0.1, epochs=3, augment=None),
+        Stage(2, "blocks", True, "sgd", 0.0, epochs=1, augment=None),
+    )
+    monkeypatch.setitem(recipe.RECIPES, "seed", plan)
+    seeds = []
+
+    class Noted(stage.PairBatches):
+        def __init__(self, photos, image_size, batch_size, seed, *args, validation=False, **more):
+            super().__init__(photos, image_size, batch_size, seed, *args, validation, **more)
+            if not validation:
+                seeds.append(seed)
+
+    monkeypatch.setattr(stage, "PairBatches", Noted)
+    flags = f"--data {data} --weights {tmp_path} --image-size {SIZE} --batch-size 6 --workers 3 "
+    args = train.parse_args((flags + "--pretrained none").split())
+    monkeypatch.setattr(stage, "Validate", worse_every_epoch(cut_at=2))
+    with pytest.raises(PowerCut):
+        train.train(args)
+    monkeypatch.setattr(stage, "Validate", worse_every_epoch(cut_at=None))
+    train.train(args)
+
+    def weights(name):
+        return [
+            keras.ops.convert_to_numpy(weight)
+            for weight in network.load_model(tmp_path / f"{name}.keras").weights
+        ]
+
+    def same(one, other):
+        return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+    best, last = weights("heads-best"), weights("heads-last")
+    assert not same(best, last)
+    for name in ("blocks-best", "blocks-last", "model"):
+        assert same(weights(name), best), name
+    rows = rows_of(tmp_path)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "1"]
+    # The starting weights, two of the first stage (cut and resumed), one of the second:
+    # no two stages draw the same pairs and transforms.
+    assert len(seeds) == 4
+    assert seeds[1] == seeds[2] != seeds[3]
+
+
+def test_the_error_counts_what_both_heads_say_of_each_image():
+    """Row `i` of the second head is about image `partner[i]`, and only that head knows."""
+    labels = np.arange(6)
+    partner = np.array([3, 0, 1, 5, 2, 4])
+
+    class Pairs:
+        def pairs(self, step):
+            return labels, partner, {"ctg_out_1": labels, "bin_out": labels % 2}
+
+    class Batches:
+        pairs = Pairs()
+        for_keras = None
+        own_errors = staticmethod(contextlib.nullcontext)
+
+        def __len__(self):
+            return 1
+
+    class Model:
+        def predict(self, *_, **__):
+            return {
+                "ctg_out_1": np.full((6, 6), 1 / 6),
+                "ctg_out_2": np.eye(6)[labels[partner]],
+                "bin_out": np.eye(2)[[0, 1, 0, 1, 1, 1]],
+            }
+
+    found = stage.evaluate(Model(), Batches())
+    assert found == {"photos": 6, "error": 0.0, "same": 1.0, "different": pytest.approx(2 / 3)}
+
+
+@pytest.mark.slow
+def test_a_deleted_model_comes_back_from_the_last_stages_best(data, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "w")
+    (folder / "model.keras").unlink()
+    done = run_script("train.py", "--data", data, "--weights", folder, *FLAGS.split())
+    assert done.returncode == 0, done.stderr
+    assert weights_of(folder) == weights_of(trained)
+    for name in ("model.keras", "plain-best.keras"):
+        (folder / name).unlink()
+    done = run_script("train.py", "--data", data, "--weights", folder, *FLAGS.split())
+    assert_one_line_error(done, "plain-best.keras: gone", "--restart")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_though_a_photo_has_vanished_since(data, trained, tmp_path):
+    shutil.copytree(data / "train", tmp_path / "data" / "train")
+    shutil.copytree(data / "valid", tmp_path / "data" / "valid")
+    folder = shutil.copytree(trained, tmp_path / "w")
+    # As if killed in the last stage.
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results[:-1]))
+    gone = next((tmp_path / "data" / "train" / "pug").iterdir())
+    gone.unlink()
+    flags = ("--data", tmp_path / "data", "--weights", folder, *FLAGS.split())
+    done = run_script("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"note: 1 train photos have vanished since the run began: 'pug/{gone.name}'" in done.stdout
+    )
+    assert "18 photos to train" in done.stdout
+    assert json.loads((folder / "photos.json").read_text())["train"].keys() == (
+        json.loads((trained / "photos.json").read_text())["train"].keys()
+    )
