@@ -24,9 +24,10 @@ import zipfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import loopback
+
 import breeds
 import img2keras
-import loopback
 from atomic_file import temporary_path
 from command_line import positive_int, run
 
