@@ -153,6 +153,8 @@ def test_a_disk_too_small_is_said_and_nothing_is_written(
     # A run that goes on when there is room computes as it did: the same bits.
     monkeypatch.undo()
     assert open_store(tmp_path, below, photos) is None
+    assert "not stored but computed in every epoch" in capsys.readouterr().out
+    assert [path.suffix for path in (tmp_path / "activations").iterdir()] == [".off"]
     activation_store.remove_stores(tmp_path)
     assert open_store(tmp_path, below, photos)
 
