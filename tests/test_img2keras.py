@@ -292,3 +292,34 @@ def test_typeids_that_the_disk_does_not_tell_apart_are_refused(tmp_path, monkeyp
     with pytest.raises(UserError, match=r"'Pug' and 'pug' would share a folder"):
         img2keras.sort_photos(raw, tmp_path / "other")
     assert not list((tmp_path / "other").glob("*/*/*"))
+
+
+def test_the_plan_is_the_split_of_each_class_with_its_copies_together():
+    """Twelve classes of ten photos, one of them in three copies."""
+    classes = {str(label): [f"{label}_{number}.jpg" for number in range(12)] for label in range(12)}
+    digests = {
+        name: name if number < 9 else f"{typeid} copied"
+        for typeid, names in classes.items()
+        for number, name in enumerate(names)
+    }
+    copies_in_valid, choices = 0, set()
+    for seed in range(4):
+        places = split.plan_copies(classes, digests, valid_fraction=0.25, seed=seed)
+        for typeid, names in classes.items():
+            valid = {name for name in names if places[name].parts == ("valid", typeid, name)}
+            assert {places[name].parts[0] for name in names} == {"train", "valid"}
+            assert valid == split.split_class(typeid, names, 0.25, seed, digests)
+            assert len(valid) == 3
+            in_valid = [name in valid for name in names[9:]]
+            assert all(in_valid) or not any(in_valid)
+            copies_in_valid += all(in_valid)
+            choices.add(frozenset(name.split("_")[1] for name in valid))
+    assert copies_in_valid  # copies of one class are a fair question
+    assert len(choices) > 24  # not the same places in every class
+
+
+def test_of_two_photos_in_many_copies_the_one_in_fewer_is_for_validation():
+    names = [f"a_{number}.jpg" for number in range(7)]
+    digests = {name: "x" if number < 4 else "y" for number, name in enumerate(names)}
+    for seed in range(4):
+        assert split.split_class("a", names, 0.1, seed, digests) == set(names[4:])

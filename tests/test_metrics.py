@@ -163,3 +163,61 @@ def test_every_pair_is_as_likely_to_be_sampled():
     for counts in (same, different):  # 7 and 14 pairs, 2 of each kind drawn 3,000 times
         expected = 6000 / len(counts)
         assert max(abs(n - expected) for n in counts.values()) < 5 * expected**0.5
+
+
+def test_equals_are_ranked_by_label_however_many_there_are():
+    """NumPy's default sort keeps the order of equals only in short rows."""
+    even = np.full((2, 100), 0.01)
+    assert metrics.rank_classes(even).tolist() == 2 * [list(range(100))]
+    classes = {"f1": np.full(100, 0.5), "photos": np.ones(100, int)}
+    assert metrics.worst_classes(classes) == list(range(10))
+    confusions = np.ones((30, 30), int)
+    assert metrics.most_confused(confusions) == [(0, other, 1, 1) for other in range(1, 11)]
+
+
+def test_a_class_of_one_photo_or_one_guess_counts_in_full():
+    confusions = metrics.count_confusions(np.eye(3)[[0, 1, 1]], np.array([0, 1, 0]))
+    assert confusions.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert confusions.dtype == int
+    judged = metrics.judge_classes(np.array([[1, 0, 0], [0, 0, 1], [0, 0, 0]]))
+    assert judged["precision"][:2].tolist() == [1, 0]
+    assert judged["recall"][:2].tolist() == [1, 0]
+    assert judged["f1"][:2].tolist() == [1, 0]
+    for key in ("precision", "recall", "f1"):
+        assert judged[key].dtype == float
+        assert math.isnan(judged[key][2])
+    # Guessed but never there: no precision either, and no warning of a division.
+    judged = metrics.judge_classes(np.array([[0, 1], [0, 0]]))
+    assert math.isnan(judged["precision"][1])
+
+
+def test_bins_are_of_equal_width_and_one_belongs_to_the_last():
+    probabilities = np.array([[0.05, 0.95], [1.0, 0.0], [0.55, 0.45], [0.5, 0.5]])
+    labels = np.array([1, 1, 0, 0])
+    count, confidence, accuracy = metrics.bin_by_confidence(probabilities, labels, num_bins=10)
+    assert count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 2]
+    assert confidence[[5, 9]].tolist() == pytest.approx([0.525, 0.975])
+    assert accuracy[[5, 9]].tolist() == [1.0, 0.5]
+    assert metrics.calibration_error(probabilities, labels, num_bins=10) == pytest.approx(0.475)
+    # Four bins of 1/4: 0.5 and 0.55 in the third, two photos of one bin each.
+    assert metrics.calibration_error(probabilities[2:], labels[2:], num_bins=2) == pytest.approx(
+        0.475
+    )
+    one = metrics.calibration_error(np.array([[0.8, 0.2]]), np.array([0]))
+    assert one == pytest.approx(0.2)
+
+
+def test_pairs_of_a_seed_are_always_the_same():
+    labels = np.arange(400) % 4
+    assert len(metrics.sample_pairs(labels)[0]) == 20_000
+    for one, other in zip(metrics.sample_pairs(labels), metrics.sample_pairs(labels), strict=True):
+        np.testing.assert_array_equal(one, other)
+    some, others = (metrics.sample_pairs(labels, 100, seed)[0] for seed in (1, 2))
+    assert (some != others).any()
+
+
+def test_temperature_works_on_half_precision_and_on_certainty():
+    sure = np.array([[1.0, 0.0], [0.5, 0.5]], np.float16)
+    sharper = metrics.apply_temperature(sure, 0.05)
+    np.testing.assert_allclose(sharper, [[1.0, 0.0], [0.5, 0.5]], atol=1e-200)
+    assert metrics.apply_temperature(sure, 1.0).dtype == np.float64

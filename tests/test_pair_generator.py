@@ -9,7 +9,7 @@ from PIL import Image
 
 from command_line import UserError
 from pair_generator import PairBatches, swap_partners, validation_partners
-from photo import Photos, find_class_photos
+from photo import Photos, find_class_photos, read_photo
 
 SIZE = 40
 
@@ -148,3 +148,84 @@ def test_the_command_draws_a_sheet_of_pairs(data, tmp_path):
         assert sheet.size == (4 * (2 * 160 + 24), 2 * (160 + 16 + 22))
         colours = {colour for _, colour in sheet.getcolors(sheet.width * sheet.height)}
     assert (40, 140, 60) in colours  # the frame of a pair of one class
+
+
+def test_training_pairs_every_class_that_is_there_twice():
+    """Validation halves them; two classes show the difference."""
+    batches = PairBatches(photos_of([0, 1] * 60), SIZE, 24, seed=0)
+    same = np.concatenate([batches.pairs(step)[2]["bin_out"] for step in range(len(batches))])
+    assert same.mean() > 0.9
+    assert same.dtype == np.int32
+
+
+def test_two_images_are_a_batch():
+    batches = PairBatches(photos_of([0, 1, 0, 1]), SIZE, 2, seed=0)
+    assert len(batches) == 2
+    assert batches.pairs(0)[1].tolist() == [1, 0]
+
+
+def test_steps_epochs_seeds_and_uses_draw_numbers_of_their_own():
+    """A photo that meets the same partner in every epoch teaches less."""
+    photos = photos_of([0] * 64)
+
+    def drawn(seed=0, epoch=0, step=0, validation=False):
+        batches = PairBatches(photos, SIZE, 16, seed, "mirror", validation)
+        batches.epoch = epoch
+        return batches.pairs(step)[1].tolist(), batches.mirrored(step).tolist()
+
+    first = drawn()
+    for other in (drawn(step=1), drawn(epoch=1), drawn(seed=1)):
+        assert first[0] != other[0]
+        assert first[1] != other[1]
+    assert drawn() == first
+    assert drawn(validation=True) == drawn(validation=True, epoch=5)
+    batches = PairBatches(photos, SIZE, 16, seed=0)
+    numbers = [
+        batches.rng(use, step, epoch).integers(2**63)
+        for use in range(1, 4)
+        for step in range(4)
+        for epoch in range(4)
+    ]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_mirroring_turns_half_of_the_images_and_nothing_else_does():
+    batches = PairBatches(photos_of([0] * 4000), SIZE, 4000, seed=0, augment="mirror")
+    mirrored = batches.mirrored(0)
+    assert mirrored.dtype == bool
+    assert mirrored.mean() == pytest.approx(0.5, abs=0.05)
+    for augment in (None, "affine"):
+        batches = PairBatches(photos_of([0] * 40), SIZE, 40, seed=0, augment=augment)
+        assert not batches.mirrored(0).any()
+        assert batches.mirrored(0).dtype == bool
+
+
+@pytest.mark.parametrize("augment", [None, "mirror", "affine"])
+def test_each_way_to_augment_does_what_its_name_says(augment, data):
+    photos = find_class_photos(data / "train")
+    batches = PairBatches(photos, SIZE, 9, seed=0, augment=augment)
+    seen = set()
+    for step in range(len(batches)):
+        indices = batches.indices(step)
+        plain = np.stack([read_photo(photos.paths[index], SIZE) for index in indices])
+        images = batches[step][0]["img_1"]
+        as_it_is = (images == plain).all(axis=(1, 2, 3))
+        turned = (images == plain[:, :, ::-1]).all(axis=(1, 2, 3))
+        seen |= {
+            ("plain" if a else "mirrored" if b else "other")
+            for a, b in zip(as_it_is, turned, strict=True)
+        }
+    assert seen == {None: {"plain"}, "mirror": {"plain", "mirrored"}, "affine": {"other"}}[augment]
+
+
+def test_every_image_is_transformed_in_its_own_way(data, monkeypatch):
+    seeds = []
+    photos = find_class_photos(data / "train")
+    many = photos.take(np.tile(np.arange(len(photos)), 20))
+    batches = PairBatches(many, 8, 30, seed=0, augment="affine")
+    monkeypatch.setattr(
+        "pair_generator.augment", lambda image, seed, *_: seeds.append(int(seed)) or image
+    )
+    for step in range(len(batches)):
+        batches.images(step, range(30))
+    assert len(set(seeds)) == len(seeds) == 360

@@ -230,3 +230,35 @@ def test_a_run_can_go_on_without_its_store_where_a_quota_leaves_no_room(
     run_folder.write_settings(begun, settings(found, cache="off"))
     with pytest.raises(UserError, match="--cache was off"):
         go_on(begun, found, cache=cache)
+
+
+def test_a_folder_without_a_check_knows_no_photos(tmp_path):
+    assert run_folder.read_photos(tmp_path) == {"train": {}, "valid": {}}
+
+
+def test_another_version_of_a_package_is_a_note_and_not_an_error(begun, found, capsys):
+    assert go_on(begun, found)
+    assert capsys.readouterr().out == ""
+    old = run_folder.read_json(begun / "settings.json")
+    assert old["versions"]["keras"]
+    now, old["versions"]["keras"] = old["versions"]["keras"], "0.1"
+    run_folder.write_settings(begun, old)
+    assert go_on(begun, found)
+    note = f"note: keras was 0.1, is {now}: results may differ in the last digits\n"
+    assert capsys.readouterr().out == note
+
+
+def test_every_difference_between_two_plans_is_named(begun, found):
+    heads, _, plain = SEED
+    with pytest.raises(UserError) as refused:
+        go_on(begun, found, stages=(heads, dataclasses.replace(plain, name="last")))
+    message = str(refused.value)
+    for words in ("stage last was left out", "stage blocks is left out", "stage plain is left out"):
+        assert words in message
+    assert message.count("; ") == 2
+    assert f"--weights {begun} holds" in message
+
+
+def test_the_same_classes_in_another_order_are_another_run(begun, found):
+    with pytest.raises(UserError, match="classes in another order"):
+        go_on(begun, found, typeids=("b", "a"))
