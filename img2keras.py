@@ -21,11 +21,11 @@ import unicodedata
 
 from tqdm import tqdm
 
-from atomic_file import replacing
-from command_line import Parser, UserError, add_workers_flag, run
-from photo import PHOTO_SUFFIXES, is_hidden, read_ahead, typeid_order, why_not_a_typeid
-from photo_check import inspect_photo
-from split import find_copies, plan_copies
+from pairs.command_line import Parser, UserError, add_workers_flag, run
+from pairs.files import replacing
+from pairs.photos.check import inspect_photo
+from pairs.photos.read import PHOTO_SUFFIXES, is_hidden, read_ahead, typeid_order, why_not_a_typeid
+from pairs.photos.split import find_copies, plan_copies
 
 SIDES = ("train", "valid")
 

@@ -21,8 +21,8 @@ import zipfile
 import keras
 import numpy as np
 
-from command_line import UserError
-from photo import why_not_a_typeid
+from pairs.command_line import UserError
+from pairs.photos.read import why_not_a_typeid
 
 # Weight of each loss, the seed's.
 LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}

@@ -16,10 +16,10 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from atomic_file import replacing
-from augment import augment, make_augmenter
-from command_line import Parser, UserError, positive_int, run
-from photo import find_class_photos
+from pairs.command_line import Parser, UserError, positive_int, run
+from pairs.files import replacing
+from pairs.photos.augment import augment, make_augmenter
+from pairs.photos.read import find_class_photos
 
 # What a random generator is for: no two uses share their numbers.
 FOR_ORDER, FOR_PARTNERS, FOR_AUGMENTATION = 1, 2, 3

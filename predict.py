@@ -16,15 +16,15 @@ import re
 
 import numpy as np
 
-import device
-from atomic_file import write_csv, write_text
-from command_line import Parser, UserError, add_workers_flag, positive_int, run
-from evaluate import evaluate, print_evaluation, printed_name, write_files
-from metrics import TOP, apply_temperature, rank_classes
-from photo import find_class_photos, find_photos, printable
-from photo_check import file_digest, readable
-from predictor import MAX_VIEWS, Ensemble, Predictor
-from run_folder import read_photos
+from pairs.command_line import Parser, UserError, add_workers_flag, positive_int, run
+from pairs.devices import inventory as device
+from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
+from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
+from pairs.evaluation.predictor import MAX_VIEWS, Ensemble, Predictor
+from pairs.files import write_csv, write_text
+from pairs.photos.check import file_digest, readable
+from pairs.photos.read import find_class_photos, find_photos, printable
+from pairs.training.run_folder import read_photos
 
 # Fewer than this, and a fitted temperature is mostly chance.
 FEW_PHOTOS = 50
@@ -161,7 +161,7 @@ def predict_folder(predictor, args, names):
 
 def judge(predictor, args, names):
     """Prints how good the model is on photos of known class; stores the calibration."""
-    from report import write_report
+    from pairs.evaluation.report import write_report
 
     photos = find_class_photos(args.evaluate, predictor.typeids)
     evaluation = evaluate(predictor, photos)

@@ -23,16 +23,16 @@ import importlib.util
 import pathlib
 import shlex
 
-import cluster
-import device
-import run_folder
-from atomic_file import replacing
-from command_line import Parser, UserError, add_workers_flag, run, stop_at_once
-from device import PRECISIONS
 from img2keras import SIDES
-from photo import find_class_photos
-from photo_check import check_photos, photos_of, say_what_is_in_both, vanished
-from recipe import RECIPES, plan
+from pairs.command_line import Parser, UserError, add_workers_flag, run, stop_at_once
+from pairs.devices import cluster
+from pairs.devices import inventory as device
+from pairs.devices.inventory import PRECISIONS
+from pairs.files import replacing
+from pairs.photos.check import check_photos, photos_of, say_what_is_in_both, vanished
+from pairs.photos.read import find_class_photos
+from pairs.training import run_folder
+from pairs.training.recipe import RECIPES, plan
 
 # Smallest image side in pixels that the trunks accept (Keras' own limits), here
 # so that a wrong --image-size is refused before TensorFlow loads.
@@ -102,7 +102,7 @@ def prepare(args, stages, folder, listed, devices):
     )
     # TensorFlow takes seconds to load: only once everything else is right.
     device.prepare(args.precision, args.distribute)
-    import stage
+    from pairs.training import stage
 
     constants = stage.constants(devices)
     settings = run_folder.make_settings(args, stages, constants, photos.typeids, found)
@@ -185,10 +185,10 @@ def draw_first_pairs(stages, args, photos, picture):
 
 def run_stages(stages, args, photos, valid, devices):
     """Trains whatever stages of the plan are not done; returns the model file."""
-    from activation_store import remove_stores
-    from checkpoint import read_checkpoint, remove_checkpoint
-    from record import RunLog
-    from stage import copy_file, model_files, run_stage
+    from pairs.training.activation_store import remove_stores
+    from pairs.training.checkpoint import read_checkpoint, remove_checkpoint
+    from pairs.training.log import RunLog
+    from pairs.training.stage import copy_file, model_files, run_stage
 
     folder = pathlib.Path(args.weights)
     model_file = folder / "start.keras"
@@ -225,7 +225,7 @@ def check_still_there(model_file):
 
 def print_summary(args, log):
     """Prints how each stage ended, and what to type next."""
-    from record import shown
+    from pairs.training.log import shown
 
     columns = [key for key in ("error", "same", "different") if key in log.results[-1]]
     print("\nstage   " + "".join(f"{column:>11}" for column in columns))
@@ -341,7 +341,7 @@ def main():
     args = parse_args()
     if args.demo:
         stop_at_once("the next demo begins anew")
-        import demo
+        from pairs.demo import demo
 
         demo.run_demo(args.seed, args.workers)
         return

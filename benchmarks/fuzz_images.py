@@ -5,7 +5,7 @@ mutated: bits flipped, cut short, spliced with another file's header, sizes in
 headers made huge, parts repeated. Each goes through `photo.open_photo` in a
 process of its own. A file is either read or refused with one line.
 
-Run it:  python benchmarks/fuzz_images.py --photos data/raw --files 5000
+Run it:  python -m benchmarks.fuzz_images --photos data/raw --files 5000
 """
 
 import argparse
@@ -17,17 +17,14 @@ import os
 import pathlib
 import random
 import re
-import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 from PIL import Image
 
-import breeds
-import photo
-from command_line import UserError, positive_int, run
+from pairs.command_line import UserError, positive_int, run
+from pairs.demo import breeds
+from pairs.photos import read as photo
 
 KINDS = ("JPEG", "JPEG", "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
 IMAGE_SIZE = 299

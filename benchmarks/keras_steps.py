@@ -2,13 +2,13 @@
 
 import keras
 import numpy as np
-import reference
-from timm_speed import NUM_CLASSES, make_batches
 
 import model as network
-import stage
-from callbacks import StopOnNonFiniteLoss
-from trunk import TRUNKS, build_trunk
+from benchmarks import reference
+from benchmarks.timm_speed import NUM_CLASSES, make_batches
+from pairs.network.trunks import TRUNKS, build_trunk
+from pairs.training import stage
+from pairs.training.callbacks import StopOnNonFiniteLoss
 
 
 def prepare_ours(plan, batch_size, image_size, num_steps, precision):

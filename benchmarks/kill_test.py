@@ -8,7 +8,7 @@ predictions. With `--processes 2` a cluster on this machine's loopback address
 trains (JAX), and one of its processes, drawn at random, is killed: the others
 must end by themselves, each with one line.
 
-Run it:  python benchmarks/kill_test.py --kills 20 [--processes 2]
+Run it:  python -m benchmarks.kill_test --kills 20 [--processes 2]
 """
 
 import argparse
@@ -22,14 +22,11 @@ import tempfile
 import time
 import zipfile
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import loopback
-
-import breeds
 import img2keras
-from atomic_file import temporary_path
-from command_line import positive_int, run
+from benchmarks import loopback
+from pairs.command_line import positive_int, run
+from pairs.demo import breeds
+from pairs.files import temporary_path
 
 ROOT = pathlib.Path(img2keras.__file__).parent
 TRAINING = "--pretrained none --image-size 71 --batch-size 8 --epochs 3 2 3"

@@ -3,7 +3,7 @@
 The processes are a cluster on this machine's loopback address, as they would be
 one on many machines: JAX on CPUs, one global batch, the same seed.
 
-Run it:  python benchmarks/loopback.py --data data [-- more flags of train.py]
+Run it:  python -m benchmarks.loopback --data data [-- more flags of train.py]
 """
 
 import os
@@ -14,12 +14,10 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 import numpy as np
 
-from cluster import ADDRESSES, NUM_PROCESSES, PROCESS
-from command_line import Parser, UserError, positive_int, run
+from pairs.command_line import Parser, UserError, positive_int, run
+from pairs.devices.cluster import ADDRESSES, NUM_PROCESSES, PROCESS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

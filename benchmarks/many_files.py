@@ -2,7 +2,7 @@
 
 The files are generated, and tiny.
 
-Run it:  python benchmarks/many_files.py --files 200000 --classes 1000
+Run it:  python -m benchmarks.many_files --files 200000 --classes 1000
 """
 
 import argparse
@@ -15,18 +15,16 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 import numpy as np
 from PIL import Image
 
 import img2keras
-import run_folder
 import train
-from command_line import positive_int, run
 from pair_generator import PairBatches
-from photo import read_ahead
-from photo_check import fingerprint
+from pairs.command_line import positive_int, run
+from pairs.photos.check import fingerprint
+from pairs.photos.read import read_ahead
+from pairs.training import run_folder
 
 # Runs a script and prints, last of all, the most memory it has had.
 WITH_PEAK = (

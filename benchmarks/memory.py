@@ -5,17 +5,13 @@ activations that the backward pass keeps (what is trained), and the largest
 ones that live at once in what is only passed through (what is frozen). On a
 GPU the real peak of a training step stands beside it.
 
-Run it:  python benchmarks/memory.py --image-size 299
+Run it:  python -m benchmarks.memory --image-size 299
 """
 
 import argparse
 import math
-import pathlib
-import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from command_line import run
+from pairs.command_line import run
 
 # The driver's and the libraries' own share of a card, and convolution workspace.
 OVERHEAD = 600e6
@@ -63,7 +59,7 @@ def measure_on_gpu(model, cut, batch_size, image_size):
     import tensorflow as tf
 
     import model as network
-    import model_parts
+    from pairs.network import parts as model_parts
 
     if not tf.config.list_physical_devices("GPU"):
         return None
@@ -92,7 +88,7 @@ def parse_args():
 def main():
     args = parse_args()
     import model as network
-    from trunk import TRUNKS, build_trunk
+    from pairs.network.trunks import TRUNKS, build_trunk
 
     trunk = build_trunk(args.trunk, args.image_size, "none", "no folder")
     model = network.build_model(trunk, [str(number) for number in range(100)])

@@ -10,7 +10,7 @@ turns, so a noisy machine hits all alike. Batches lie in memory: how fast
 photos are read is a matter of `train_speed.py`. Ours and the plain port run on
 Keras' backend; timm is left out where it is not installed.
 
-Run it:  KERAS_BACKEND=jax python benchmarks/timm_speed.py --batch-sizes 32 64 128 256 \\
+Run it:  KERAS_BACKEND=jax python -m benchmarks.timm_speed --batch-sizes 32 64 128 256 \\
              --precision float32 mixed_bfloat16
 """
 
@@ -24,16 +24,13 @@ import os
 import pathlib
 import resource
 import statistics
-import sys
 import time
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from atomic_file import write_text
-from command_line import Parser, positive_int, run
-from recipe import SEED
+from pairs.command_line import Parser, positive_int, run
+from pairs.files import write_text
+from pairs.training.recipe import SEED
 
 # Where each contender's steps are: module and function.
 CONTENDERS = {
@@ -202,8 +199,8 @@ def main():
     # Several processes share the device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    import device
-    from trunk import TRUNKS, build_trunk
+    from pairs.devices import inventory as device
+    from pairs.network.trunks import TRUNKS, build_trunk
 
     contenders = list(CONTENDERS)
     if not importlib.util.find_spec("timm"):

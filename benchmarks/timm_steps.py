@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import timm
 import torch
-from timm_speed import NUM_CLASSES, make_batches
 from torch.nn.functional import cross_entropy
+
+from benchmarks.timm_speed import NUM_CLASSES, make_batches
 
 # timm counts blocks without the first two convolutions: its 11 is Keras' 12,
 # its conv3 and conv4 are Keras' block 14.

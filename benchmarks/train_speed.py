@@ -4,7 +4,7 @@ Every contender trains, validates or reads the same photos; rounds are
 interleaved and medians compared, so a noisy machine hits all alike. The
 reference is `reference.py`; ours are the classes that `train.py` uses.
 
-Run it:  python benchmarks/train_speed.py --data data/train --image-size 299 --batch-size 16
+Run it:  python -m benchmarks.train_speed --data data/train --image-size 299 --batch-size 16
 """
 
 import argparse
@@ -13,15 +13,12 @@ import json
 import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import breeds
 import img2keras
-from command_line import run
+from pairs.command_line import run
+from pairs.demo import breeds
 
 # Epochs over which the building of the store is spread.
 EPOCHS = 10
@@ -46,7 +43,7 @@ def measure(contenders, rounds):
 
 def take_photos(data, count):
     """The first photos of every class in turn: `count` of them, as `Photos`."""
-    from photo import Photos, find_class_photos
+    from pairs.photos.read import Photos, find_class_photos
 
     photos = find_class_photos(data)
     order = sorted(range(len(photos)), key=lambda i: (photos.paths[i], photos.labels[i]))
@@ -73,8 +70,7 @@ def time_pipeline(photos, folder, args):
     """Seconds an image: stock and ours on one thread, ours on two."""
     import concurrent.futures
 
-    import reference
-
+    from benchmarks import reference
     from pair_generator import PairBatches
 
     stock = reference.flow(folder, args.image_size, args.batch_size, augment=True)
@@ -96,12 +92,11 @@ class Ours:
     """One stage, set up as `stage.run_stage` does it."""
 
     def __init__(self, model, args, photos, number, scratch):
-        import activation_store
         import model as network
-        import stage
         from pair_generator import PairBatches
-        from recipe import SEED
-        from trunk import TRUNKS
+        from pairs.network.trunks import TRUNKS
+        from pairs.training import activation_store, stage
+        from pairs.training.recipe import SEED
 
         plan = SEED[number - 1]
         trunk = TRUNKS[args.trunk]
@@ -134,10 +129,9 @@ class Ours:
 
 def time_stages(photos, folder, args, scratch):
     """Seconds a pair of every stage, of validation, and of a bare forward pass."""
-    import reference
-
     import model as network
-    from trunk import build_trunk
+    from benchmarks import reference
+    from pairs.network.trunks import build_trunk
 
     plain, plain_trunk = reference.build(args.trunk, args.image_size, len(photos.typeids))
     trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
@@ -172,7 +166,7 @@ def bare_forward(trunk, photos, args):
     """The trunk alone over the photos, decoded beforehand."""
     import numpy as np
 
-    from photo import read_photo
+    from pairs.photos.read import read_photo
 
     images = np.stack([read_photo(path, args.image_size) for path in photos.paths])
     scaled = images / np.float32(127.5) - 1
@@ -184,8 +178,8 @@ def bare_forward(trunk, photos, args):
 def time_prediction(photos, args, scratch):
     """Seconds a photo: `predict.py` from files, and a bare forward pass."""
     import model as network
-    from predictor import Predictor
-    from trunk import build_trunk
+    from pairs.evaluation.predictor import Predictor
+    from pairs.network.trunks import build_trunk
 
     trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
     network.build_model(trunk, photos.typeids).save(scratch / "model.keras")

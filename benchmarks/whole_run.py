@@ -3,7 +3,7 @@
 Both train the three stages on the same photos for the same number of epochs,
 from the same weights, one after the other, and validate after every epoch.
 
-Run it:  python benchmarks/whole_run.py --data data --trunk inceptionv3 --pretrained FILE \\
+Run it:  python -m benchmarks.whole_run --data data --trunk inceptionv3 --pretrained FILE \\
              --image-size 139 --epochs 4 2 4
 """
 
@@ -11,19 +11,17 @@ import argparse
 import json
 import os
 import pathlib
-import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from command_line import run
+from pairs.command_line import run
 
 
 def train_reference(args, num_classes):
     """Trains the plain port; returns its error on the validation photos."""
     import keras
-    import reference
+
+    from benchmarks import reference
 
     keras.utils.set_random_seed(args.seed)
     model, trunk = reference.build(args.trunk, args.image_size, num_classes, args.pretrained)

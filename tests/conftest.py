@@ -46,8 +46,9 @@ def make_raw(folder, photos_per_class=8):
 def run_script(*words, cwd=ROOT, **environment):
     """Runs a command of the project as a user would; returns the finished process."""
     script, *flags = [str(word) for word in words]
+    command = [ROOT / script] if script.endswith(".py") else ["-m", script]
     return subprocess.run(
-        [sys.executable, ROOT / script, *flags],
+        [sys.executable, *command, *flags],
         cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
@@ -102,7 +103,7 @@ def trunk_and_weights():
     """`trunk`, and its weights as they were made."""
     import keras
 
-    from trunk import build_trunk, estimate_statistics
+    from pairs.network.trunks import build_trunk, estimate_statistics
 
     keras.utils.set_random_seed(0)
     trunk = build_trunk("xception", SIZE, "none", "no folder")

@@ -1,23 +1,20 @@
 import json
-import math
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, make_photo, make_raw, run_script
+from conftest import ROOT, assert_one_line_error, make_raw, run_script
 from scipy import stats
-
-from pair_generator import validation_order
 
 
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def test_the_standard_error_is_the_spread_of_repeated_experiments():
-    import table
+    from experiments import table
 
     rng = np.random.default_rng(0)
 
@@ -31,7 +28,7 @@ def test_the_standard_error_is_the_spread_of_repeated_experiments():
 
 
 def test_with_one_seed_the_comparison_is_the_paired_t_test():
-    import table
+    from experiments import table
 
     rng = np.random.default_rng(1)
     ours, others = (rng.random((2, 1, 400)) < [[[0.1]], [[0.2]]]).astype(float)
@@ -47,7 +44,7 @@ def test_with_one_seed_the_comparison_is_the_paired_t_test():
 @pytest.mark.parametrize(("num_photos", "luck"), [(300, 0.0), (300, 0.02), (4000, 0.01)])
 def test_equals_differ_significantly_in_one_table_of_twenty(num_photos, luck):
     """Also where the luck of three seeds is most of the spread."""
-    import table
+    from experiments import table
 
     rng = np.random.default_rng(2)
 
@@ -63,7 +60,7 @@ def test_folds_share_no_photo_and_the_untouched_one_is_nowhere_else(tmp_path):
     raw = make_raw(tmp_path / "raw", photos_per_class=12)
     shutil.copy(raw / "2_0,0.jpg", raw / "2_copy.jpg")
     flags = ("--raw", raw, "--out", tmp_path / "folds", "--folds", 3)
-    done = run_script("benchmarks/folds.py", *flags)
+    done = run_script("experiments.folds", *flags)
     assert done.returncode == 0, done.stderr
     names = {
         (fold.name, side): {path.name for path in (fold / side).glob("*/*")}
@@ -88,12 +85,12 @@ def test_folds_share_no_photo_and_the_untouched_one_is_nowhere_else(tmp_path):
 
 def test_too_few_photos_for_the_folds_are_one_line(tmp_path):
     raw = make_raw(tmp_path / "raw", photos_per_class=4)
-    done = run_script("benchmarks/folds.py", "--raw", raw, "--out", tmp_path / "folds")
+    done = run_script("experiments.folds", "--raw", raw, "--out", tmp_path / "folds")
     assert_one_line_error(done, "too few for 5 folds")
 
 
 def test_one_batch_in_four_holds_swapped_pairs():
-    import variants
+    from experiments import variants
 
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(16), 2)
@@ -108,61 +105,21 @@ def test_one_batch_in_four_holds_swapped_pairs():
     assert np.mean([share for share in shares if share < 1]) == pytest.approx(1 / 31, abs=0.01)
 
 
-def test_couples_make_half_of_the_pairs_positive_at_any_batch_size():
-    from variants import CANDIDATES
-
-    rng = np.random.default_rng(4)
-    labels = np.repeat(np.arange(100), 60)
-    swap = CANDIDATES["couples"].replaced["pair_generator.swap_partners"]
-    order = validation_order(labels, rng)
-    assert sorted(order) == list(range(len(labels)))  # each image once an epoch
-    for batch_size in (8, 32, 64):
-        batches = [order[start : start + batch_size] for start in range(0, 3200, batch_size)]
-        shares = [(labels[b] == labels[b][swap(labels[b], rng)]).mean() for b in batches]
-        assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
-
-
-def test_a_crop_keeps_the_shape_of_things(tmp_path):
-    import variants
-    from PIL import Image
-
-    make_photo(tmp_path / "wide.png", (0, 0, 0), seed=0, size=(200, 100))
-    with Image.open(tmp_path / "wide.png") as photo:
-        photo.paste((255, 255, 255), (75, 25, 125, 75))
-        square = np.asarray(variants.crop(photo, 50))
-    white = square.mean(axis=2) > 200
-    assert white.any(axis=0).sum() == pytest.approx(white.any(axis=1).sum(), abs=1)
-    assert white.any(axis=0).sum() == pytest.approx(25, abs=2)
-
-
-def test_label_smoothing_is_cross_entropy_against_softened_labels():
-    import variants
-
-    probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], np.float32)
-    loss = variants.smoothed_crossentropy(np.array([[0], [2]]), probabilities)
-    # By hand: 0.1 spread over three classes leaves 28/30 where the label is, 1/30 elsewhere.
-    expected = [
-        -(28 * math.log(0.7) + math.log(0.2) + math.log(0.1)) / 30,
-        -(28 * math.log(0.4) + 2 * math.log(0.3)) / 30,
-    ]
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-
-
 def test_the_variants_are_listed_and_another_name_is_one_line():
-    import variants
+    from experiments import variants
 
-    done = run_script("benchmarks/variants.py", "--help")
+    done = run_script("experiments.variants", "--help")
     assert done.returncode == 0
     listed = [line.split()[0] for line in done.stdout.splitlines()[2:]]
     assert listed == list(variants.VARIANTS)
-    assert_one_line_error(run_script("benchmarks/variants.py", "nonsense"), "is no variant")
+    assert_one_line_error(run_script("experiments.variants", "nonsense"), "is no variant")
 
 
 def test_every_variant_replaces_what_is_there():
     import keras
-    import variants
 
-    import recipe
+    from experiments import variants
+    from pairs.training import recipe
 
     fields = {field for field in recipe.SEED[0].__dataclass_fields__}
     names = {stage.name for stage in recipe.SEED}
@@ -181,7 +138,7 @@ def test_a_table_is_trained_and_the_same_command_goes_on(data, tmp_path):
     shutil.copytree(data / "valid", tmp_path / "test")
     flags = f"--data {data} --test {tmp_path / 'test'} --seeds 1 --quick --out {tmp_path / 'out'}"
     flags += " --epochs 0 0 1"
-    words = ("benchmarks/ablation.py", *flags.split(), "--rows", *rows)
+    words = ("experiments.ablation", *flags.split(), "--rows", *rows)
     done = run_script(*words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -190,7 +147,7 @@ def test_a_table_is_trained_and_the_same_command_goes_on(data, tmp_path):
     assert list(softmax["stages"]) == list(paired["stages"]) == ["plain"]
     assert paired["against"]["row"] == "xception-softmax"
     assert list(paired["predictions"]) == ["mirrored", "first", "second"]
-    assert "benchmarks/variants.py one-in-four" in paired["command"]
+    assert "experiments/variants.py one-in-four" in paired["command"]
     # A second opinion: predict.py on the same photos with the same model.
     run_folder = tmp_path / "out" / "runs" / "xception-softmax-seed0"
     judged = run_script("predict.py", "--weights", run_folder, "--evaluate", tmp_path / "test")
@@ -211,7 +168,7 @@ def test_a_row_without_weights_says_so(data, tmp_path):
     flags = f"--data {data} --test {data / 'valid'} --seeds 1 --out {tmp_path} --rows"
     # A proxy that is not there: no network, also where there is one.
     no_network = {"https_proxy": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    done = run_script("benchmarks/ablation.py", *flags.split(), "xception-softmax", **no_network)
+    done = run_script("experiments.ablation", *flags.split(), "xception-softmax", **no_network)
     assert done.returncode == 0, done.stderr
     assert "| xception-softmax | train.py: error: no ImageNet weights for xception" in done.stdout
     assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["failed"]
@@ -222,5 +179,5 @@ def test_a_row_without_weights_says_so(data, tmp_path):
 )
 def test_a_row_that_is_none_is_one_line(row, data, tmp_path):
     flags = f"--data {data} --test {data / 'valid'} --out {tmp_path / 'out'} --rows {row}"
-    done = run_script("benchmarks/ablation.py", *flags.split())
+    done = run_script("experiments.ablation", *flags.split())
     assert_one_line_error(done, row, "TRUNK-LOSS+RECIPE+VARIANT")

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 from conftest import COLOURS, SIZE, make_photo
 
-import activation_store
 import model as network
-import model_parts
-import stage
 import train
-from checkpoint import Checkpoint
-from cluster import Cluster
-from command_line import UserError
-from keras_batches import KerasBatches
 from pair_generator import PairBatches
-from photo import Photos, read_photo
-from recipe import SEED
+from pairs.command_line import UserError
+from pairs.devices.cluster import Cluster
+from pairs.network import parts as model_parts
+from pairs.photos.read import Photos, read_photo
+from pairs.training import activation_store, stage
+from pairs.training.batches import KerasBatches
+from pairs.training.checkpoint import Checkpoint
+from pairs.training.recipe import SEED
 
 
 @pytest.fixture
@@ -266,7 +265,7 @@ def below_of(trunk, cut=105):
 
 def test_another_image_size_or_precision_is_another_store(tmp_path, below, photos, trunk):
     """The same weights, the same photos."""
-    import trunk as trunks
+    from pairs.network import trunks
 
     paths = {open_store(tmp_path, below, photos).path}
     larger = trunks.build_trunk("xception", SIZE + 10, "none", "no folder")

@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-import atomic_file
-from command_line import UserError
+from pairs import files as atomic_file
+from pairs.command_line import UserError
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):

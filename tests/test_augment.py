@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import augment
-from photo import read_photo
+from pairs.photos import augment
+from pairs.photos.read import read_photo
 
 
 def stock_generator():

@@ -15,7 +15,7 @@ def test_the_speed_benchmark_runs_and_writes_its_keys(data, tmp_path):
     """What the numbers are is not judged here: a test machine is noisy."""
     out = tmp_path / "speed.json"
     flags = f"--data {data / 'train'} --image-size {SIZE} --batch-size 6 --steps 1 --json {out}"
-    done = run_script("benchmarks/train_speed.py", *flags.split(), "--rounds", 1)
+    done = run_script("benchmarks.train_speed", *flags.split(), "--rounds", 1)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert list(found) == KEYS.split()
@@ -23,8 +23,8 @@ def test_the_speed_benchmark_runs_and_writes_its_keys(data, tmp_path):
 
 
 def test_the_memory_estimate_counts_what_the_backward_pass_keeps(trunk, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import memory
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import memory
 
     def an_image(cut, stored=False):
         sizes = [memory.estimate(trunk, cut, batch, stored=stored) for batch in (8, 16, 24)]
@@ -41,10 +41,9 @@ def test_the_memory_estimate_counts_what_the_backward_pass_keeps(trunk, monkeypa
 
 
 def test_operations_are_those_that_are_published(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import timm_speed
-
-    from trunk import build_trunk
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import timm_speed
+    from pairs.network.trunks import build_trunk
 
     large = build_trunk("xception", 299, "none", "no folder")
     of_stage = timm_speed.operations_of_a_pair(large, 105)
@@ -61,10 +60,9 @@ def test_operations_are_those_that_are_published(monkeypatch):
 
 @pytest.mark.slow
 def test_contenders_take_turns_and_one_that_ends_does_not_stop_the_others(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import timm_speed
-
-    from recipe import SEED
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import timm_speed
+    from pairs.training.recipe import SEED
 
     found = timm_speed.race(["ours", "nobody", "two-pass"], 1, SEED[2], 2, SIZE, 1, "float32")
     assert found["nobody"] is None
@@ -75,13 +73,13 @@ def test_contenders_take_turns_and_one_that_ends_does_not_stop_the_others(tmp_pa
 
 
 def test_mutated_photos_are_read_or_refused():
-    done = run_script("benchmarks/fuzz_images.py", "--files", 60)
+    done = run_script("benchmarks.fuzz_images", "--files", 60)
     assert done.returncode == 0, done.stderr
     assert " 0 crashes, hangs or other errors" in done.stdout
 
 
 def test_sorting_many_files_is_measured():
-    done = run_script("benchmarks/many_files.py", "--files", 300, "--classes", 20)
+    done = run_script("benchmarks.many_files", "--files", 300, "--classes", 20)
     assert done.returncode == 0, done.stderr
     first, again, checked, checked_again, resident = done.stdout.splitlines()
     assert "20 classes, 300 photos: 300 written" in first

@@ -6,13 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-import checkpoint
 import model as network
-import stage
-from command_line import UserError
-from keras_batches import KerasBatches
-from recipe import Stage
-from record import RunLog
+from pairs.command_line import UserError
+from pairs.training import checkpoint, stage
+from pairs.training.batches import KerasBatches
+from pairs.training.log import RunLog
+from pairs.training.recipe import Stage
 
 STAGE = Stage(1, "heads", False, "adam", 0.05, epochs=12, augment=None, patience=5)
 COSINE = dataclasses.replace(STAGE, epochs=5, schedule="cosine")

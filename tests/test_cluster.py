@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, SIZE, assert_one_line_error, run_script
 
-import cluster
 import pair_generator
+from pairs.devices import cluster
 
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
 FLAGS = f"--image-size {SIZE} --batch-size 8 --pretrained none --workers 1"
@@ -20,7 +20,7 @@ FLAGS = f"--image-size {SIZE} --batch-size 8 --pretrained none --workers 1"
 
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(8, 8), (7, 8), (2, 8), (9, 8), (21, 24)])
@@ -47,9 +47,9 @@ def test_padding_changes_no_validation_and_no_gradient(validation, data, trunk):
     import keras
 
     import model as network
-    import model_parts
-    from keras_batches import KerasBatches
-    from photo import find_class_photos
+    from pairs.network import parts as model_parts
+    from pairs.photos.read import find_class_photos
+    from pairs.training.batches import KerasBatches
 
     photos = find_class_photos(data / "valid")  # six: a batch of four, and a batch of two
     pairs = pair_generator.PairBatches(photos, SIZE, 4, 0, validation=validation)
@@ -104,7 +104,7 @@ def test_a_replica_finds_every_partner_in_its_own_slice(count, num_groups):
 @pytest.mark.slow
 @needs_jax
 def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_path):
-    import loopback
+    from benchmarks import loopback
 
     flags = ["--data", data, *FLAGS.split(), "--epochs", "0", "0", "3", "--weights"]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -138,14 +138,14 @@ def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_pa
 
 @pytest.mark.slow
 def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, tmp_path):
-    import loopback
+    from benchmarks import loopback
 
     def train(weights, setting):
         code = (
             "import sys, tensorflow as tf\n"
             "cpu = tf.config.list_physical_devices('CPU')[0]\n"
             "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
-            "import cluster, model, train\n"
+            "import model, train\nfrom pairs.devices import cluster\n"
             "model.DROPOUT = 0.0\n"  # every replica draws the masks of its slice
             f"{setting}\n"
             "train.main()"
@@ -211,7 +211,7 @@ def test_the_supervisor_ends_with_one_line_and_hides_nothing_else(dies, code, la
     script = tmp_path / "train.py"
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "import cluster, command_line\n"
+        "from pairs import command_line\nfrom pairs.devices import cluster\n"
         f"def main():\n    if cluster.is_supervised(): {dies}\n    else: cluster.supervise()\n"
         "command_line.run(main)\n"
     )
@@ -222,11 +222,11 @@ def test_the_supervisor_ends_with_one_line_and_hides_nothing_else(dies, code, la
 
 
 def test_the_supervisor_runs_the_script_that_was_called_with_all_its_words(tmp_path):
-    """benchmarks/variants.py takes its own word off before train.py reads the flags."""
+    """experiments/variants.py takes its own word off before train.py reads the flags."""
     script = tmp_path / "variants.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "import cluster\n"
+        "from pairs.devices import cluster\n"
         "print(sys.argv)\n"
         "if not cluster.is_supervised():\n"
         "    sys.argv[:2] = ['train.py']\n"
@@ -244,7 +244,7 @@ def test_a_stopped_process_leaves_no_child(number, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "import cluster, command_line\n"
+        "from pairs import command_line\nfrom pairs.devices import cluster\n"
         "if cluster.is_supervised():\n"
         "    print('running', flush=True)\n"
         "    time.sleep(600)\n"

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-import device
 import model as network
-import model_parts
-from device import Card, Gpu, Inventory
+from pairs.devices import inventory as device
+from pairs.devices.inventory import Card, Gpu, Inventory
+from pairs.network import parts as model_parts
 
 GTX_1060 = Card("NVIDIA GeForce GTX 1060 6GB", 6 << 30, (6, 1), "535.183.01")
 H200 = Card("NVIDIA H200", 141 << 30, (9, 0), "570.86.15")

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
-import metrics
-from photo import Photos
-from predictor import Calibration, Predictions
+from pairs.evaluation import evaluate, metrics
+from pairs.evaluation.predictor import Calibration, Predictions
+from pairs.photos.read import Photos
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import img2keras
-import split
-from command_line import UserError
+from pairs.command_line import UserError
+from pairs.photos import split
 
 
 def tree(folder):

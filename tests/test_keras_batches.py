@@ -11,11 +11,11 @@ import pytest
 from conftest import ROOT
 
 import model as network
-import stage
-from callbacks import SetEpoch, Validate
-from checkpoint import Checkpoint
-from keras_batches import KerasBatches
-from recipe import Stage
+from pairs.training import stage
+from pairs.training.batches import KerasBatches
+from pairs.training.callbacks import SetEpoch, Validate
+from pairs.training.checkpoint import Checkpoint
+from pairs.training.recipe import Stage
 
 NUM_STEPS, NUM_VALID_STEPS, EPOCHS = 6, 5, 3
 PLAN = Stage(1, "heads", False, "sgd", 0.0, epochs=EPOCHS, augment=None)
@@ -134,7 +134,7 @@ def test_so_it_is_on_every_backend_and_on_several_devices(backend, devices, envi
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     code = (
-        "import cluster, sys\nsys.path.insert(0, 'tests')\n"
+        "import sys\nfrom pairs.devices import cluster\nsys.path.insert(0, 'tests')\n"
         f"{devices}\n"
         "import test_keras_batches as here\n"
         "for workers in (1, 2, 8):\n"

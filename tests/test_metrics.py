@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import metrics
+from pairs.evaluation import metrics
 
 
 def random_predictions(num_photos=300, num_classes=7, seed=0):

@@ -9,9 +9,9 @@ import pytest
 from conftest import SIZE, assert_one_line_error, run_script
 
 import model as network
-import model_parts
-from command_line import UserError
-from trunk import build_trunk, estimate_statistics
+from pairs.command_line import UserError
+from pairs.network import parts as model_parts
+from pairs.network.trunks import build_trunk, estimate_statistics
 
 TYPEIDS = ["2", "10", "pug"]
 PARTNER = np.array([1, 0, 3, 4, 2, 5 - 5 + 6, 5], np.int32)
@@ -372,7 +372,7 @@ def test_a_missing_graphviz_is_a_warning(pair_model, tmp_path, monkeypatch):
 
 def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):
     """The nearest other photo by the trunk's feature is mostly of the same breed."""
-    from photo import read_photo
+    from pairs.photos.read import read_photo
 
     file = shared / "weights" / "inception_v3_imagenet_notop.weights.h5"
     trunk = build_trunk("inceptionv3", 139, str(file), "no folder")

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from command_line import UserError
 from pair_generator import PairBatches, swap_partners, validation_partners
-from photo import Photos, find_class_photos, read_photo
+from pairs.command_line import UserError
+from pairs.photos.read import Photos, find_class_photos, read_photo
 
 SIZE = 40
 

@@ -7,10 +7,10 @@ import pytest
 from conftest import COLOURS, ROOT, make_photo
 from PIL import Image
 
-import atomic_file
-import photo
-from command_line import UserError
-from photo import Photos, find_class_photos, find_photos, read_ahead, read_photo
+from pairs import files as atomic_file
+from pairs.command_line import UserError
+from pairs.photos import read as photo
+from pairs.photos.read import Photos, find_class_photos, find_photos, read_ahead, read_photo
 
 
 def test_a_photo_is_squashed_to_a_square_of_bytes(tmp_path):
@@ -89,7 +89,7 @@ def test_a_decompression_bomb_is_refused_without_decoding_it(tmp_path, size):
     # In a process of its own, whose memory at its highest can be asked for.
     code = (
         "import re, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import photo, command_line\n"
+        "from pairs import command_line\nfrom pairs.photos import read as photo\n"
         "try: photo.read_photo(sys.argv[2], 64)\n"
         "except command_line.UserError as error: print(error)\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
@@ -109,7 +109,7 @@ def test_a_program_in_disguise_is_not_run(tmp_path):
     ghostscript.chmod(0o755)
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n showpage\n")
-    code = f"import photo; photo.read_photo({str(path)!r}, 10)"
+    code = f"from pairs.photos import read; read.read_photo({str(path)!r}, 10)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

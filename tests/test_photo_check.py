@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import COLOURS, make_photo
 
-import photo_check
-from command_line import UserError
-from photo import find_class_photos
+from pairs.command_line import UserError
+from pairs.photos import check as photo_check
+from pairs.photos.read import find_class_photos
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 from conftest import COLOURS, assert_one_line_error, make_photo, run_script
 from PIL import Image
 
-import evaluate
 import predict
-from command_line import UserError
-from photo import find_class_photos, find_photos, read_photo
-from predictor import MAX_VIEWS, Calibration, Ensemble, Predictor, read_views
+from pairs.command_line import UserError
+from pairs.evaluation import evaluate
+from pairs.evaluation.predictor import MAX_VIEWS, Calibration, Ensemble, Predictor, read_views
+from pairs.photos.read import find_class_photos, find_photos, read_photo
 
 pytestmark = pytest.mark.slow
 

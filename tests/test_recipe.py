@@ -1,7 +1,7 @@
 import pytest
 
-from command_line import UserError
-from recipe import RECIPES, SEED, plan
+from pairs.command_line import UserError
+from pairs.training.recipe import RECIPES, SEED, plan
 
 
 def test_epochs_replace_those_of_a_recipe_and_zero_leaves_a_stage_out():

@@ -4,8 +4,8 @@ import dataclasses
 import pytest
 from PIL import Image
 
-import record
-from recipe import SEED
+from pairs.training import log as record
+from pairs.training.recipe import SEED
 
 PLAN = [dataclasses.replace(stage, epochs=10) for stage in SEED]
 

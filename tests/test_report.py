@@ -11,11 +11,9 @@ import pytest
 from conftest import COLOURS, make_photo
 from PIL import Image
 
-import evaluate
-import metrics
-import report
-from photo import Photos, find_class_photos
-from predictor import Calibration, Predictions, Predictor
+from pairs.evaluation import evaluate, metrics, report
+from pairs.evaluation.predictor import Calibration, Predictions, Predictor
+from pairs.photos.read import Photos, find_class_photos
 
 pytestmark = pytest.mark.slow
 HOSTILE = "<script>document.title='run'</script>"

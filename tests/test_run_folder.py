@@ -6,9 +6,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-import run_folder
-from command_line import UserError
-from recipe import SEED
+from pairs.command_line import UserError
+from pairs.training import run_folder
+from pairs.training.recipe import SEED
 
 CONSTANTS = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
@@ -107,7 +107,8 @@ def test_restart_keeps_the_old_run_and_what_the_user_brought(begun):
 
 def test_a_second_training_in_a_folder_is_refused_while_the_first_lives(tmp_path):
     code = (
-        "import pathlib, sys, run_folder\n"
+        "import pathlib, sys\n"
+        "from pairs.training import run_folder\n"
         "with run_folder.locked(pathlib.Path(sys.argv[1])):\n"
         "    print('locked', flush=True)\n"
         "    sys.stdin.read()\n"

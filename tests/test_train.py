@@ -16,13 +16,11 @@ import pytest
 from conftest import FLAGS, ROOT, SIZE, assert_one_line_error, run_script
 from PIL import Image
 
-import callbacks
 import model as network
-import model_parts
-import recipe
-import stage
 import train
-from recipe import SEED, Stage
+from pairs.network import parts as model_parts
+from pairs.training import callbacks, recipe, stage
+from pairs.training.recipe import SEED, Stage
 
 MORE_WORKERS = FLAGS.replace("--workers 2", "--workers 5")
 
@@ -264,9 +262,9 @@ def test_weights_below_layer_105_never_move_and_those_above_do(trained):
 @pytest.mark.slow
 def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
     """Judged by Keras' own evaluation of a reloaded file."""
-    from keras_batches import KerasBatches
     from pair_generator import PairBatches
-    from photo import find_class_photos
+    from pairs.photos.read import find_class_photos
+    from pairs.training.batches import KerasBatches
 
     model = network.load_model(trained / "model.keras")
     whole = model_parts.connect(*model_parts.split(model, None))
@@ -282,7 +280,7 @@ def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(data, tmp_path, monkeypatch):
-    import command_line
+    from pairs import command_line
 
     wild = Stage(1, "heads", False, "sgd", float("inf"), epochs=2, augment=None)
     monkeypatch.setitem(recipe.RECIPES, "seed", (wild,))

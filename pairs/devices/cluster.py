@@ -21,9 +21,9 @@ import traceback
 
 import numpy as np
 
-from command_line import UserError
-from device import let_memory_grow
 from pair_generator import groups
+from pairs.command_line import UserError
+from pairs.devices.inventory import let_memory_grow
 
 # Keras' own environment, see `keras.distribution.initialize`.
 NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
@@ -231,7 +231,7 @@ def supervise():
     with a page of text, or a collective operation fails; either becomes one line.
     """
     child = subprocess.Popen(
-        # Not sys.argv: another script (benchmarks/variants.py) may have called us.
+        # Not sys.argv: another script (experiments/variants.py) may have called us.
         [sys.executable, *sys.orig_argv[1:]],
         env={**os.environ, SUPERVISED: "1"},
         stdin=subprocess.PIPE,  # its end tells the child that we are gone

@@ -20,12 +20,12 @@ import keras
 import numpy as np
 
 import model as network
-from atomic_file import replacing
-from cluster import ALONE
-from command_line import UserError
-from photo import read_ahead
-from photo_check import file_digest
-from run_folder import ACTIVATIONS, installed_versions, remove_activations
+from pairs.command_line import UserError
+from pairs.devices.cluster import ALONE
+from pairs.files import replacing
+from pairs.photos.check import file_digest
+from pairs.photos.read import read_ahead
+from pairs.training.run_folder import ACTIVATIONS, installed_versions, remove_activations
 
 # Photos a forward pass of the frozen part, whatever the training batch is.
 BATCH_SIZE = 16

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from command_line import UserError
+from pairs.command_line import UserError
 
 
 class SetEpoch(keras.callbacks.Callback):

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from run_folder import read_json
+from pairs.training.run_folder import read_json
 
 # Errors on the contest's test photos that the 2017 author reports; "paired" with
 # and without the last pass.

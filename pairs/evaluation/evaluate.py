@@ -10,12 +10,12 @@ import dataclasses
 
 import numpy as np
 
-import metrics
-from atomic_file import replacing, write_csv
-from command_line import UserError
-from photo import Photos
-from predictor import Calibration, Predictions
-from run_folder import write_json
+from pairs.command_line import UserError
+from pairs.evaluation import metrics
+from pairs.evaluation.predictor import Calibration, Predictions
+from pairs.files import replacing, write_csv
+from pairs.photos.read import Photos
+from pairs.training.run_folder import write_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,10 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from command_line import UserError
-from photo import read_ahead, read_photo
-from photo_check import file_digest
-from run_folder import write_json
+from pairs.command_line import UserError
+from pairs.photos.check import file_digest
+from pairs.photos.read import read_ahead, read_photo
+from pairs.training.run_folder import write_json
 
 CALIBRATION = "calibration.json"
 # Side of a crop, as a share of the photo's.
@@ -122,7 +122,7 @@ class Predictor:
 
     def __init__(self, weights, batch_size=32, workers=2, num_views=1, head="mean"):
         import model as network  # TensorFlow takes seconds to load
-        import model_parts
+        from pairs.network import parts as model_parts
 
         self.weights = pathlib.Path(weights)
         self.model = model = network.load_model(self.weights / "model.keras")
@@ -176,7 +176,7 @@ class Predictor:
     @functools.cached_property
     def class_maps(self):
         """`model_parts.class_map_model`; only a report needs it."""
-        import model_parts
+        from pairs.network import parts as model_parts
 
         return model_parts.class_map_model(self.model)
 

@@ -19,7 +19,7 @@ import unicodedata
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from command_line import UserError
+from pairs.command_line import UserError
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 # Folders that other programs leave beside photos: macOS' archives, Synology, QNAP.

@@ -11,8 +11,8 @@ import keras
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from atomic_file import replacing, write_csv
-from run_folder import read_json, write_json
+from pairs.files import replacing, write_csv
+from pairs.training.run_folder import read_json, write_json
 
 CURVES = {
     "loss": "loss (all heads, weighted)",

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 
-from command_line import UserError
+from pairs.command_line import UserError
 
 # cuDNN 9.11 dropped Maxwell, Pascal and Volta: its release notes.
 LAST_CUDNN_BELOW = (9, 11)

@@ -8,11 +8,11 @@ import pathlib
 import shutil
 import time
 
-import breeds
 import img2keras
-import run_folder
 import train
-from predictor import Predictor
+from pairs.demo import breeds
+from pairs.evaluation.predictor import Predictor
+from pairs.training import run_folder
 
 # Chosen for five minutes on two cores, not for the lowest error.
 PHOTOS_PER_BREED = 36

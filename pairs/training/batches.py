@@ -7,8 +7,8 @@ import threading
 import keras
 import numpy as np
 
-from cluster import ALONE
-from photo import read_ahead
+from pairs.devices.cluster import ALONE
+from pairs.photos.read import read_ahead
 
 
 class KerasBatches(keras.utils.PyDataset):

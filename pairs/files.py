@@ -11,7 +11,7 @@ import io
 import os
 import pathlib
 
-from command_line import UserError
+from pairs.command_line import UserError
 
 MEND = "make room, or choose another folder, and run the same command again"
 # A spreadsheet takes a cell that begins so for a formula, and runs it.

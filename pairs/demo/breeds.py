@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from atomic_file import replacing
+from pairs.files import replacing
 
 CANVAS = 256  # pixels drawn; halved in the end, which smooths the edges
 PHOTO = 128  # pixels saved

@@ -5,7 +5,7 @@ Reading a table is reading the plan. `seed` is the 2017 recipe and the default.
 
 import dataclasses
 
-from command_line import UserError
+from pairs.command_line import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,17 +9,14 @@ in turn plays the test photos, and the others are sorted as `img2keras.py` does:
 
 Tune on fold-1, fold-2, ...; look at fold-0 once, at the end.
 
-Run it:  python benchmarks/folds.py --raw data/raw --out data/folds
+Run it:  python -m experiments.folds --raw data/raw --out data/folds
 """
 
 import pathlib
-import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from command_line import Parser, UserError, add_workers_flag, run
 from img2keras import place_photo, read_photos, read_raw
-from split import split_class
+from pairs.command_line import Parser, UserError, add_workers_flag, run
+from pairs.photos.split import split_class
 
 VALID_FRACTION = 0.1
 

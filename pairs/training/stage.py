@@ -15,18 +15,18 @@ import keras
 import numpy as np
 
 import model as network
-import model_parts
-import photo
-from activation_store import open_store, remove_stores
-from atomic_file import replacing
-from augment import AUGMENTATION
-from callbacks import SetEpoch, StopOnNonFiniteLoss, Validate
-from checkpoint import KeepCheckpoint
-from cluster import ALONE
-from command_line import UserError
-from keras_batches import KerasBatches
 from pair_generator import PairBatches
-from trunk import TRUNKS, build_trunk, estimate_statistics
+from pairs.command_line import UserError
+from pairs.devices.cluster import ALONE
+from pairs.files import replacing
+from pairs.network import parts as model_parts
+from pairs.network.trunks import TRUNKS, build_trunk, estimate_statistics
+from pairs.photos import read as photo
+from pairs.photos.augment import AUGMENTATION
+from pairs.training.activation_store import open_store, remove_stores
+from pairs.training.batches import KerasBatches
+from pairs.training.callbacks import SetEpoch, StopOnNonFiniteLoss, Validate
+from pairs.training.checkpoint import KeepCheckpoint
 
 # The learning rate falls by this after so many epochs without a lower
 # validation loss; 1e-6 is where the seed's last pass ends.

@@ -13,10 +13,10 @@ import shutil
 
 import filelock
 
-from atomic_file import write_text
-from command_line import UserError
-from photo_check import fingerprint, readable
-from recipe import RECIPES
+from pairs.command_line import UserError
+from pairs.files import write_text
+from pairs.photos.check import fingerprint, readable
+from pairs.training.recipe import RECIPES
 
 PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
 # Flags that change no result, or are compared as what they lead to.

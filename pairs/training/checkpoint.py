@@ -16,8 +16,8 @@ import zipfile
 import keras
 import numpy as np
 
-from atomic_file import replacing
-from command_line import UserError
+from pairs.command_line import UserError
+from pairs.files import replacing
 
 NAME = "checkpoint.npz"
 

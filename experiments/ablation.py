@@ -7,7 +7,7 @@ command goes on. Flags of train.py go behind `--`.
     OUT/runs/ROW-seedN/   the runs, as train.py leaves them, and what they predict
     OUT/results.json, OUT/table.md
 
-Run it:  python benchmarks/ablation.py --data data/folds/fold-1 \\
+Run it:  python -m experiments.ablation --data data/folds/fold-1 \\
              --test data/folds/fold-1/test --seeds 3 --out results --epochs 8 6 4 \\
              -- --image-size 139
 """
@@ -20,18 +20,16 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 import numpy as np
-import table
-from variants import VARIANTS
 
 import train
-from atomic_file import replacing, write_text
-from command_line import Parser, UserError, positive_int, run
-from photo import find_class_photos, read_ahead, read_photo
-from recipe import RECIPES
-from run_folder import read_json, write_json
+from experiments import table
+from experiments.variants import VARIANTS
+from pairs.command_line import Parser, UserError, positive_int, run
+from pairs.files import replacing, write_text
+from pairs.photos.read import find_class_photos, read_ahead, read_photo
+from pairs.training.recipe import RECIPES
+from pairs.training.run_folder import read_json, write_json
 
 ROWS = tuple(f"{trunk}-{loss}" for trunk in train.MIN_IMAGE_SIZE for loss in ("softmax", "paired"))
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -66,7 +64,7 @@ def split_row(row):
 def make_command(row, seed, folder, args):
     """The command of one run, as a list of words, from the project's folder."""
     trunk, loss, recipe, variant = split_row(row)
-    script = ["benchmarks/variants.py", variant] if variant else ["train.py"]
+    script = ["-m", "experiments.variants", variant] if variant else ["train.py"]
     flags = ["--data", args.data, "--weights", folder, "--trunk", trunk, "--loss", loss]
     if trunk in args.pretrained:
         flags += ["--pretrained", args.pretrained[trunk]]
@@ -128,7 +126,7 @@ def predict_stages(folder, test):
         model), and with " mirrored" the last stage on mirrored photos.
     """
     import model as network  # TensorFlow takes seconds to load
-    import model_parts
+    from pairs.network import parts as model_parts
 
     stages = [result["stage"] for result in read_json(folder / "results.json")]
     found = {}

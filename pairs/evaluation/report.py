@@ -15,12 +15,12 @@ import string
 import numpy as np
 from PIL import Image
 
-import metrics
-from atomic_file import write_text
-from command_line import UserError
-from evaluate import printed_name
-from photo import find_class_photos, open_photo
-from run_folder import read_json
+from pairs.command_line import UserError
+from pairs.evaluation import metrics
+from pairs.evaluation.evaluate import printed_name
+from pairs.files import write_text
+from pairs.photos.read import find_class_photos, open_photo
+from pairs.training.run_folder import read_json
 
 # Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
 THUMBNAIL, CARD, NEIGHBOUR = 64, 176, 88

@@ -14,8 +14,8 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-from command_line import UserError
-from photo import Photos, open_photo, printable, read_ahead
+from pairs.command_line import UserError
+from pairs.photos.read import Photos, open_photo, printable, read_ahead
 
 # Side in pixels at which a photo is decoded to see whether it can be: small, but
 # every byte of it is read.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from command_line import UserError
+from pairs.command_line import UserError
 
 
 @dataclasses.dataclass(frozen=True)

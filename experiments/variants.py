@@ -1,0 +1,183 @@
+"""Trains with one thing changed: the slips of 2017, and what might do better.
+
+`train.py` is run as it is, but for the constants and functions that the named
+variant replaces. A variant that paid has moved into `pairs/training/recipe.py`;
+what did not pay is written down in docs/results.md and deleted here.
+
+Run it:   python -m experiments.variants one-in-four [flags of train.py]
+Look up:  python -m experiments.variants --help
+"""
+
+import dataclasses
+import importlib
+import sys
+
+import numpy as np
+from PIL import Image
+
+import train
+from pair_generator import swap_partners
+from pairs.command_line import UserError, run
+from pairs.training import recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What one variant changes.
+
+    Attributes:
+        what: one line for people.
+        replaced: dict from "module.NAME" to the constant or function instead.
+        stages: dict from a stage's name, or "all", to the fields of
+            `recipe.Stage` that change.
+    """
+
+    what: str
+    replaced: dict = dataclasses.field(default_factory=dict)
+    stages: dict = dataclasses.field(default_factory=dict)
+
+    def apply(self):
+        """Changes the modules of this process, for good."""
+        for place, value in self.replaced.items():
+            owner, name = find(place)
+            setattr(owner, name, value)
+        for name, stages in recipe.RECIPES.items():
+            recipe.RECIPES[name] = tuple(
+                dataclasses.replace(
+                    stage, **self.stages.get("all", {}), **self.stages.get(stage.name, {})
+                )
+                for stage in stages
+            )
+
+
+def together(what, *variants):
+    """Several variants at once; where two change the same, the later one counts."""
+    replaced = {key: value for variant in variants for key, value in variant.replaced.items()}
+    names = {name for variant in variants for name in variant.stages}
+    stages = {
+        name: {key: v for variant in variants for key, v in variant.stages.get(name, {}).items()}
+        for name in names
+    }
+    return Variant(what, replaced, stages)
+
+
+def find(place):
+    """The module and the name that "module.NAME" stands for.
+
+    Raises:
+        AttributeError: there is nothing to replace any more.
+    """
+    module, _, name = place.rpartition(".")
+    owner = importlib.import_module(module)
+    getattr(owner, name)
+    return owner, name
+
+
+def one_in_four(labels, rng):
+    """Partners as the author's file drew them: in three batches of four, anybody."""
+    labels = np.asarray(labels)
+    if rng.random() < 0.25:
+        return swap_partners(labels, rng)
+    partner = np.empty(len(labels), np.int32)
+    order = rng.permutation(len(labels))
+    partner[order] = np.roll(order, -1)  # nobody is their own partner
+    return partner
+
+
+def loss_weights(pairs):
+    """`model.LOSS_WEIGHTS` with another weight of the pair loss."""
+    return {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": pairs}
+
+
+def pair_weight(weight):
+    """Another weight of the pair loss."""
+    weights = {"model.LOSS_WEIGHTS": loss_weights(weight)}
+    return Variant(f"pair loss weighted {weight} instead of 0.5", weights)
+
+
+SLIPS = {
+    "scale-0-1": Variant(
+        "photos scaled to [0, 1] instead of [-1, 1]", {"model.INPUT_SCALE": (1 / 255, 0.0)}
+    ),
+    "nearest": Variant(
+        "photos resized by nearest neighbour",
+        {"pairs.photos.read.RESAMPLING": Image.Resampling.NEAREST},
+    ),
+    "one-in-four": Variant(
+        "same-class photos swapped in one batch of four only",
+        {"pair_generator.swap_partners": one_in_four},
+    ),
+}
+LARGER = 1.6
+CANDIDATES = {
+    "cosine": Variant(
+        "cosine schedule with warm-up in stages 2 and 3",
+        stages={name: {"schedule": "cosine"} for name in ("blocks", "plain")},
+    ),
+    "cosine-3e-3": Variant(
+        "cosine schedule with warm-up, up to 3e-3, in stages 2 and 3",
+        stages={
+            name: {"schedule": "cosine", "learning_rate": 3e-3} for name in ("blocks", "plain")
+        },
+    ),
+    "larger-last": Variant(
+        f"images {LARGER} times as large in the last stage",
+        stages={"plain": {"image_scale": LARGER}},
+    ),
+    "larger": Variant(
+        f"images {LARGER} times as large in every stage", stages={"all": {"image_scale": LARGER}}
+    ),
+    "not-larger": Variant(
+        "images as large as --image-size in every stage: what is left of a recipe without",
+        stages={"all": {"image_scale": 1.0}},
+    ),
+    "plateau": Variant(
+        "learning rate 1e-4 with plateaus in stages 2 and 3, the seed's: what is left of a recipe "
+        "without its own",
+        stages={
+            name: {"schedule": "plateau", "learning_rate": 1e-4} for name in ("blocks", "plain")
+        },
+    ),
+    "mirror": Variant(
+        "photos mirrored or not, and stored, instead of affine transforms",
+        stages={name: {"augment": "mirror"} for name in ("heads", "blocks", "plain")},
+    ),
+    "pair-weight-0": pair_weight(0.0),
+    "pair-weight-2": pair_weight(2.0),
+    "rate-1e-3": Variant(
+        "learning rate 1e-3 instead of 1e-4 in stages 2 and 3",
+        stages={name: {"learning_rate": 1e-3} for name in ("blocks", "plain")},
+    ),
+}
+VARIANTS = {
+    "2017": together("the 2017 code: all three slips", *SLIPS.values()),
+    **SLIPS,
+    **CANDIDATES,
+}
+
+
+def name_in_settings(name):
+    """Has the settings of a run name its variant: neither goes on with the other's."""
+    from pairs.training import stage
+
+    constants = stage.constants
+    stage.constants = lambda *args: {**constants(*args), "variant": name}
+
+
+def main():
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print("usage: variants.py VARIANT [flags of train.py]\n")
+        for name, variant in VARIANTS.items():
+            print(f"  {name:<20} {variant.what}")
+        return
+    if name not in VARIANTS:
+        raise UserError(f"{name!r} is no variant; python -m experiments.variants --help lists them")
+    VARIANTS[name].apply()
+    name_in_settings(name)
+    sys.argv[:2] = ["train.py"]
+    train.main()
+
+
+if __name__ == "__main__":
+    run(main)
