@@ -34,9 +34,9 @@ from pairs.training.recipe import SEED
 
 # Where each contender's steps are: module and function.
 CONTENDERS = {
-    "ours": ("keras_steps", "prepare_ours"),
-    "two-pass": ("keras_steps", "prepare_two_pass"),
-    "timm": ("timm_steps", "prepare_timm"),
+    "ours": ("benchmarks.keras_steps", "prepare_ours"),
+    "two-pass": ("benchmarks.keras_steps", "prepare_two_pass"),
+    "timm": ("benchmarks.timm_steps", "prepare_timm"),
 }
 PRECISIONS = ("float32", "mixed_bfloat16")
 NUM_CLASSES = 100

@@ -36,6 +36,15 @@ class Variant:
     replaced: dict = dataclasses.field(default_factory=dict)
     stages: dict = dataclasses.field(default_factory=dict)
 
+    def check(self, recipe_name):
+        """Raises a UserError where the variant changes nothing of a recipe."""
+        names = {"all", *(stage.name for stage in recipe.RECIPES[recipe_name])}
+        if self.stages and not names & self.stages.keys():
+            raise UserError(
+                f"--recipe {recipe_name} has no stage {' or '.join(self.stages)}, and this variant "
+                f"changes nothing else"
+            )
+
     def apply(self):
         """Changes the modules of this process, for good."""
         for place, value in self.replaced.items():
@@ -173,9 +182,10 @@ def main():
         return
     if name not in VARIANTS:
         raise UserError(f"{name!r} is no variant; python -m experiments.variants --help lists them")
+    sys.argv[:2] = ["train.py"]
+    VARIANTS[name].check(train.parse_args().recipe)
     VARIANTS[name].apply()
     name_in_settings(name)
-    sys.argv[:2] = ["train.py"]
     train.main()
 
 

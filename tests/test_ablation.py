@@ -116,20 +116,22 @@ def test_the_variants_are_listed_and_another_name_is_one_line():
 
 
 def test_every_variant_replaces_what_is_there():
-    import keras
-
     from experiments import variants
     from pairs.training import recipe
 
     fields = {field for field in recipe.SEED[0].__dataclass_fields__}
     names = {stage.name for stage in recipe.SEED}
     for variant in variants.VARIANTS.values():
-        for place in (*variant.replaced, *variant.wrapped):
+        for place in variant.replaced:
             variants.find(place)
         for name, changed in variant.stages.items():
             assert name in {"all", *names}
             assert set(changed) <= fields
-    assert hasattr(keras.optimizers.SGD(), "use_ema")
+
+
+def test_a_variant_that_changes_nothing_of_a_recipe_is_refused():
+    done = run_script("experiments.variants", "larger-last", "--recipe", "tuned")
+    assert_one_line_error(done, "--recipe tuned has no stage plain")
 
 
 @pytest.mark.slow
@@ -147,7 +149,7 @@ def test_a_table_is_trained_and_the_same_command_goes_on(data, tmp_path):
     assert list(softmax["stages"]) == list(paired["stages"]) == ["plain"]
     assert paired["against"]["row"] == "xception-softmax"
     assert list(paired["predictions"]) == ["mirrored", "first", "second"]
-    assert "experiments/variants.py one-in-four" in paired["command"]
+    assert "-m experiments.variants one-in-four" in paired["command"]
     # A second opinion: predict.py on the same photos with the same model.
     run_folder = tmp_path / "out" / "runs" / "xception-softmax-seed0"
     judged = run_script("predict.py", "--weights", run_folder, "--evaluate", tmp_path / "test")
