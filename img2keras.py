@@ -1,4 +1,4 @@
-"""Sorts photos named `typeid_hash.jpg` into one folder a class, as Keras reads them.
+"""Sorts photos named `typeid_hash.jpg` into one folder per class, as Keras reads them.
 
     data/raw/64_2043,1136.jpg  ->  data/train/64/64_2043,1136.jpg
                                or  data/valid/64/64_2043,1136.jpg
@@ -6,7 +6,7 @@
 The typeid is what stands before the first `_`. Which side a photo goes to
 depends on its name, its class and the seed: not on the order of the directory,
 nor on the machine. Copies of one photo stay on one side. Every photo is read
-once; what cannot be is named. Sources are copied, never moved or changed.
+once; what cannot be read is skipped and listed. Sources are copied, never moved or changed.
 
 Run it:  python img2keras.py --raw data/raw --out data --valid-fraction 0.1 --seed 0
 """
@@ -21,13 +21,21 @@ import unicodedata
 
 from tqdm import tqdm
 
-from pairs.command_line import Parser, UserError, add_workers_flag, run
+from pairs.command_line import Parser, add_workers_flag, run
+from pairs.errors import UserError
 from pairs.files import replacing
 from pairs.photos.check import inspect_photo
-from pairs.photos.read import PHOTO_SUFFIXES, is_hidden, read_ahead, typeid_order, why_not_a_typeid
+from pairs.photos.read import (
+    PHOTO_SUFFIXES,
+    SIDES,
+    TRAIN,
+    VALID,
+    is_hidden,
+    read_ahead,
+    typeid_order,
+    why_not_a_typeid,
+)
 from pairs.photos.split import find_copies, plan_copies
-
-SIDES = ("train", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +43,14 @@ class Sorted:
     """What was done with the photos of a folder.
 
     Attributes:
-        places: dict from file name to its place below `--out`.
-        left_aside: list of `(file name, reason)`.
+        places: of each file name, below `--out`.
+        skipped: list of `(file name, reason)`.
         num_written: photos that were not in place already.
         copies: groups of the same photo, see `find_copies`.
     """
 
     places: dict
-    left_aside: list
+    skipped: list
     num_written: int
     copies: list
 
@@ -54,7 +62,7 @@ def read_raw(raw):
         raw: folder of `typeid_hash.jpg` files.
 
     Returns:
-        `(classes, left_aside)`: a dict from typeid to its file names in sorted
+        `(classes, skipped)`: a dict from typeid to its file names in sorted
         order, and a list of `(file name, reason)` for everything that, by its
         name, is none.
 
@@ -63,20 +71,20 @@ def read_raw(raw):
     """
     if not pathlib.Path(raw).is_dir():
         raise UserError(f"--raw {raw}: no such folder; it should hold typeid_hash.jpg files")
-    classes, left_aside = {}, []
+    classes, skipped = {}, []
     with os.scandir(raw) as entries:
         for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
             reason = why_not_a_photo(entry)
             if reason:
-                left_aside.append((entry.name, reason))
+                skipped.append((entry.name, reason))
             else:
                 typeid = entry.name.partition("_")[0]
                 classes.setdefault(typeid, []).append(entry.name)
-    return classes, left_aside
+    return classes, skipped
 
 
 def why_not_a_photo(entry):
-    """The reason to leave a directory entry aside, or None if it may be a photo."""
+    """The reason to skip a directory entry, or None if it may be a photo."""
     if os.path.isdir(entry.path):  # and not `entry.is_dir`, which fails on a link to itself
         return "a folder"
     if not os.path.isfile(entry.path):
@@ -99,7 +107,7 @@ def why_not_a_name(name):
     return f"the typeid {typeid!r} {reason}" if reason else None
 
 
-def read_photos(raw, classes, workers):
+def inspect_photos(raw, classes, workers):
     """Reads every photo from end to end.
 
     Args:
@@ -108,17 +116,17 @@ def read_photos(raw, classes, workers):
         workers: threads that read photos.
 
     Returns:
-        `(digests, left_aside)`: dict from file name to the SHA-256 of its bytes,
+        `(digests, skipped)`: dict from file name to the SHA-256 of its bytes,
         and a list of `(file name, reason)`.
     """
     names = [name for members in classes.values() for name in members]
     inspected = read_ahead(lambda name: inspect_photo(raw / name), names, workers)
     # No bar where nobody watches.
     shown = tqdm(inspected, desc="reading", total=len(names), unit=" photos", disable=None)
-    digests, left_aside = {}, []
+    digests, skipped = {}, []
     for name, (digest, reason) in zip(names, shown, strict=True):
         if reason:
-            left_aside.append((name, reason))
+            skipped.append((name, reason))
         else:
             digests[name] = digest
     for typeid, members in list(classes.items()):
@@ -128,8 +136,8 @@ def read_photos(raw, classes, workers):
             continue
         del classes[typeid]
         reason = "the only photo of its class; one for training and one for validation are needed"
-        left_aside += [(name, reason) for name in usable]
-    return digests, left_aside
+        skipped += [(name, reason) for name in usable]
+    return digests, skipped
 
 
 def check_case(classes, out):
@@ -173,7 +181,7 @@ def check_nothing_in_the_way(out, places):
                 if place not in planned and why_not_a_name(name) is None:
                     raise UserError(
                         f"{out / place} is not part of this split (another seed, fraction or "
-                        f"--raw made it). Remove {out / 'train'} and {out / 'valid'}, or choose "
+                        f"--raw made it). Remove {out / TRAIN} and {out / VALID}, or choose "
                         f"another --out"
                     )
 
@@ -218,33 +226,33 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2):
         UserError: no photos, or `out` holds another split.
     """
     raw, out = pathlib.Path(raw), pathlib.Path(out)
-    classes, left_aside = read_raw(raw)
-    digests, unusable = read_photos(raw, classes, workers)
-    left_aside += unusable
+    classes, skipped = read_raw(raw)
+    digests, unusable = inspect_photos(raw, classes, workers)
+    skipped += unusable
     if not classes:
         raise UserError(
             f"--raw {raw}: no class with two different photos named typeid_hash.jpg "
-            f"({len(left_aside)} other entries"
-            + (f", e.g. {left_aside[0][0]!r}: {left_aside[0][1]})" if left_aside else ")")
+            f"({len(skipped)} other entries"
+            + (f", e.g. {skipped[0][0]!r}: {skipped[0][1]})" if skipped else ")")
         )
     check_case(classes, out)
     places = plan_copies(classes, digests, valid_fraction, seed)
     check_nothing_in_the_way(out, places)
     shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
     num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
-    return Sorted(places, left_aside, num_written, find_copies(classes, digests))
+    return Sorted(places, skipped, num_written, find_copies(classes, digests))
 
 
 def print_table(result):
-    """Prints classes with their counts, copies, and what was left aside and why."""
+    """Prints classes with their counts, copies, and what was skipped and why."""
     counts = {}
     for place in result.places.values():
         side, typeid, _ = place.parts
         counts.setdefault(typeid, dict.fromkeys(SIDES, 0))[side] += 1
     width = max(len("typeid"), *map(len, counts))
-    print(f"{'typeid':<{width}} {'train':>7} {'valid':>7}")
+    print(f"{'typeid':<{width}} {TRAIN:>7} {VALID:>7}")
     for typeid in sorted(counts, key=typeid_order):
-        print(f"{typeid:<{width}} {counts[typeid]['train']:>7} {counts[typeid]['valid']:>7}")
+        print(f"{typeid:<{width}} {counts[typeid][TRAIN]:>7} {counts[typeid][VALID]:>7}")
     train, valid = (sum(count[side] for count in counts.values()) for side in SIDES)
     print(f"{'all':<{width}} {train:>7} {valid:>7}")
     for group in result.copies:
@@ -254,16 +262,16 @@ def print_table(result):
             print(f"one photo under two typeids, all to train: {names}")
         else:
             print(f"copies of one photo, kept on one side: {names}")
-    for name, reason in result.left_aside:
-        print(f"left aside: {name!r}: {reason}")
+    for name, reason in result.skipped:
+        print(f"skipped: {name!r}: {reason}")
     num_photos = len(result.places)
     print(
         f"{len(counts)} classes, {num_photos} photos: {result.num_written} written, "
-        f"{num_photos - result.num_written} there already, {len(result.left_aside)} left aside"
+        f"{num_photos - result.num_written} there already, {len(result.skipped)} skipped"
     )
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = Parser(
         description="Sort photos named typeid_hash.jpg into train/<typeid>/ and valid/<typeid>/."
     )
@@ -278,7 +286,7 @@ def parse_args():
     parser.add_argument("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
     parser.add_argument("--link", action="store_true", help="hard links instead of copies")
     add_workers_flag(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not 0 < args.valid_fraction < 1:
         parser.error(f"--valid-fraction {args.valid_fraction}: a share between 0 and 1 is needed")
     return args

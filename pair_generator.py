@@ -6,31 +6,93 @@ same batch: positive pairs for free, and no image is read twice. One rule holds
 in every file: `same` is 1 where both images of a pair have one class, 0 where
 they do not.
 
+`swap_pairs` does it to the batches of any ImageDataGenerator; `train.py` uses
+`PairBatches`, which reads photos on threads and can be resumed.
+
 Look at a batch:  python pair_generator.py --data data/train --out pairs.png
 """
 
 import functools
-import math
 import pathlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import ImageOps
 
-from pairs.command_line import Parser, UserError, positive_int, run
+from pairs.command_line import Parser, positive_int, run
+from pairs.devices.sharding import groups
+from pairs.errors import UserError
 from pairs.files import replacing
-from pairs.photos.augment import augment, make_augmenter
-from pairs.photos.read import find_class_photos
+from pairs.photos.augment import augment
+from pairs.photos.draw import draw_pairs
+from pairs.photos.partners import (
+    class_members,
+    close_cycles,
+    cut_cycles,
+    validation_order,
+    validation_partners,
+)
+from pairs.photos.read import Photos, find_class_photos
+from pairs.training.recipe import AUGMENTATION
 
 # What a random generator is for: no two uses share their numbers.
 FOR_ORDER, FOR_PARTNERS, FOR_AUGMENTATION = 1, 2, 3
 
 
-def swap_partners(labels, rng):
+def swap_pairs(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]], seed: int = 0
+) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]]:
+    """Turns batches of images into batches of pairs, for the two-image model.
+
+        flow = ImageDataGenerator(rotation_range=45).flow_from_directory("data/train")
+        model.fit(swap_pairs(flow), steps_per_epoch=len(flow))
+
+    Args:
+        batches: yields `(images, labels)`, as `flow` and `flow_from_directory` do;
+            labels are one-hot, shape `(batch, classes)`, or integers, shape
+            `(batch,)`. The model scales images itself: leave them in 0..255.
+        seed: of who meets whom.
+
+    Yields:
+        `((img_1, img_2), labels)`: labels are int32 arrays `ctg_out_1`, `ctg_out_2`
+        and `bin_out`, for a sparse cross-entropy (`optimizer.compile_model`). A
+        batch of one image, which has no pairs, is skipped.
+
+    Raises:
+        ValueError: a batch is something else.
+    """
+    rng = np.random.default_rng(seed)
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                f"a batch of type {type(batch).__name__}: (images, labels) is expected, e.g. of "
+                f'flow_from_directory(..., class_mode="categorical")'
+            )
+        images, labels = (np.asarray(part) for part in batch)
+        if labels.ndim == 2:
+            labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images and labels of shape {labels.shape}: one each")
+        if len(labels) < 2:
+            continue
+        first = labels.astype(np.int32)
+        partner = swap_partners(first, rng)
+        yield (images, images[partner]), pair_labels(first, partner)
+
+
+def pair_labels(first: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
+    """Labels of all heads for a permuted batch; `first`: the class of each image."""
+    second = first[partner]
+    same = (first == second).astype(np.int32)
+    return {"ctg_out_1": first, "ctg_out_2": second, "bin_out": same}
+
+
+def swap_partners(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Permutes a batch so that same-class images trade places.
 
     Args:
         labels: int array, shape `(batch,)`: the class of each image.
-        rng: `numpy.random.Generator` that breaks ties.
+        rng: breaks ties.
 
     Returns:
         int32 array, shape `(batch,)`, a permutation without fixed points:
@@ -54,83 +116,6 @@ def swap_partners(labels, rng):
     return close_cycles(len(labels), cycles, singles, shift=1)
 
 
-def validation_partners(labels, rng):
-    """Permutes a batch so that about half of its pairs are of one class.
-
-    `swap_partners` follows what the batch happens to hold, and with few classes
-    that is positive pairs only; a validation that never saw a negative pair
-    could not tell whether the pair head works.
-
-    Args and returns: as `swap_partners`.
-    """
-    labels = np.asarray(labels)
-    members = class_members(labels, rng)
-    couples = []
-    while len(couples) < len(labels) // 4:
-        # From the largest class, so that no class is left alone in the rest.
-        largest = max(members, key=len)
-        if len(largest) < 2:
-            break
-        couples.append([largest.pop(), largest.pop()])
-    coupled = {index for couple in couples for index in couple}
-    rest = [index for index in np.argsort(labels, kind="stable").tolist() if index not in coupled]
-    # Sorted by class and shifted by the size of the largest class, every image
-    # meets another class (unless that class is more than half of them).
-    shift = min(max(map(len, members)), len(rest) // 2)
-    return close_cycles(len(labels), couples, rest, shift)
-
-
-def class_members(labels, rng):
-    """Positions of each class of a batch, shuffled: a list of lists."""
-    members = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
-    for positions in members:
-        rng.shuffle(positions)
-    return members
-
-
-def cut_cycles(members):
-    """Cuts a list of at least two into swaps of two; an odd one makes a three."""
-    cycles = [members[start : start + 2] for start in range(0, len(members) - 1, 2)]
-    if len(members) % 2:
-        cycles[-1] = cycles[-1] + members[-1:]
-    return cycles
-
-
-def close_cycles(num_images, cycles, rest, shift):
-    """Turns cycles, and the rest rotated by `shift`, into a permutation."""
-    if num_images < 2:
-        raise ValueError(f"a batch of {num_images} image has no pairs; at least 2 are needed")
-    if len(rest) == 1:  # a lonely image would meet itself: it joins a neighbour
-        cycles = [cycles[0] + rest, *cycles[1:]]
-        rest = []
-    partner = np.empty(num_images, np.int32)
-    for cycle in cycles:
-        partner[cycle] = np.roll(cycle, -1)
-    if rest:
-        partner[rest] = np.roll(rest, -shift)
-    return partner
-
-
-def groups(count, num_groups):
-    """Divides the images of a batch into groups that are paired apart from each other.
-
-    Returns:
-        list of range: as even as they can be, each of at least two images (for
-        few images fewer groups).
-    """
-    parts = np.array_split(np.arange(count), max(1, min(num_groups, count // 2)))
-    return [range(part[0], part[-1] + 1) for part in parts]
-
-
-def validation_order(labels, rng):
-    """Orders photos once for all epochs, couples of one class side by side."""
-    couples = []
-    for members in class_members(labels, rng):
-        couples += [members[start : start + 2] for start in range(0, len(members), 2)]
-    rng.shuffle(couples)
-    return np.array([index for couple in couples for index in couple])
-
-
 class PairBatches:
     """The batches of one epoch after another, over all photos.
 
@@ -138,11 +123,11 @@ class PairBatches:
     may ask for any step in any order. Set `epoch` between epochs.
 
     Args:
-        photos: `photo.Photos`, at least two.
+        photos: at least two.
         image_size: side in pixels.
-        batch_size: images (= pairs) a batch, at least 2. The last batch is as
-            long as it comes; a last batch of one photo joins the one before.
-        seed: int.
+        batch_size: images (= pairs) per batch, at least 2. The last batch may be
+            shorter; a last batch of one photo joins the one before.
+        seed: of everything random.
         augment: "affine": a random affine transform for every image; "mirror":
             each one mirrored or not; None: as they are. See `recipe.Stage`.
         validation: the same batches every epoch, half of the pairs positive.
@@ -152,14 +137,14 @@ class PairBatches:
 
     def __init__(
         self,
-        photos,
-        image_size,
-        batch_size,
-        seed,
-        augment=None,
-        validation=False,
-        num_groups=1,
-    ):
+        photos: Photos,
+        image_size: int,
+        batch_size: int,
+        seed: int,
+        augment: str | None = None,
+        validation: bool = False,
+        num_groups: int = 1,
+    ) -> None:
         if batch_size < 2 or len(photos) < 2:
             raise UserError(
                 f"batch size {batch_size}, {len(photos)} photos: at least 2 of each make a pair"
@@ -171,21 +156,20 @@ class PairBatches:
         self.validation = validation
         self.num_groups = num_groups
         self.augment = augment
-        self.augmenter = make_augmenter() if augment == "affine" else None
         self.epoch = 0
-        self.epoch_order = (None, None)
+        self.epoch_order: tuple[int, np.ndarray] = (-1, np.array([], int))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return max(
             1, len(self.photos) // self.batch_size + (len(self.photos) % self.batch_size > 1)
         )
 
-    def rng(self, use, step=0, epoch=None):
+    def rng(self, use: int, step: int = 0, epoch: int | None = None) -> np.random.Generator:
         """A generator that depends on seed, epoch (None: the current one), use and step alone."""
         epoch = self.epoch if epoch is None else epoch
         return np.random.default_rng([self.seed, 0 if self.validation else epoch, use, step])
 
-    def order(self):
+    def order(self) -> np.ndarray:
         """int array, shape `(len(photos),)`: the photos in this epoch's order."""
         if self.validation:
             return self.fixed_order
@@ -198,11 +182,11 @@ class PairBatches:
         return cached[1]
 
     @functools.cached_property
-    def fixed_order(self):
+    def fixed_order(self) -> np.ndarray:
         """The order of validation: couples are worth finding only once."""
         return validation_order(self.photos.labels, self.rng(FOR_ORDER))
 
-    def indices(self, step):
+    def indices(self, step: int) -> np.ndarray:
         """int array: which photos the batch of `step` holds."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
@@ -210,12 +194,12 @@ class PairBatches:
         stop = None if step == len(self) - 1 else start + self.batch_size
         return self.order()[start:stop]
 
-    def pairs(self, step):
+    def pairs(self, step: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Who meets whom, without reading a photo.
 
         Returns:
-            `(indices, partner, labels)`: int arrays, shape `(batch,)`, and a
-            dict of int32 arrays `ctg_out_1` (class of the first image),
+            `(indices, partner, labels)`: int arrays, shape `(batch,)`, and int32
+            arrays `ctg_out_1` (class of the first image),
             `ctg_out_2` (of the second) and `bin_out` (`same`, 0 or 1).
         """
         indices = self.indices(step)
@@ -224,22 +208,20 @@ class PairBatches:
         rng = self.rng(FOR_PARTNERS, step)
         members = groups(len(first), self.num_groups)
         partner = np.concatenate([swap(first[own], rng) + own.start for own in members])
-        second = first[partner]
-        same = (first == second).astype(np.int32)
-        return indices, partner, {"ctg_out_1": first, "ctg_out_2": second, "bin_out": same}
+        return indices, partner, pair_labels(first, partner)
 
-    def mirrored(self, step):
+    def mirrored(self, step: int) -> np.ndarray:
         """bool array, shape `(batch,)`: which images of a step are mirrored."""
         count = len(self.indices(step))
         if self.augment != "mirror":
             return np.zeros(count, bool)
         return self.rng(FOR_AUGMENTATION, step).random(count) < 0.5
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """One batch.
 
         Returns:
-            `(inputs, labels)`: `inputs` a dict of `img_1`, uint8 array of shape
+            `(inputs, labels)`: `inputs` holds `img_1`, uint8 array of shape
             `(batch, image_size, image_size, 3)`, and `partner`, int32 array of
             shape `(batch,)`; the second images are `img_1[partner]`. `labels`
             as in `pairs`.
@@ -247,12 +229,12 @@ class PairBatches:
         _, partner, labels = self.pairs(step)
         return {"img_1": self.images(step, range(len(partner))), "partner": partner}, labels
 
-    def images(self, step, rows):
+    def images(self, step: int, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Reads some images of a batch, augmented as the batch has them.
 
         Args:
-            step: int.
-            rows: sequence of int, positions in the batch.
+            step: of the batch.
+            rows: positions in it.
 
         Returns:
             uint8 array, shape `(len(rows), image_size, image_size, 3)`.
@@ -262,44 +244,15 @@ class PairBatches:
         images = []
         for row in rows:
             image = self.photos.open(indices[row], self.image_size)
-            if self.augmenter:
-                image = augment(image, seeds[row], self.augmenter)
+            if self.augment == "affine":
+                image = augment(image, int(seeds[row]), AUGMENTATION)
             if mirrored[row]:
                 image = ImageOps.mirror(image)
             images.append(np.asarray(image))
         return np.stack(images)
 
 
-def draw_pairs(batch, typeids, columns=4):
-    """Draws the pairs of a batch, first image left, second right.
-
-    Returns:
-        `PIL.Image.Image`: green frames around pairs of one class, red around
-        pairs of two, the typeids below.
-    """
-    inputs, labels = batch
-    images = inputs["img_1"]
-    side, gap, text = images.shape[1], 8, 22
-    font = ImageFont.load_default(size=14)
-    rows = math.ceil(len(images) / columns)
-    cell = (2 * side + 3 * gap, side + 2 * gap + text)
-    sheet = Image.new("RGB", (columns * cell[0], rows * cell[1]), "white")
-    draw = ImageDraw.Draw(sheet)
-    for position, partner in enumerate(inputs["partner"]):
-        left, top = position % columns * cell[0], position // columns * cell[1]
-        same = labels["bin_out"][position]
-        colour = (40, 140, 60) if same else (200, 60, 50)
-        box = (left + 2, top + 2, left + cell[0] - 3, top + cell[1] - 3)
-        draw.rectangle(box, outline=colour, width=3)
-        sheet.paste(Image.fromarray(images[position]), (left + gap, top + gap))
-        sheet.paste(Image.fromarray(images[partner]), (left + side + 2 * gap, top + gap))
-        first, second = (typeids[labels[head][position]] for head in ("ctg_out_1", "ctg_out_2"))
-        words = f"{first} | {second}: {'same' if same else 'different'}"
-        draw.text((left + gap, top + side + gap + 2), words, fill=colour, font=font)
-    return sheet
-
-
-def parse_args():
+def parse_args(argv=None):
     parser = Parser(description="Draw one batch of pairs with their labels.")
     parser.add_argument("--data", default="data/train", help="class folders (default: %(default)s)")
     parser.add_argument("--out", default="pairs.png", help="picture (default: %(default)s)")
@@ -309,7 +262,7 @@ def parse_args():
     parser.add_argument("--batch-size", type=positive_int, default=32, help="pairs (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--no-augment", action="store_true", help="photos as they are")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: 0 or more is needed")
     out = pathlib.Path(args.out)

@@ -1,7 +1,7 @@
 """Trains the network of `model.py` on the class folders that `img2keras.py` wrote.
 
 The 2017 recipe has three stages, each from the best weights of the one before
-(`recipe.py`; `--recipe tuned` has two):
+(pairs/training/recipe.py; `--recipe tuned` has two):
 
     heads   trunk frozen; the new heads learn                       Adam
     blocks  the trunk's last blocks join in                         SGD
@@ -11,43 +11,39 @@ The 2017 recipe has three stages, each from the best weights of the one before
                                 weights/log.csv       every epoch
                                 weights/curves.png    the same, drawn
 
-Stopped or killed, the same command goes on after the last finished epoch.
+If it is stopped or killed, the same command resumes after the last finished epoch.
 
 Run it:      python train.py --data data --weights weights
 Or see it:   python train.py --demo
 """
 
-import argparse
 import contextlib
-import importlib.util
 import pathlib
 import shlex
 
-from img2keras import SIDES
-from pairs.command_line import Parser, UserError, add_workers_flag, run, stop_at_once
-from pairs.devices import cluster
-from pairs.devices import inventory as device
-from pairs.devices.inventory import PRECISIONS
-from pairs.files import replacing
-from pairs.photos.check import check_photos, photos_of, say_what_is_in_both, vanished
-from pairs.photos.read import find_class_photos
-from pairs.training import run_folder
-from pairs.training.recipe import RECIPES, plan
+import numpy as np
 
-# Smallest image side in pixels that the trunks accept (Keras' own limits), here
-# so that a wrong --image-size is refused before TensorFlow loads.
-MIN_IMAGE_SIZE = {"xception": 71, "inceptionv3": 75}
-# One image of this size takes 12 GB in the blocks stage; a larger number is a slip.
-MAX_IMAGE_SIZE = 2048
-# NumPy's generators take 32 bits, and every stage makes a seed of its own from it.
-MAX_SEED = 2**32 // 10 - max(map(len, RECIPES.values()))
+from pair_generator import PairBatches
+from pairs.command_line import run, stop_at_once
+from pairs.devices import cluster, inventory, supervisor
+from pairs.errors import UserError
+from pairs.files import replacing
+from pairs.network import trunks
+from pairs.photos.check import check_sides, keep_vanished, list_photos, warn_about_leakage
+from pairs.photos.draw import draw_pairs
+from pairs.photos.read import TRAIN, VALID
+from pairs.training import recipe, run_folder
+from pairs.training.flags import parse_args
+
+# Batches whose mean makes the BatchNormalization statistics of a random trunk.
+STATISTICS_BATCHES = 8
 
 
 def train(args):
-    """Runs the stages, or goes on with the run that is in `--weights`.
+    """Runs the stages, or resumes the run that is in `--weights`.
 
     Args:
-        args: as `parse_args` returns them.
+        args: as `parse_args` returns them; nothing below this file sees them.
 
     Returns:
         Path of the final model file.
@@ -56,42 +52,37 @@ def train(args):
         UserError: data or weights are missing or do not fit, the folder holds
             another run, or there is no cluster to join.
     """
-    stages = plan(args.recipe, args.epochs)
+    stages = recipe.plan(args.recipe, args.epochs)
     folder = pathlib.Path(args.weights)
     # A wrong folder is known before anything is written.
     listed = list_photos(args.data)
     devices = cluster.ALONE
     if args.distribute:
         devices = cluster.join(args.batch_size, args.precision)
-    locked = run_folder.locked(folder) if devices.is_first else contextlib.nullcontext()
-    with cluster.own_errors(devices), locked:
-        # The others find what the first one leaves: every photo checked, a model to start from.
-        with devices.first_goes_ahead():
+    locked = run_folder.locked(folder) if devices.is_main_process else contextlib.nullcontext()
+    with supervisor.one_line_errors(devices.num_processes), locked:
+        # The others find what the main process leaves: photos checked, a model to start from.
+        with devices.main_process_first():
             photos, valid = prepare(args, stages, folder, listed, devices)
-        return run_stages(stages, args, photos, valid, devices)
+        results = run_stages(make_run(args, stages, folder, devices), photos, valid)
+    print_summary(args, results)
+    return folder / "model.keras"
 
 
 def prepare(args, stages, folder, listed, devices):
-    """Checks photos and settings, and builds the first model where it is not there.
-
-    Args:
-        args: as `parse_args` returns them.
-        stages: list of `recipe.Stage`.
-        folder: `pathlib.Path`, the weights folder.
-        listed: `list_photos(args.data)`.
-        devices: `cluster.Cluster`.
+    """Checks photos and settings, and builds the first model if it is not there.
 
     Returns:
-        `(photos, valid)`, as `photo.Photos`: all readable ones.
+        `(photos, valid)`: all readable ones.
     """
-    if args.restart and devices.is_first:
+    if args.restart and devices.is_main_process:
         run_folder.set_aside(folder)
-    known = run_folder.read_photos(folder)
+    known = run_folder.read_check(folder)
     sides, found = check_sides(args.data, listed, known, args.workers)
     if (folder / "settings.json").exists():
         sides, found = keep_vanished(args.data, sides, known, found)
     photos, valid = sides
-    say_what_is_in_both(found["train"], found["valid"])
+    warn_about_leakage(found[TRAIN], found[VALID])
     unjudged = sorted(set(photos.labels) - set(valid.labels))
     if unjudged:
         some = photos.typeids[unjudged[0]]
@@ -100,21 +91,18 @@ def prepare(args, stages, folder, listed, devices):
         f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate",
         flush=True,
     )
-    # TensorFlow takes seconds to load: only once everything else is right.
-    device.prepare(args.precision, args.distribute)
-    from pairs.training import stage
-
-    constants = stage.constants(devices)
-    settings = run_folder.make_settings(args, stages, constants, photos.typeids, found)
-    goes_on = run_folder.holds_run(folder, settings, known, found)
-    if devices.is_first:
+    # Keras takes seconds to load: only once everything else is right.
+    inventory.prepare(args.precision, args.distribute)
+    settings = run_folder.make_settings(vars(args), stages, devices, photos.typeids, found)
+    resumes = run_folder.holds_run(folder, settings, known, found)
+    if devices.is_main_process:
         if found != known:
-            run_folder.write_photos(folder, found)
-        if not goes_on:
-            stage.build_first_model(args, photos, folder / "start.keras")
-            draw_first_pairs(stages, args, photos, folder / "pairs.png")
+            run_folder.write_check(folder, found)
+        if not resumes:
+            build_first_model(args, photos, folder / "start.keras")
+            draw_first_pairs(args, stages, photos, folder / "pairs.png")
             run_folder.write_settings(folder, settings)
-    elif not goes_on:
+    elif not resumes:
         raise UserError(
             f"--weights {folder}: process {devices.process} does not find there what process 0 "
             f"wrote; all of them need the same shared folder"
@@ -122,114 +110,112 @@ def prepare(args, stages, folder, listed, devices):
     return photos, valid
 
 
-def list_photos(data):
-    """The photos of both sides, `(train, valid)`, as `photo.Photos`."""
-    photos = find_class_photos(pathlib.Path(data, SIDES[0]))
-    return photos, find_class_photos(pathlib.Path(data, SIDES[1]), photos.typeids)
+def build_first_model(args, photos, start_file):
+    """Builds the network with its starting weights and saves it to `start_file`."""
+    import keras
+
+    from model import build_model
+    from pairs.network.files import draw_model, save_model
+
+    keras.utils.set_random_seed(args.seed)
+    trunk = trunks.build_trunk(args.trunk, args.image_size, args.pretrained, args.weights)
+    if args.pretrained == "none":
+        batches = PairBatches(photos, args.image_size, args.batch_size, args.seed)
+        count = min(STATISTICS_BATCHES, len(batches))
+        scale, offset = map(np.float32, trunks.INPUT_SCALE)
+        images = (batches[step][0]["img_1"] * scale + offset for step in range(count))
+        trunks.estimate_statistics(trunk, images)
+    num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
+    model = build_model(trunk, photos.typeids, num_photos, paired=args.loss == "paired")
+    save_model(model, start_file)
+    picture = start_file.with_name("model.png")
+    warning = draw_model(model, picture)
+    print(warning or f"drawing of the model: {picture}")
 
 
-def check_sides(data, listed, known, workers):
-    """Checks the photos of both sides; what is known of an earlier check is not read again.
-
-    Args:
-        data: folder with both sides.
-        listed: `list_photos(data)`.
-        known: `run_folder.read_photos(...)`.
-        workers: threads that read photos.
-
-    Returns:
-        `(usable, found)`: a list of `photo.Photos`, one a side, and the new
-        `known`.
-    """
-    usable, found = [], {}
-    for side, photos in zip(SIDES, listed, strict=True):
-        photos, found[side] = check_photos(photos, pathlib.Path(data, side), known[side], workers)
-        usable.append(photos)
-    return usable, found
-
-
-def keep_vanished(data, sides, known, found):
-    """Puts photos that vanished since the run began back into its lists.
-
-    They would end a run that is not interrupted neither: others of their class
-    take their place, see `Photos.open`.
-
-    Args:
-        data: folder with both sides.
-        sides, found: of `check_sides`.
-        known: what the run began with.
-
-    Returns:
-        `(sides, found)`, changed or as they were.
-    """
-    kept, kept_found = [], {}
-    for side, photos in zip(SIDES, sides, strict=True):
-        gone = vanished(known[side], found[side])
-        if gone:
-            print(f"note: {len(gone)} {side} photos have vanished since the run began: {gone[0]!r}")
-            photos = photos_of(known[side], pathlib.Path(data, side), photos.typeids)
-        kept.append(photos)
-        kept_found[side] = known[side] if gone else found[side]
-    return kept, kept_found
-
-
-def draw_first_pairs(stages, args, photos, picture):
+def draw_first_pairs(args, stages, photos, picture):
     """Draws the first pairs as the training sees them: is the augmentation sensible?"""
-    from pair_generator import PairBatches, draw_pairs
-
     batches = PairBatches(photos, 160, min(16, args.batch_size), args.seed, stages[0].augment)
     with replacing(picture) as temporary:
         draw_pairs(batches[0], photos.typeids).save(temporary)
-    print(f"the first pairs, drawn: {picture}")
+    print(f"drawing of the first pairs: {picture}")
 
 
-def run_stages(stages, args, photos, valid, devices):
-    """Trains whatever stages of the plan are not done; returns the model file."""
-    from pairs.training.activation_store import remove_stores
-    from pairs.training.checkpoint import read_checkpoint, remove_checkpoint
+def make_run(args, stages, folder, devices):
+    """What all stages share: a `Run`."""
+    from pairs.training.checkpoint import read_checkpoint
     from pairs.training.log import RunLog
+    from pairs.training.run import Run
+
+    checkpoint = read_checkpoint(folder)
+    log = RunLog(folder, stages, checkpoint.rows, checkpoint.seconds, devices.is_main_process)
+    return Run(
+        folder=folder,
+        stages=stages,
+        trunk=args.trunk,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        cache=args.cache,
+        workers=args.workers,
+        jit=args.jit,
+        tensorboard=pathlib.Path(args.tensorboard) if args.tensorboard else None,
+        devices=devices,
+        log=log,
+        checkpoint=checkpoint,
+    )
+
+
+def run_stages(run, photos, valid):
+    """Trains the stages that are not done yet; returns what each of them ended with."""
+    from pairs.training.activation_store import remove_stores
+    from pairs.training.checkpoint import remove_checkpoint
     from pairs.training.stage import copy_file, model_files, run_stage
 
-    folder = pathlib.Path(args.weights)
-    model_file = folder / "start.keras"
-    checkpoint = read_checkpoint(folder)
-    log = RunLog(folder, stages, checkpoint.rows, checkpoint.seconds, devices.is_first)
-    devices.wait_for_all()  # what was there is read, and may be written anew
-    for stage in stages:
-        if log.is_done(stage):
+    model_file = run.folder / "start.keras"
+    run.devices.barrier()  # what was there is read, and may be overwritten
+    for stage in run.stages:
+        if run.log.is_done(stage):
             print(f"stage {stage.name}: done already")
-            model_file = model_files(folder, stage)[0]
-        else:
-            check_still_there(model_file)
-            model_file = run_stage(stage, args, photos, valid, model_file, log, checkpoint, devices)
-    if devices.is_first and not (folder / "model.keras").is_file():
+            model_file = model_files(run.folder, stage)[0]
+            continue
         check_still_there(model_file)
-        copy_file(model_file, folder / "model.keras")  # somebody deleted it
-    devices.wait_for_all()  # nobody reads them any more
-    if devices.is_first:
-        remove_stores(folder)
-        remove_checkpoint(folder)
-    devices.wait_for_all()  # terabytes take time to delete, and JAX waits for 5 minutes at its end
-    print_summary(args, log)
-    return folder / "model.keras"
+        size, groups = run.image_size_of(stage), run.devices.num_groups
+        pairs = PairBatches(
+            photos, size, run.batch_size, run.seed_of(stage), stage.augment, num_groups=groups
+        )
+        valid_pairs = PairBatches(
+            valid, size, run.batch_size, run.seed, validation=True, num_groups=groups
+        )
+        model_file = run_stage(run, stage, pairs, valid_pairs, model_file)
+    final = run.folder / "model.keras"
+    if run.devices.is_main_process and not final.is_file():  # somebody deleted it
+        check_still_there(model_file)
+        copy_file(model_file, final)
+    run.devices.barrier()  # nobody reads them any more
+    if run.devices.is_main_process:
+        remove_stores(run.folder)
+        remove_checkpoint(run.folder)
+    # Terabytes take time to delete, and JAX waits for 5 minutes at its end.
+    run.devices.barrier()
+    return run.log.results
 
 
 def check_still_there(model_file):
-    """Raises a UserError where a model that the run made, and goes on from, was deleted."""
+    """Raises a UserError if a model that the run made, and resumes from, was deleted."""
     if not model_file.is_file():
         raise UserError(
-            f"{model_file}: gone, and the run goes on from it; bring it back, or --restart begins "
-            f"anew and keeps what is left aside"
+            f"{model_file}: gone, and the run resumes from it; restore it, or {run_folder.RESTART}"
         )
 
 
-def print_summary(args, log):
+def print_summary(args, results):
     """Prints how each stage ended, and what to type next."""
     from pairs.training.log import shown
 
-    columns = [key for key in ("error", "same", "different") if key in log.results[-1]]
+    columns = [key for key in ("error", "same", "different") if key in results[-1]]
     print("\nstage   " + "".join(f"{column:>11}" for column in columns))
-    for result in log.results:
+    for result in results:
         print(f"{result['stage']:<8}" + "".join(f"{shown(result[key]):>11}" for key in columns))
     quoted = {name: shlex.quote(getattr(args, name)) for name in ("data", "weights")}
     test = pathlib.Path(args.data, "test")
@@ -241,116 +227,20 @@ def print_summary(args, log):
     )
 
 
-def epochs_count(text):
-    """An argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} given, 0 (skip the stage) or more is needed")
-    return value
-
-
-def parse_args(argv=None):
-    parser = Parser(
-        description="Train on data/train, validate on data/valid, write weights/model.keras."
-    )
-    add = parser.add_argument
-    add("--data", default="data", help="folder with train/ and valid/ (default: %(default)s)")
-    add("--weights", default="weights", help="folder for results (default: %(default)s)")
-    add("--trunk", choices=MIN_IMAGE_SIZE, default="xception", help="default: %(default)s")
-    add(
-        "--loss",
-        choices=("paired", "softmax"),
-        default="paired",
-        help="paired: two softmax heads and same/different; softmax: one head (default: paired)",
-    )
-    add(
-        "--pretrained",
-        default="imagenet",
-        metavar="imagenet|none|FILE",
-        help="where the trunk starts; imagenet looks into --weights, then downloads "
-        "(default: %(default)s)",
-    )
-    add(
-        "--recipe",
-        choices=RECIPES,
-        default="seed",
-        help="the plan of stages in recipe.py: seed is that of 2017 (default: %(default)s)",
-    )
-    add("--image-size", type=int, default=299, help="side in pixels (default: %(default)s)")
-    add("--batch-size", type=int, default=32, help="images a step (default: %(default)s)")
-    add(
-        "--epochs",
-        type=epochs_count,
-        nargs="+",
-        help="at most so many for each stage, 0 leaves it out (default: the recipe's, "
-        "seed: 30 30 10)",
-    )
-    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
-    add_workers_flag(parser)
-    add(
-        "--cache",
-        choices=("float32", "float16", "off"),
-        default="float32",
-        help="activations of what is frozen, stored in --weights while it trains: float32 changes "
-        "no result, float16 takes half the disk (default: %(default)s)",
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of activations; mixed ones are faster from compute capability 7.0 (float16) or 8.0 "
-        "(bfloat16) on (default: %(default)s)",
-    )
-    add("--jit", action="store_true", help="XLA: may be faster, takes more GPU memory")
-    add(
-        "--distribute",
-        action="store_true",
-        help="train on all devices of this machine, or of the cluster that KERAS_DISTRIBUTION_... "
-        "names (JAX); --batch-size is that of all of them together",
-    )
-    add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
-    add("--restart", action="store_true", help="begin anew; the run in --weights is kept aside")
-    add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")
-    args = parser.parse_args(argv)
-    if not MIN_IMAGE_SIZE[args.trunk] <= args.image_size <= MAX_IMAGE_SIZE:
-        parser.error(
-            f"--image-size {args.image_size}: {args.trunk} needs at least "
-            f"{MIN_IMAGE_SIZE[args.trunk]} pixels, at most {MAX_IMAGE_SIZE}"
-        )
-    if args.batch_size < 2:
-        parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
-    if not 0 <= args.seed <= MAX_SEED:
-        parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
-    ignored = [
-        f"--{name.replace('_', '-')}"
-        for name, value in vars(args).items()
-        if args.demo
-        and name not in ("demo", "seed", "workers")
-        and value != parser.get_default(name)
-    ]
-    if ignored:
-        parser.error(f"--demo takes --seed and --workers alone, not {' or '.join(ignored)}")
-    if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
-        parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
-    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
-        parser.error("--tensorboard: TensorBoard is not installed; pip install tensorboard")
-    return args
-
-
 def main():
     args = parse_args()
     if args.demo:
-        stop_at_once("the next demo begins anew")
+        stop_at_once("the next demo starts over")
         from pairs.demo import demo
 
         demo.run_demo(args.seed, args.workers)
         return
     without = " without --restart" if args.restart else ""
-    supervised = cluster.is_supervised()
+    supervised = supervisor.is_supervised()
     if not supervised:
-        stop_at_once(f"run the same command again{without} to go on after the last finished epoch")
+        stop_at_once(f"run the same command again{without} to resume after the last finished epoch")
     if args.distribute and cluster.is_cluster() and not supervised:
-        cluster.supervise()
+        supervisor.supervise()
     train(args)
 
 

@@ -2,7 +2,7 @@
 
 Real photos, some of them saved again as PNG, GIF, WebP, TIFF or BMP, are
 mutated: bits flipped, cut short, spliced with another file's header, sizes in
-headers made huge, parts repeated. Each goes through `photo.open_photo` in a
+headers made huge, parts repeated. Each goes through `pairs.photos.read.open_photo` in a
 process of its own. A file is either read or refused with one line.
 
 Run it:  python -m benchmarks.fuzz_images --photos data/raw --files 5000
@@ -22,8 +22,9 @@ import time
 
 from PIL import Image
 
-from pairs.command_line import UserError, positive_int, run
+from pairs.command_line import positive_int, run
 from pairs.demo import breeds
+from pairs.errors import UserError
 from pairs.photos import read as photo
 
 KINDS = ("JPEG", "JPEG", "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
@@ -143,11 +144,11 @@ def fuzz(contents, count, folder):
     return outcomes, slowest, peak
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Read thousands of broken photos.")
     parser.add_argument("--photos", help="folder of real photos (default: drawn ones)")
     parser.add_argument("--files", type=positive_int, default=5000, help="default: %(default)s")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main():

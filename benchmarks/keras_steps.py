@@ -1,18 +1,25 @@
 """Training steps of ours and of the plain port, for `timm_speed.py` to time."""
 
+import pathlib
+import tempfile
+
 import keras
 import numpy as np
 
-import model as network
 from benchmarks import reference
+from benchmarks.bench_run import bench_run
 from benchmarks.timm_speed import NUM_CLASSES, make_batches
-from pairs.network.trunks import TRUNKS, build_trunk
+from model import build_model
+from pair_generator import pair_labels
+from pairs.network.files import save_model
+from pairs.network.trunks import build_trunk
 from pairs.training import stage
 from pairs.training.callbacks import StopOnNonFiniteLoss
+from pairs.training.optimizer import compile_model, make_optimizer
 
 
 def prepare_ours(plan, batch_size, image_size, num_steps, precision):
-    """Sets a stage up as `stage.run_stage` does.
+    """Sets a stage up as a training does, to be fed from memory.
 
     Args:
         plan: `recipe.Stage`.
@@ -25,11 +32,13 @@ def prepare_ours(plan, batch_size, image_size, num_steps, precision):
         function that trains for `num_steps`.
     """
     keras.config.set_dtype_policy(precision)
-    place = TRUNKS["xception"]
-    trunk = build_trunk("xception", image_size, "none", "no folder")
-    model = network.build_model(trunk, [str(number) for number in range(NUM_CLASSES)])
-    network.unfreeze(model, place.unfreeze_from if plan.unfreeze else None)
-    parts = stage.Parts(model, place.cut if plan.unfreeze else None)
+    typeids = [str(number) for number in range(NUM_CLASSES)]
+    with tempfile.TemporaryDirectory() as scratch:
+        run = bench_run(pathlib.Path(scratch), [plan], image_size, batch_size)
+        trunk = build_trunk("xception", image_size, "none", "no folder")
+        start_file = run.folder / "start.keras"
+        save_model(build_model(trunk, typeids), start_file)
+        parts = stage.load_parts(run, plan, start_file)
     if plan.augment is None:
         trained, entry, shape, dtype = (
             parts.above,
@@ -39,13 +48,11 @@ def prepare_ours(plan, batch_size, image_size, num_steps, precision):
         )
     else:
         trained, entry, shape, dtype = parts.whole, "img_1", parts.below.input.shape, "uint8"
-    network.compile_model(trained, stage.make_optimizer(plan, num_steps))
+    compile_model(trained, make_optimizer(plan, num_steps))
     batches = []
     for images, partner, labels in make_batches(batch_size, shape[1:], dtype):
-        second = labels[partner]
-        same = (labels == second).astype(np.int32)
         inputs = {entry: images, "partner": partner}
-        batches.append((inputs, {"ctg_out_1": labels, "ctg_out_2": second, "bin_out": same}))
+        batches.append((inputs, pair_labels(labels, partner)))
     return trainer(trained, batches, num_steps, [StopOnNonFiniteLoss(plan.name)])
 
 

@@ -2,7 +2,7 @@
 
 Each time a small training (three stages on drawn photos) is killed with SIGKILL
 at a random moment, half of the times while it is writing a checkpoint, a model,
-a store or the log. The same command then goes on, and what it leaves is
+a store or the log. The same command then resumes, and what it leaves is
 compared byte by byte with an undisturbed run: weights, log, results and
 predictions. With `--processes 2` a cluster on this machine's loopback address
 trains (JAX), and one of its processes, drawn at random, is killed: the others
@@ -124,14 +124,14 @@ def kill_once(data, weights, num_processes, target, delay):
     return where
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Kill a training, go on, compare byte by byte.")
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description="Kill a training, resume, compare byte by byte.")
     parser.add_argument("--kills", type=positive_int, default=20, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument(
         "--processes", type=positive_int, default=1, help="that train together (default: 1)"
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main():
@@ -165,7 +165,7 @@ def main():
                 differs = [name for name in COMPARED if found[name] != expected[name]]
                 verdict = f"differs in {', '.join(differs)}" if differs else "the same"
             except RuntimeError as error:
-                verdict = f"did not go on: {error}"
+                verdict = f"did not resume: {error}"
             survived += verdict == "the same"
             print(f"kill {number + 1} {where}: {verdict}", flush=True)
             shutil.rmtree(weights, ignore_errors=True)

@@ -16,8 +16,9 @@ import time
 
 import numpy as np
 
-from pairs.command_line import Parser, UserError, positive_int, run
+from pairs.command_line import Parser, positive_int, run
 from pairs.devices.cluster import ADDRESSES, NUM_PROCESSES, PROCESS
+from pairs.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -53,10 +54,10 @@ def weights_of(path):
     """All weights of a model file: a list of float arrays."""
     import keras
 
-    import model as network  # so that Keras knows its layers
+    from pairs.network.files import load_model
 
     keras.utils.clear_session()
-    return [keras.ops.convert_to_numpy(w) for w in network.load_model(path).weights]
+    return [keras.ops.convert_to_numpy(w) for w in load_model(path).weights]
 
 
 def difference(ours, others):
@@ -66,14 +67,18 @@ def difference(ours, others):
     return max(np.abs(a - b).max() for a, b in pairs), max(norms)
 
 
-def main():
+def parse_args(argv=None):
     parser = Parser(description="Train one model in 1, 2 and 4 processes and compare them.")
     parser.add_argument("--data", default="data", help="default: %(default)s")
     parser.add_argument(
         "--processes", type=positive_int, nargs="+", default=[1, 2, 4], help="default: 1 2 4"
     )
     parser.add_argument("train_flags", nargs="*", metavar="FLAG", help="of train.py, after --")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse_args()
     first = None
     with tempfile.TemporaryDirectory() as scratch:
         for count in args.processes:

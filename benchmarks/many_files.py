@@ -19,10 +19,9 @@ import numpy as np
 from PIL import Image
 
 import img2keras
-import train
 from pair_generator import PairBatches
 from pairs.command_line import positive_int, run
-from pairs.photos.check import fingerprint
+from pairs.photos.check import check_sides, fingerprint, list_photos
 from pairs.photos.read import read_ahead
 from pairs.training import run_folder
 
@@ -68,19 +67,19 @@ def time_script(*words):
 def time_start(data, weights):
     """Seconds that train.py takes to list and check photos before TensorFlow loads."""
     start = time.perf_counter()
-    listed = train.list_photos(data)
-    known = run_folder.read_photos(weights)
-    _, found = train.check_sides(data, listed, known, workers=2)
+    listed = list_photos(data)
+    known = run_folder.read_check(weights)
+    _, found = check_sides(data, listed, known, workers=2)
     for side in found.values():
         fingerprint(side)
     if found != known:
-        run_folder.write_photos(weights, found)
+        run_folder.write_check(weights, found)
     return time.perf_counter() - start, sum(map(len, found.values()))
 
 
 def measure_epochs(data, num_epochs=6, num_steps=200):
     """Resident memory in bytes after each of some epochs, of which some steps are read."""
-    photos, _ = train.list_photos(data)
+    photos, _ = list_photos(data)
     batches = PairBatches(photos, 32, 32, seed=0, augment="affine")
     found = []
     for batches.epoch in range(num_epochs):
@@ -91,12 +90,12 @@ def measure_epochs(data, num_epochs=6, num_steps=200):
     return found
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Time the sorting of very many files.")
     add = parser.add_argument
     add("--files", type=positive_int, default=200_000, help="default: %(default)s")
     add("--classes", type=positive_int, default=1000, help="default: %(default)s")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main():

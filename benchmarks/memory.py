@@ -27,7 +27,7 @@ def estimate(trunk, cut, batch_size, num_classes=100, stored=False):
     """Peak bytes of a training step.
 
     Args:
-        trunk: a trunk of `trunk.build_trunk`.
+        trunk: a trunk of `trunks.build_trunk`.
         cut: index of the last frozen layer; None, all of them are.
         batch_size: images a step.
         num_classes: of the two softmax heads.
@@ -58,14 +58,15 @@ def measure_on_gpu(model, cut, batch_size, image_size):
     import numpy as np
     import tensorflow as tf
 
-    import model as network
-    from pairs.network import parts as model_parts
+    from pairs.network import parts
+    from pairs.network.parts import unfreeze
+    from pairs.training.optimizer import compile_model
 
     if not tf.config.list_physical_devices("GPU"):
         return None
-    network.unfreeze(model, cut)
-    whole = model_parts.connect(*model_parts.split(model, cut))
-    network.compile_model(whole, keras.optimizers.SGD(1e-4, momentum=0.9))
+    unfreeze(model, cut)
+    whole = parts.connect(*parts.split(model, cut))
+    compile_model(whole, keras.optimizers.SGD(1e-4, momentum=0.9))
     images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
     labels = np.zeros(batch_size, np.int32)
     partner = np.roll(np.arange(batch_size, dtype=np.int32), 1)
@@ -77,21 +78,21 @@ def measure_on_gpu(model, cut, batch_size, image_size):
     return tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Estimate, and on a GPU measure, memory.")
     parser.add_argument("--image-size", type=int, default=299, help="pixels (default: 299)")
     parser.add_argument("--trunk", choices=("xception", "inceptionv3"), default="xception")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 24, 32, 48, 64])
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main():
     args = parse_args()
-    import model as network
+    from model import build_model
     from pairs.network.trunks import TRUNKS, build_trunk
 
     trunk = build_trunk(args.trunk, args.image_size, "none", "no folder")
-    model = network.build_model(trunk, [str(number) for number in range(100)])
+    model = build_model(trunk, [str(number) for number in range(100)])
     cut = TRUNKS[args.trunk].cut
     print(f"{args.trunk} at {args.image_size} pixels, GB (measured on the GPU in brackets)")
     print(f"{'batch':>6}" + "".join(f"{name:>16}" for name in STAGES))

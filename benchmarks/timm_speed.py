@@ -8,7 +8,7 @@
 Each contender is a process of its own, so its memory is its own, and they take
 turns, so a noisy machine hits all alike. Batches lie in memory: how fast
 photos are read is a matter of `train_speed.py`. Ours and the plain port run on
-Keras' backend; timm is left out where it is not installed.
+Keras' backend; timm is skipped if it is not installed.
 
 Run it:  KERAS_BACKEND=jax python -m benchmarks.timm_speed --batch-sizes 32 64 128 256 \\
              --precision float32 mixed_bfloat16
@@ -180,7 +180,7 @@ def shown(result):
     return f"{result['pairs a second']:.1f} ({result['memory'] / 1e9:.1f} GB{percent})"
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = Parser(description="Time training steps of ours, of the plain port, and of timm.")
     add = parser.add_argument
     add("--image-size", type=positive_int, default=299, help="pixels (default: %(default)s)")
@@ -191,7 +191,7 @@ def parse_args():
     add("--steps", type=positive_int, default=20, help="a round (default: %(default)s)")
     add("--rounds", type=positive_int, default=5, help="of each, in turn (default: %(default)s)")
     add("--json", type=pathlib.Path, metavar="FILE", help="write all numbers there")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main():
@@ -205,7 +205,7 @@ def main():
     contenders = list(CONTENDERS)
     if not importlib.util.find_spec("timm"):
         contenders.remove("timm")
-        print("timm is not installed and left out (pip install timm)")
+        print("timm is not installed and skipped (pip install timm)")
     runs_on = device.describe(device.take_inventory())
     trunk = build_trunk("xception", args.image_size, "none", "no folder")
     operations = operations_of_a_pair(trunk, TRUNKS["xception"].cut)

@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import img2keras
+from benchmarks.bench_run import bench_run
 from pairs.command_line import run
 from pairs.demo import breeds
 
@@ -89,53 +90,43 @@ def time_pipeline(photos, folder, args):
 
 
 class Ours:
-    """One stage, set up as `stage.run_stage` does it."""
+    """One stage, set up as `train.py` does it."""
 
     def __init__(self, model, args, photos, number, scratch):
-        import model as network
         from pair_generator import PairBatches
-        from pairs.network.trunks import TRUNKS
+        from pairs.network.files import save_model
         from pairs.training import activation_store, stage
         from pairs.training.recipe import SEED
 
         plan = SEED[number - 1]
-        trunk = TRUNKS[args.trunk]
-        network.unfreeze(model, trunk.unfreeze_from if plan.unfreeze else None)
-        self.parts = stage.Parts(model, trunk.cut if plan.unfreeze else None)
-        size = (args.image_size, args.batch_size)
-        pairs = PairBatches(photos, *size, seed=0, augment=plan.augment)
-        valid = PairBatches(photos, *size, seed=0, validation=True)
-        store = activation_store.open_store(
-            scratch, self.parts.below, photos, "float32", args.workers
-        )
+        run = bench_run(scratch, [plan], args.image_size, args.batch_size, args.trunk, args.workers)
+        start_file = scratch / "start.keras"
+        save_model(model, start_file)
+        pairs = PairBatches(photos, args.image_size, args.batch_size, 0, plan.augment)
+        valid = PairBatches(photos, args.image_size, args.batch_size, 0, validation=True)
+        self.setup = stage.set_up(run, plan, pairs, valid, start_file)
         built = activation_store.ActivationStore(scratch / "built", len(photos))
         built.path.mkdir(exist_ok=True)
-        self.build = lambda: activation_store.build(
-            built, [range(len(photos))], self.parts.below, photos, "float32", args.workers
-        )
-        fed_from = None if plan.augment else store
-        self.trained, self.batches = self.parts.feed(pairs, fed_from, args.workers)
-        self.judged, self.valid = self.parts.feed(valid, store, args.workers)
-        network.compile_model(self.trained, stage.make_optimizer(plan, len(self.batches)))
-        if self.judged is not self.trained:
-            network.compile_model(self.judged, "sgd")
+        below = self.setup.parts.below
+        self.build = lambda: activation_store.build(run, built, [range(len(photos))], below, photos)
 
     def train(self):
-        self.trained.fit(self.batches, shuffle=False, verbose=0)
+        batches = self.setup.batches.for_keras
+        self.setup.trained.fit(batches, shuffle=False, verbose=0)
 
     def validate(self):
-        self.judged.evaluate(self.valid, verbose=0)
+        self.setup.judged.evaluate(self.setup.valid_batches.for_keras, verbose=0)
 
 
 def time_stages(photos, folder, args, scratch):
     """Seconds a pair of every stage, of validation, and of a bare forward pass."""
-    import model as network
     from benchmarks import reference
+    from model import build_model
     from pairs.network.trunks import build_trunk
 
     plain, plain_trunk = reference.build(args.trunk, args.image_size, len(photos.typeids))
     trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
-    model = network.build_model(trunk, photos.typeids)
+    model = build_model(trunk, photos.typeids)
     seconds = {}
     for number in (1, 2, 3):
         reference.compile_stage(plain, plain_trunk, args.trunk, number)
@@ -177,12 +168,12 @@ def bare_forward(trunk, photos, args):
 
 def time_prediction(photos, args, scratch):
     """Seconds a photo: `predict.py` from files, and a bare forward pass."""
-    import model as network
+    from model import build_model
     from pairs.evaluation.predictor import Predictor
     from pairs.network.trunks import build_trunk
 
     trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
-    network.build_model(trunk, photos.typeids).save(scratch / "model.keras")
+    build_model(trunk, photos.typeids).save(scratch / "model.keras")
     predictor = Predictor(scratch, args.batch_size, args.workers)
     contenders = {
         "forward": bare_forward(trunk, photos, args),
@@ -214,7 +205,7 @@ def print_table(title, seconds):
         print(f"  {name:<28} {1000 * value:9.1f}")
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Time ours against the plain port.")
     add = parser.add_argument
     add("--data", help="class folders (default: drawn photos, as in the demo)")
@@ -225,7 +216,7 @@ def parse_args():
     add("--trunk", choices=("xception", "inceptionv3"), default="xception")
     add("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
     add("--json", metavar="FILE", help="write the ratios there")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main():

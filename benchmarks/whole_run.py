@@ -57,7 +57,7 @@ def train_ours(args, weights):
     return json.loads(pathlib.Path(weights, "results.json").read_text())[-1]["error"]
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Time a whole run of the plain port and of ours.")
     add = parser.add_argument
     add("--data", default="data", help="folder with train/ and valid/ (default: %(default)s)")
@@ -67,7 +67,7 @@ def parse_args():
     add("--batch-size", type=int, default=16, help="default: %(default)s")
     add("--epochs", type=int, nargs=3, default=[4, 2, 4], help="default: 4 2 4")
     add("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main():

@@ -2,7 +2,7 @@
 
 A row is `TRUNK-LOSS`, the seed's recipe; `TRUNK-LOSS+tuned`, another recipe; or
 either with `+VARIANT`, one thing changed (`variants.py`). Stopped, the same
-command goes on. Flags of train.py go behind `--`.
+command resumes. Flags of train.py go behind `--`.
 
     OUT/runs/ROW-seedN/   the runs, as train.py leaves them, and what they predict
     OUT/results.json, OUT/table.md
@@ -22,16 +22,16 @@ import time
 
 import numpy as np
 
-import train
 from experiments import table
 from experiments.variants import VARIANTS
-from pairs.command_line import Parser, UserError, positive_int, run
-from pairs.files import replacing, write_text
+from pairs.command_line import Parser, positive_int, run
+from pairs.errors import UserError
+from pairs.files import read_json, replacing, write_json, write_text
+from pairs.network.trunks import TRUNKS
 from pairs.photos.read import find_class_photos, read_ahead, read_photo
 from pairs.training.recipe import RECIPES
-from pairs.training.run_folder import read_json, write_json
 
-ROWS = tuple(f"{trunk}-{loss}" for trunk in train.MIN_IMAGE_SIZE for loss in ("softmax", "paired"))
+ROWS = tuple(f"{trunk}-{loss}" for trunk in TRUNKS for loss in ("softmax", "paired"))
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = "--image-size 75 --batch-size 6 --pretrained none"
 QUICK_EPOCHS = ["1", "1", "1"]
@@ -125,17 +125,18 @@ def predict_stages(folder, test):
         shape `(photos, classes)`, "STAGE first" and "STAGE second" (of a paired
         model), and with " mirrored" the last stage on mirrored photos.
     """
-    import model as network  # TensorFlow takes seconds to load
-    from pairs.network import parts as model_parts
+    from pairs.network import parts
+    from pairs.network.files import load_model
+    from pairs.network.parts import is_paired
 
     stages = [result["stage"] for result in read_json(folder / "results.json")]
     found = {}
     for stage in stages:
-        model = network.load_model(folder / f"{stage}-best.keras")
+        model = load_model(folder / f"{stage}-best.keras")
         photos = find_class_photos(test, model.get_layer("ctg_out_1").typeids)
         found["labels"] = photos.labels
         image_size = model.get_layer("trunk").input_shape[1]
-        below, above = model_parts.split(model, None)
+        below, above = parts.split(model, None)
         views = ("", " mirrored") if stage == stages[-1] else ("",)
         batches = {}
         images = read_ahead(lambda path, side=image_size: read_photo(path, side), photos.paths, 2)
@@ -147,7 +148,7 @@ def predict_stages(folder, test):
             for view in views:
                 pixels = np.stack(batch)[:, :, ::-1] if view else np.stack(batch)
                 inputs = {"activation": below.predict_on_batch(pixels)}
-                if network.is_paired(model):
+                if is_paired(model):
                     inputs["partner"] = np.arange(len(batch), dtype=np.int32)  # itself
                 outputs = above.predict_on_batch(inputs)
                 for head, name in (("ctg_out_1", "first"), ("ctg_out_2", "second")):
@@ -194,7 +195,7 @@ def check_same_table(args):
     write_json(args.out / "flags.json", facts)
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = Parser(
         description="Train the systems of the table with several seeds, and judge them."
     )
@@ -215,10 +216,10 @@ def parse_args():
     add("--epochs", nargs="+", help="of the seed's recipe, as train.py's (default: the recipe's)")
     add("--quick", action="store_true", help=f"few photos, few epochs, {QUICK}")
     add("train_flags", nargs="*", metavar="-- FLAGS", help="of train.py, for every row")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     files = dict(item.partition("=")[::2] for item in args.pretrained)
     for trunk, file in files.items():
-        if trunk not in train.MIN_IMAGE_SIZE or not pathlib.Path(file).is_file():
+        if trunk not in TRUNKS or not pathlib.Path(file).is_file():
             parser.error(f"--pretrained {trunk}={file}: TRUNK=FILE of a file is needed")
     args.pretrained = {trunk: os.path.abspath(file) for trunk, file in files.items()}
     return args

@@ -14,8 +14,9 @@ Run it:  python -m experiments.folds --raw data/raw --out data/folds
 
 import pathlib
 
-from img2keras import place_photo, read_photos, read_raw
-from pairs.command_line import Parser, UserError, add_workers_flag, run
+from img2keras import inspect_photos, place_photo, read_raw
+from pairs.command_line import Parser, add_workers_flag, run
+from pairs.errors import UserError
 from pairs.photos.split import split_class
 
 VALID_FRACTION = 0.1
@@ -50,7 +51,7 @@ def cut_class(typeid, names, num_folds, seed, digests):
 def cut_folds(raw, out, num_folds, seed, workers):
     """Copies the photos into the folders of all folds; returns the photos in each test folder."""
     classes, _ = read_raw(raw)
-    digests, _ = read_photos(raw, classes, workers)
+    digests, _ = inspect_photos(raw, classes, workers)
     if not classes:
         raise UserError(f"--raw {raw}: no photos named typeid_hash.jpg")
     counts = [0] * num_folds
@@ -68,7 +69,7 @@ def cut_folds(raw, out, num_folds, seed, workers):
     return counts
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = Parser(description="Cut labelled photos into folds for choosing a recipe.")
     add = parser.add_argument
     add("--raw", type=pathlib.Path, default="data/raw", help="default: %(default)s")
@@ -76,7 +77,7 @@ def parse_args():
     add("--folds", type=int, default=5, help="the untouched one included (default: %(default)s)")
     add("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
     add_workers_flag(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.folds < 3:
         parser.error(f"--folds {args.folds}: an untouched one and two others are needed")
     return args

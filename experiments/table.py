@@ -9,7 +9,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from pairs.training.run_folder import read_json
+from pairs.files import read_json
 
 # Errors on the contest's test photos that the 2017 author reports; "paired" with
 # and without the last pass.
@@ -156,7 +156,7 @@ def collect(out, rows, seeds, against, failed):
 
 
 def markdown(results):
-    """The tables for people: errors, and what other ways to predict would change."""
+    """The tables, human-readable: errors, and what other ways to predict would change."""
     done = [row for row in results["rows"] if "failed" not in row]
     stages = list(dict.fromkeys(stage for row in done for stage in row["stages"]))
     lines = [
@@ -204,7 +204,7 @@ def shown(mean, error):
 
 
 def difference(compared):
-    """A paired difference for people; "" where there is none."""
+    """A paired difference, human-readable; "" if there is none."""
     if compared is None:
         return ""
     text = f"{compared['difference']:+.4f} ± {compared['standard_error']:.4f}"

@@ -17,8 +17,9 @@ from PIL import Image
 
 import train
 from pair_generator import swap_partners
-from pairs.command_line import UserError, run
-from pairs.training import recipe
+from pairs.command_line import run
+from pairs.errors import UserError
+from pairs.training import recipe, run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Variant:
     """What one variant changes.
 
     Attributes:
-        what: one line for people.
+        what: one human-readable line.
         replaced: dict from "module.NAME" to the constant or function instead.
         stages: dict from a stage's name, or "all", to the fields of
             `recipe.Stage` that change.
@@ -94,19 +95,20 @@ def one_in_four(labels, rng):
 
 
 def loss_weights(pairs):
-    """`model.LOSS_WEIGHTS` with another weight of the pair loss."""
+    """`recipe.LOSS_WEIGHTS` with another weight of the pair loss."""
     return {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": pairs}
 
 
 def pair_weight(weight):
     """Another weight of the pair loss."""
-    weights = {"model.LOSS_WEIGHTS": loss_weights(weight)}
+    weights = {"pairs.training.recipe.LOSS_WEIGHTS": loss_weights(weight)}
     return Variant(f"pair loss weighted {weight} instead of 0.5", weights)
 
 
 SLIPS = {
     "scale-0-1": Variant(
-        "photos scaled to [0, 1] instead of [-1, 1]", {"model.INPUT_SCALE": (1 / 255, 0.0)}
+        "photos scaled to [0, 1] instead of [-1, 1]",
+        {"pairs.network.trunks.INPUT_SCALE": (1 / 255, 0.0)},
     ),
     "nearest": Variant(
         "photos resized by nearest neighbour",
@@ -166,24 +168,29 @@ VARIANTS = {
 
 
 def name_in_settings(name):
-    """Has the settings of a run name its variant: neither goes on with the other's."""
-    from pairs.training import stage
-
-    constants = stage.constants
-    stage.constants = lambda *args: {**constants(*args), "variant": name}
+    """Has the settings of a run name its variant: neither resumes the other's."""
+    constants = run_folder.constants
+    run_folder.constants = lambda *args: {**constants(*args), "variant": name}
 
 
-def main():
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+def parse_args(argv):
+    """The name of the variant, and the flags of train.py behind it, parsed."""
+    name, *flags = argv or [""]
     if name in ("-h", "--help"):
         print("usage: variants.py VARIANT [flags of train.py]\n")
         for name, variant in VARIANTS.items():
             print(f"  {name:<20} {variant.what}")
-        return
+        sys.exit(0)
     if name not in VARIANTS:
         raise UserError(f"{name!r} is no variant; python -m experiments.variants --help lists them")
+    args = train.parse_args(flags)
+    VARIANTS[name].check(args.recipe)
+    return name, args
+
+
+def main():
+    name, _ = parse_args(sys.argv[1:])
     sys.argv[:2] = ["train.py"]
-    VARIANTS[name].check(train.parse_args().recipe)
     VARIANTS[name].apply()
     name_in_settings(name)
     train.main()

@@ -1,0 +1,1 @@
+"""What the five scripts are made of; docs/development.md has the map of the rooms."""

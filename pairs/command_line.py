@@ -13,12 +13,11 @@ import socket
 import sys
 import threading
 import warnings
+from collections.abc import Callable
+
+from pairs.errors import UserError
 
 MAX_WORKERS = 256
-
-
-class UserError(ValueError):
-    """What came, what was expected, how to fix it: one line, no traceback."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +27,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def positive_int(text):
+def program() -> str:
+    """The name of the running script, as its error lines begin."""
+    return os.path.basename(sys.argv[0])
+
+
+def positive_int(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
@@ -36,7 +40,7 @@ def positive_int(text):
     return value
 
 
-def num_workers(text):
+def num_workers(text: str) -> int:
     """An argparse type: a number of threads that a system grants."""
     value = positive_int(text)
     if value > MAX_WORKERS:
@@ -44,7 +48,7 @@ def num_workers(text):
     return value
 
 
-def add_workers_flag(parser):
+def add_workers_flag(parser: argparse.ArgumentParser) -> None:
     """Adds `--workers` to a parser: threads that read photos."""
     parser.add_argument(
         "--workers",
@@ -54,7 +58,7 @@ def add_workers_flag(parser):
     )
 
 
-def run(main):
+def run(main: Callable[[], None]) -> None:
     """Calls `main()` and ends the process.
 
     Exit codes: 0 done, 2 an error the user can fix, 130 stopped by Ctrl-C.
@@ -65,19 +69,18 @@ def run(main):
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # Nor Pillow's remarks about photos that it can read; the others are named.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    program = os.path.basename(sys.argv[0])
     try:
         main()
     except (UserError, OSError) as error:
         line = " ".join(str(error).split())
-        print(f"{program}: error: {line}", file=sys.stderr)
+        print(f"{program()}: error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
+        print(f"{program()}: stopped", file=sys.stderr)
         sys.exit(130)
 
 
-def stop_at_once(how_to_go_on):
+def stop_at_once(how_to_resume: str) -> None:
     """Makes Ctrl-C and SIGTERM end the process at once, with one line.
 
     Python runs a signal's handler between two bytecodes, and one training step
@@ -86,7 +89,7 @@ def stop_at_once(how_to_go_on):
     calls this must survive `kill -9` anyway.
 
     Args:
-        how_to_go_on: str, the end of the line.
+        how_to_resume: the end of the line.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -96,7 +99,7 @@ def stop_at_once(how_to_go_on):
 
     def wait():
         number = reader.recv(1)[0]
-        line = f"\nstopped by {signal.Signals(number).name}; {how_to_go_on}\n"
+        line = f"\nstopped by {signal.Signals(number).name}; {how_to_resume}\n"
         with contextlib.suppress(OSError):  # nobody may be reading any more
             os.write(2, line.encode())
         os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all.
+"""Files that exist whole or not at all: text, JSON, CSV.
 
 A reader, or the next run after a power cut, must never see half a file: it is
 written beside its place, flushed to the disk and then renamed.
@@ -8,10 +8,13 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import os
 import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
 
 MEND = "make room, or choose another folder, and run the same command again"
 # A spreadsheet takes a cell that begins so for a formula, and runs it.
@@ -19,7 +22,7 @@ BEGINS_FORMULA = ("=", "+", "-", "@")
 
 
 @contextlib.contextmanager
-def replacing(path, mend=MEND):
+def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; renames it there on success.
 
     Args:
@@ -58,7 +61,7 @@ def replacing(path, mend=MEND):
         flush(path.parent)  # the rename itself
 
 
-def temporary_path(path):
+def temporary_path(path: pathlib.Path) -> pathlib.Path:
     """Where `replacing` writes before it renames.
 
     The name starts with a dot, so nothing that lists photos or weights takes
@@ -70,7 +73,7 @@ def temporary_path(path):
     return path.with_name(f".tmp-{digest}{path.suffix}")
 
 
-def flush(path):
+def flush(path: pathlib.Path) -> None:
     """Makes a file, or the names in a folder, survive a power cut (POSIX only)."""
     if os.name != "posix":
         return
@@ -81,7 +84,7 @@ def flush(path):
         os.close(descriptor)
 
 
-def write_text(path, text):
+def write_text(path: str | pathlib.Path, text: str) -> None:
     """Writes `text` as UTF-8 to `path`, whole or not at all.
 
     File names that are not UTF-8 are written as the bytes that they are.
@@ -90,7 +93,7 @@ def write_text(path, text):
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
-def write_csv(path, header, rows):
+def write_csv(path: str | pathlib.Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
     """Writes a table as CSV, whole or not at all.
 
     Names come from the web. A text that a spreadsheet would run as a formula
@@ -98,8 +101,8 @@ def write_csv(path, header, rows):
 
     Args:
         path: where the file belongs.
-        header: list of str.
-        rows: iterable of lists; texts are guarded, numbers written as they are.
+        header: names of the columns.
+        rows: the cells of each row; texts are guarded, numbers written as they are.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -109,8 +112,37 @@ def write_csv(path, header, rows):
     write_text(path, text.getvalue())
 
 
-def guard_cell(cell):
+def guard_cell(cell: Any) -> Any:
     """A cell that no spreadsheet runs."""
     if isinstance(cell, str) and cell.startswith(BEGINS_FORMULA):
         return f"'{cell}"
     return cell
+
+
+def read_json(path: pathlib.Path, mend: str = "delete it") -> Any:
+    """The content of a JSON file, or {} if there is none.
+
+    Args:
+        path: of the file.
+        mend: what to do if it is not JSON.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {mend}") from error
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def file_digest(path: str | pathlib.Path) -> str:
+    """SHA-256 of a regular file's bytes, as hexadecimal digits."""
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,6 +58,24 @@ def run_script(*words, cwd=ROOT, **environment):
     )
 
 
+def make_run(folder, **changes):
+    """A `Run` in a folder, of two threads on one device."""
+    from pairs.devices.cluster import ALONE
+    from pairs.training.checkpoint import Checkpoint
+    from pairs.training.log import RunLog
+    from pairs.training.recipe import SEED
+    from pairs.training.run import Run
+
+    stages = changes.pop("stages", list(SEED))
+    folder.mkdir(parents=True, exist_ok=True)
+    defaults = {
+        **{"trunk": "xception", "image_size": SIZE, "batch_size": 6, "seed": 0, "workers": 2},
+        **{"cache": "float32", "jit": False, "tensorboard": None, "devices": ALONE},
+    }
+    log, checkpoint = RunLog(folder, stages), Checkpoint()
+    return Run(folder, stages, log=log, checkpoint=checkpoint, **{**defaults, **changes})
+
+
 def assert_one_line_error(done, *words):
     """The process ended with exit code 2 and one line that holds these words."""
     assert done.returncode == 2, done.stderr

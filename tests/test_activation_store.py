@@ -4,14 +4,15 @@ import os
 import keras
 import numpy as np
 import pytest
-from conftest import COLOURS, SIZE, make_photo
+from conftest import COLOURS, SIZE, make_photo, make_run
 
-import model as network
 import train
+from model import build_model
 from pair_generator import PairBatches
-from pairs.command_line import UserError
-from pairs.devices.cluster import Cluster
-from pairs.network import parts as model_parts
+from pairs.devices.cluster import ALONE, Cluster
+from pairs.errors import UserError
+from pairs.network import parts
+from pairs.network.files import load_model
 from pairs.photos.read import Photos, read_photo
 from pairs.training import activation_store, stage
 from pairs.training.batches import KerasBatches
@@ -30,11 +31,11 @@ def photos(tmp_path):
 @pytest.fixture(scope="module")
 def below(trunk):
     keras.utils.set_random_seed(1)
-    return model_parts.split(network.build_model(trunk, ["a", "b"]), 105)[0]
+    return parts.split(build_model(trunk, ["a", "b"]), 105)[0]
 
 
-def open_store(tmp_path, below, photos, dtype="float32"):
-    return activation_store.open_store(tmp_path, below, photos, dtype, workers=2)
+def open_store(tmp_path, below, photos, dtype="float32", **more):
+    return activation_store.open_store(make_run(tmp_path, cache=dtype), below, photos, **more)
 
 
 def same_rows(rows, others):
@@ -92,13 +93,12 @@ def test_a_store_half_built_on_a_disk_now_full_is_given_up(
 
 def test_each_process_builds_some_of_the_shards(tmp_path, below, photos, monkeypatch):
     monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
-    monkeypatch.setattr(Cluster, "wait_for_all", lambda _: None)
+    monkeypatch.setattr(Cluster, "barrier", lambda _: None)
     found = []
     for process in range(2):
         devices = Cluster(process, num_processes=2, num_devices=2)
-        store = activation_store.open_store(
-            tmp_path, below, photos, "float32", workers=2, cluster=devices
-        )
+        run = make_run(tmp_path, devices=devices)
+        store = activation_store.open_store(run, below, photos)
         found.append(sorted(path.name for path in store.path.iterdir()))
     assert found == [["00000.npy", "00002.npy"], ["00000.npy", "00001.npy", "00002.npy"]]
 
@@ -181,7 +181,7 @@ def test_stored_activations_change_no_loss_and_no_weight(data, tmp_path):
             header, *rows = (line.strip().split(",") for line in file)
         columns = [number for number, name in enumerate(header) if name.endswith("loss")]
         losses = np.array([[float(row[number]) for number in columns] for row in rows])
-        model = network.load_model(weights / "plain-last.keras")
+        model = load_model(weights / "plain-last.keras")
         return losses, [weight.numpy() for weight in model.weights]
 
     stored_losses, stored = last_stage("float32")
@@ -199,7 +199,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
         def fit(self, *args, **kwargs):
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    batches = KerasBatches(stage.PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1)
+    batches = KerasBatches(PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1, None, ALONE)
     with pytest.raises(UserError, match="batch size 32: try --batch-size 24"):
         stage.fit(Full(), batches, SEED[0], [], Checkpoint())
     assert [stage.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
@@ -209,7 +209,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
 
 
 def test_mirrored_rows_are_what_the_frozen_layers_make_of_mirrored_photos(tmp_path, below, photos):
-    store = activation_store.open_store(tmp_path, below, photos, "float32", 2, mirror=True)
+    store = open_store(tmp_path, below, photos, mirror=True)
     images = np.stack([read_photo(path, SIZE) for path in photos.paths])
     as_they_are = below.predict(images, verbose=0)
     mirrored = below.predict(images[:, :, ::-1], verbose=0)
@@ -220,18 +220,18 @@ def test_mirrored_rows_are_what_the_frozen_layers_make_of_mirrored_photos(tmp_pa
 
 
 def test_a_store_with_mirror_images_is_another_store(tmp_path, below, photos):
-    with_them = activation_store.open_store(tmp_path, below, photos, "float32", 2, mirror=True)
+    with_them = open_store(tmp_path, below, photos, mirror=True)
     assert open_store(tmp_path, below, photos).path != with_them.path
 
 
 def test_batches_from_a_store_mirror_the_same_images_as_batches_from_photos(
     tmp_path, below, photos
 ):
-    store = activation_store.open_store(tmp_path, below, photos, "float32", 2, mirror=True)
+    store = open_store(tmp_path, below, photos, mirror=True)
     pairs = PairBatches(photos, SIZE, 5, 3, "mirror")
     seen = set()
     for pairs.epoch in range(4):
-        inputs, _ = KerasBatches(pairs, ["bin_out"], 1, store)[0]
+        inputs, _ = KerasBatches(pairs, ["bin_out"], 1, store, ALONE)[0]
         images, _ = pairs[0]
         expected = below.predict(images["img_1"], verbose=0)
         np.testing.assert_allclose(
@@ -244,15 +244,14 @@ def test_batches_from_a_store_mirror_the_same_images_as_batches_from_photos(
 def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
     tmp_path, trunk, photos
 ):
-    model = network.build_model(trunk, ["a", "b"])
-    whole, _ = model_parts.split(model, None)
-    below, upper = model_parts.split_trunk(model, 105)
-    flags = {"dtype": "float32", "workers": 2, "mirror": True}
-    lower = activation_store.open_store(tmp_path, below, photos, **flags)
+    model = build_model(trunk, ["a", "b"])
+    whole, _ = parts.split(model, None)
+    below, upper = parts.split_trunk(model, 105)
+    lower = open_store(tmp_path, below, photos, mirror=True)
     moved = [path + ".away" for path in photos.paths]
     for old, new in zip(photos.paths, moved, strict=True):
         os.rename(old, new)  # no photo is read again
-    store = activation_store.open_store(tmp_path, whole, photos, **flags, lower=(lower, upper))
+    store = open_store(tmp_path, whole, photos, mirror=True, lower=(lower, upper))
     images = np.stack([read_photo(path, SIZE) for path in moved])
     expected = whole.predict(np.concatenate([images, images[:, :, ::-1]]), verbose=0)
     rows = store.read(np.tile(np.arange(5), 2), np.repeat([False, True], 5))
@@ -260,7 +259,7 @@ def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
 
 
 def below_of(trunk, cut=105):
-    return model_parts.split(network.build_model(trunk, ["a", "b"]), cut)[0]
+    return parts.split(build_model(trunk, ["a", "b"]), cut)[0]
 
 
 def test_another_image_size_or_precision_is_another_store(tmp_path, below, photos, trunk):

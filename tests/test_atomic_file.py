@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from pairs import files as atomic_file
-from pairs.command_line import UserError
+from pairs import files
+from pairs.errors import UserError
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
@@ -25,7 +25,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note_replace)
-    atomic_file.write_text(tmp_path / "a.txt", "x")
+    files.write_text(tmp_path / "a.txt", "x")
     assert done == ["flush the file", "rename", "flush the folder"]
 
 
@@ -34,7 +34,7 @@ def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
     file.write_text("old")
 
     def fail_half_way():
-        with atomic_file.replacing(file) as temporary:
+        with files.replacing(file) as temporary:
             temporary.write_text("ne")
             raise ZeroDivisionError
 
@@ -52,10 +52,10 @@ def test_special_files_and_folders_are_never_replaced(tmp_path):
     for name in ("pipe", "folder", "link", "null"):
         before = (tmp_path / name).stat()
         with pytest.raises(UserError, match="not a regular file"):
-            atomic_file.write_text(tmp_path / name, "x")
+            files.write_text(tmp_path / name, "x")
         assert (tmp_path / name).stat() == before
     with pytest.raises(UserError, match="not a regular file"):
-        atomic_file.write_text("/dev/null", "x")
+        files.write_text("/dev/null", "x")
     assert stat.S_ISCHR(pathlib.Path("/dev/null").stat().st_mode)
 
 
@@ -64,18 +64,18 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "there" / "file.txt")
     for text in ("made", "replaced"):  # first it leads to nothing
-        atomic_file.write_text(link, text)
+        files.write_text(link, text)
         assert link.is_symlink()
         assert (tmp_path / "there" / "file.txt").read_text() == text
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(UserError, match=r"cannot be written|could not be written"):
-        atomic_file.write_text(tmp_path / "loop", "x")
+        files.write_text(tmp_path / "loop", "x")
 
 
 def test_no_cell_is_run_by_a_spreadsheet_and_numbers_stay_numbers(tmp_path):
     formulas = ["=1+1", "+1", "-2+3", "@SUM(A1)"]
     rows = [[cell, -1.5, 2, "a,b"] for cell in [*formulas, "plain", "a=b"]]
-    atomic_file.write_csv(tmp_path / "a.csv", ["name", "x", "y", "z"], rows)
+    files.write_csv(tmp_path / "a.csv", ["name", "x", "y", "z"], rows)
     with (tmp_path / "a.csv").open(newline="") as file:
         header, *read = csv.reader(file)
     assert header == ["name", "x", "y", "z"]

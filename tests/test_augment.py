@@ -4,6 +4,7 @@ from PIL import Image
 
 from pairs.photos import augment
 from pairs.photos.read import read_photo
+from pairs.training.recipe import AUGMENTATION
 
 
 def stock_generator():
@@ -17,16 +18,32 @@ def stock_generator():
 
 def differences(images):
     """Grey levels between the stock generator's result and ours, over all images."""
-    stock, ours = stock_generator(), augment.make_augmenter()
+    stock = stock_generator()
     return np.concatenate(
         [
             np.abs(
                 stock.random_transform(image.astype(np.float32), seed=seed)
-                - np.asarray(augment.augment(Image.fromarray(image), seed, ours))
+                - np.asarray(augment.augment(Image.fromarray(image), seed, AUGMENTATION))
             ).ravel()
             for seed, image in enumerate(images)
         ]
     )
+
+
+def test_the_numbers_drawn_are_those_of_the_stock_generator():
+    stock = stock_generator()
+    for seed in [*range(500), 2**32 - 1]:
+        expected = stock.get_random_transform((9, 9, 3), seed=seed)
+        drawn = augment.draw_transform(seed, AUGMENTATION)
+        angles = (expected["theta"], expected["shear"])
+        assert (drawn.theta, drawn.shear) == pytest.approx(angles, rel=1e-12)
+        assert (drawn.zx, drawn.zy) == (expected["zx"], expected["zy"])
+        assert drawn.mirror == expected["flip_horizontal"]
+
+
+def test_without_flips_nothing_is_mirrored():
+    ranges = {**AUGMENTATION, "horizontal_flip": False}
+    assert not any(augment.draw_transform(seed, ranges).mirror for seed in range(50))
 
 
 def test_200_draws_are_within_a_grey_level_of_the_stock_generator():
@@ -57,7 +74,7 @@ def test_numpys_global_generator_is_left_alone():
     np.random.seed(5)
     expected = np.random.rand()
     np.random.seed(5)
-    augment.augment(Image.new("RGB", (9, 9)), 1, augment.make_augmenter())
+    augment.augment(Image.new("RGB", (9, 9)), 1, AUGMENTATION)
     assert np.random.rand() == expected
 
 

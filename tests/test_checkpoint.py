@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-import model as network
-from pairs.command_line import UserError
+from pairs.devices.cluster import ALONE
+from pairs.errors import UserError
 from pairs.training import checkpoint, stage
 from pairs.training.batches import KerasBatches
+from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.log import RunLog
+from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 
 STAGE = Stage(1, "heads", False, "adam", 0.05, epochs=12, augment=None, patience=5)
@@ -26,7 +28,7 @@ def make_network(plan=STAGE):
     feature = keras.layers.Dropout(0.5)(frozen(image))
     outputs = {"ctg_out_1": keras.layers.Dense(3, activation="softmax")(feature)}
     model = keras.Model({"img_1": image}, outputs)
-    network.compile_model(model, stage.make_optimizer(plan, NUM_BATCHES))
+    compile_model(model, make_optimizer(plan, NUM_BATCHES))
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -58,7 +60,7 @@ class Noise:
 
 
 def batches_of(seed, num_batches):
-    return KerasBatches(Noise(seed, num_batches), ["ctg_out_1"], workers=2)
+    return KerasBatches(Noise(seed, num_batches), ["ctg_out_1"], 2, None, ALONE)
 
 
 class Stop(Exception):
@@ -81,9 +83,9 @@ def train_from(folder, cut_at=None, plan=STAGE):
     found = checkpoint.read_checkpoint(folder)
     log = RunLog(folder, [plan], found.rows, found.seconds)
     batches = batches_of(0, NUM_BATCHES)
-    validate = stage.Validate(model, batches_of(1, 2))
-    callbacks = stage.make_callbacks(plan, batches.pairs, validate, log)
-    decided = [callback for callback in callbacks if isinstance(callback, stage.DECIDES)]
+    validate = Validate(model, batches_of(1, 2))
+    callbacks = make_callbacks(plan, batches.pairs, validate, log)
+    decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
     best = folder / "best.weights.h5"
     callbacks.append(
         checkpoint.KeepCheckpoint("heads", log, found, decided, lambda: model.save_weights(best))
@@ -196,8 +198,8 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 @pytest.mark.parametrize("workers", [1, 8])
 def test_the_number_of_workers_changes_no_weight(undisturbed, workers, tmp_path, monkeypatch):
     class OtherBatches(KerasBatches):
-        def __init__(self, pairs, heads, **_):
-            super().__init__(pairs, heads, workers)
+        def __init__(self, pairs, heads, _, store, devices):
+            super().__init__(pairs, heads, workers, store, devices)
 
     monkeypatch.setattr("test_checkpoint.KerasBatches", OtherBatches)
     last, best, rows = train_from(tmp_path)

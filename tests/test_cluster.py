@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, SIZE, assert_one_line_error, run_script
 
 import pair_generator
-from pairs.devices import cluster
+from pairs.devices import cluster, sharding, supervisor
 
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
-FLAGS = f"--image-size {SIZE} --batch-size 8 --pretrained none --workers 1"
+FLAGS = f"--image-size {SIZE} --batch-size 8 --pretrained none --workers 3"
 
 
 @pytest.fixture(autouse=True)
@@ -46,20 +46,22 @@ def test_the_parts_of_a_batch_are_the_batch(count, batch_size, num_processes, nu
 def test_padding_changes_no_validation_and_no_gradient(validation, data, trunk):
     import keras
 
-    import model as network
-    from pairs.network import parts as model_parts
+    from model import build_model
+    from pairs.network import parts
     from pairs.photos.read import find_class_photos
     from pairs.training.batches import KerasBatches
+    from pairs.training.optimizer import compile_model
 
     photos = find_class_photos(data / "valid")  # six: a batch of four, and a batch of two
     pairs = pair_generator.PairBatches(photos, SIZE, 4, 0, validation=validation)
     keras.utils.set_random_seed(0)
-    model = network.build_model(trunk, photos.typeids)
-    whole = model_parts.connect(*model_parts.split(model, None))
-    network.compile_model(whole, "sgd")
+    model = build_model(trunk, photos.typeids)
+    whole = parts.connect(*parts.split(model, None))
+    compile_model(whole, "sgd")
     heads = list(whole.output)
-    alone = KerasBatches(pairs, heads, 1)
-    spread = KerasBatches(pairs, heads, 1, cluster=cluster.Cluster(num_devices=4, engine="a mesh"))
+    alone = KerasBatches(pairs, heads, 1, None, cluster.ALONE)
+    mesh = cluster.Cluster(num_devices=4, engine="a mesh")
+    spread = KerasBatches(pairs, heads, 1, None, mesh)
     assert len(spread[1][0]["img_1"]) == 4
     if validation:
         found, wanted = (
@@ -81,7 +83,7 @@ def test_padding_changes_no_validation_and_no_gradient(validation, data, trunk):
 @pytest.mark.parametrize("num_groups", [2, 4])
 def test_a_replica_finds_every_partner_in_its_own_slice(count, num_groups):
     labels = np.random.default_rng(count).integers(0, 3, count)
-    members = pair_generator.groups(count, num_groups)
+    members = sharding.groups(count, num_groups)
     assert [index for group in members for index in group] == list(range(count))
     assert min(map(len, members)) >= 2
     rng = np.random.default_rng(1)
@@ -123,13 +125,13 @@ def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_pa
     second.communicate()
     assert first.returncode == 2, errors
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith(f"train.py: error: {cluster.LOST}")
+    assert errors.splitlines()[-1].startswith(f"train.py: error: {supervisor.LOST}")
 
     # On with one process of two devices.
     more = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = run_script("train.py", *flags, two, "--distribute", **more)
     assert done.returncode == 0, done.stderr
-    assert "stage plain: going on after epoch" in done.stdout
+    assert "stage plain: resumes after epoch" in done.stdout
     ours, others = (loopback.weights_of(path / "model.keras") for path in (two, one))
     largest, relative = loopback.difference(ours, others)
     assert largest < 1e-5
@@ -145,8 +147,8 @@ def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, t
             "import sys, tensorflow as tf\n"
             "cpu = tf.config.list_physical_devices('CPU')[0]\n"
             "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
-            "import model, train\nfrom pairs.devices import cluster\n"
-            "model.DROPOUT = 0.0\n"  # every replica draws the masks of its slice
+            "import train\nfrom pairs.devices import cluster\nfrom pairs.training import recipe\n"
+            "recipe.DROPOUT = 0.0\n"  # every replica draws the masks of its slice
             f"{setting}\n"
             "train.main()"
         )
@@ -191,7 +193,7 @@ def test_what_cannot_be_distributed_is_one_line(backend, more, words, precision,
             "print('F1123 19:57:34.8 client.h:80] the JAX distributed service', file=sys.stderr);"
             "sys.stderr.flush(); os.abort()",
             2,
-            cluster.LOST,
+            supervisor.LOST,
             False,
         ),
         # And as it dies of something else.
@@ -211,8 +213,9 @@ def test_the_supervisor_ends_with_one_line_and_hides_nothing_else(dies, code, la
     script = tmp_path / "train.py"
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from pairs import command_line\nfrom pairs.devices import cluster\n"
-        f"def main():\n    if cluster.is_supervised(): {dies}\n    else: cluster.supervise()\n"
+        "from pairs import command_line\nfrom pairs.devices import supervisor\n"
+        f"def main():\n    if supervisor.is_supervised(): {dies}\n"
+        "    else: supervisor.supervise()\n"
         "command_line.run(main)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
@@ -226,11 +229,11 @@ def test_the_supervisor_runs_the_script_that_was_called_with_all_its_words(tmp_p
     script = tmp_path / "variants.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from pairs.devices import cluster\n"
+        "from pairs.devices import supervisor\n"
         "print(sys.argv)\n"
-        "if not cluster.is_supervised():\n"
+        "if not supervisor.is_supervised():\n"
         "    sys.argv[:2] = ['train.py']\n"
-        "    cluster.supervise()\n"
+        "    supervisor.supervise()\n"
     )
     words = [sys.executable, script, "couples", "--seed", "1"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -244,12 +247,12 @@ def test_a_stopped_process_leaves_no_child(number, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from pairs import command_line\nfrom pairs.devices import cluster\n"
-        "if cluster.is_supervised():\n"
+        "from pairs import command_line\nfrom pairs.devices import supervisor\n"
+        "if supervisor.is_supervised():\n"
         "    print('running', flush=True)\n"
         "    time.sleep(600)\n"
         "command_line.stop_at_once('run the same command again')\n"
-        "cluster.supervise()\n"
+        "supervisor.supervise()\n"
     )
     process = subprocess.Popen(
         [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

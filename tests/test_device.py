@@ -4,10 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-import model as network
+from model import build_model
 from pairs.devices import inventory as device
 from pairs.devices.inventory import Card, Gpu, Inventory
-from pairs.network import parts as model_parts
+from pairs.network import parts
+from pairs.network.parts import unfreeze
+from pairs.training.optimizer import compile_model
 
 GTX_1060 = Card("NVIDIA GeForce GTX 1060 6GB", 6 << 30, (6, 1), "535.183.01")
 H200 = Card("NVIDIA H200", 141 << 30, (9, 0), "570.86.15")
@@ -138,13 +140,13 @@ def test_mixed_precision_trains_with_probabilities_and_weights_in_float32(trunk,
             name="trunk",
         )
         half.set_weights(trunk.get_weights())
-        model = network.build_model(half, ["a", "b"])
-        network.unfreeze(model, 105)
-        below, above = model_parts.split(model, 105)
+        model = build_model(half, ["a", "b"])
+        unfreeze(model, 105)
+        below, above = parts.split(model, 105)
         images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
         activation = below.predict_on_batch(images)
         assert keras.backend.standardize_dtype(activation.dtype) == "bfloat16"
-        network.compile_model(above, keras.optimizers.SGD(1e-4))
+        compile_model(above, keras.optimizers.SGD(1e-4))
         inputs = {"activation": activation.astype("float32"), "partner": np.array([1, 0, 3, 2])}
         labels = {head: np.zeros(4, np.int32) for head in above.output}
         outputs = above.predict_on_batch(inputs)
@@ -155,10 +157,10 @@ def test_mixed_precision_trains_with_probabilities_and_weights_in_float32(trunk,
     finally:
         keras.config.set_dtype_policy(before)
     assert {str(output.dtype) for output in outputs.values()} == {"float32"}
-    exact_model = network.build_model(trunk, ["a", "b"])
+    exact_model = build_model(trunk, ["a", "b"])
     for head, weights in heads.items():
         exact_model.get_layer(head).set_weights(weights)
-    exact_below, exact = model_parts.split(exact_model, 105)
+    exact_below, exact = parts.split(exact_model, 105)
     inputs["activation"] = exact_below.predict_on_batch(images)
     wanted = exact.predict_on_batch(inputs)["ctg_out_1"]
     np.testing.assert_allclose(outputs["ctg_out_1"], wanted, atol=0.05)

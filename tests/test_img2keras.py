@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import img2keras
-from pairs.command_line import UserError
+from pairs.errors import UserError
 from pairs.photos import split
 
 
@@ -103,7 +103,7 @@ def test_commas_spaces_and_unicode_in_names_are_kept(tmp_path):
     assert found == set(names)
 
 
-def test_what_is_left_aside_is_named_with_its_reason(tmp_path):
+def test_what_is_skipped_is_named_with_its_reason(tmp_path):
     raw = make_raw(tmp_path / "raw")
     photo = (raw / "2_0,0.jpg").read_bytes()
     bad = {
@@ -121,11 +121,11 @@ def test_what_is_left_aside_is_named_with_its_reason(tmp_path):
     os.mkfifo(raw / "3_pipe.jpg")
     done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
     assert done.returncode == 0
-    lines = [line for line in done.stdout.splitlines() if line.startswith("left aside")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("skipped")]
     assert len(lines) == len(bad) + 2
     for name, reason in bad.items():
         assert any(repr(name) in line and reason in line for line in lines), name
-    assert "24 photos: 24 written, 0 there already, 9 left aside" in done.stdout
+    assert "24 photos: 24 written, 0 there already, 9 skipped" in done.stdout
     assert sum(len(side) for side in sides(tmp_path / "out")) == 24
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
 
@@ -156,7 +156,7 @@ def test_missing_or_empty_raw_folder_is_one_line(tmp_path):
     assert_one_line_error(done, "no class with two different photos")
 
 
-def test_what_cannot_be_read_is_left_aside_and_what_can_is_used(tmp_path):
+def test_what_cannot_be_read_is_skipped_and_what_can_is_used(tmp_path):
     raw = make_raw(tmp_path / "raw")
     whole = (raw / "2_0,0.jpg").read_bytes()
     (raw / "2_cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -166,7 +166,7 @@ def test_what_cannot_be_read_is_left_aside_and_what_can_is_used(tmp_path):
     (raw / "2_circle.jpg").symlink_to(raw / "2_circle.jpg")
     broken = {"2_cut.jpg", "2_empty.jpg", "2_page.jpg", "2_nowhere.jpg", "2_circle.jpg"}
     result = img2keras.sort_photos(raw, tmp_path / "out")
-    assert {name for name, _ in result.left_aside} == broken
+    assert {name for name, _ in result.skipped} == broken
     assert len(result.places) == 24
 
 
@@ -191,7 +191,7 @@ def test_a_class_of_copies_of_one_photo_has_nothing_to_validate_on(tmp_path):
     make_photo(raw / "solo_1.jpg", (9, 9, 9), seed=0)
     shutil.copy(raw / "solo_1.jpg", raw / "solo_2.jpg")
     result = img2keras.sort_photos(raw, tmp_path / "out")
-    assert [name for name, _ in result.left_aside] == ["solo_1.jpg", "solo_2.jpg"]
+    assert [name for name, _ in result.skipped] == ["solo_1.jpg", "solo_2.jpg"]
 
 
 def test_hostile_names_never_leave_the_folder(tmp_path):
@@ -251,7 +251,7 @@ def test_typeids_are_ordered_by_value():
 
 def test_dogs24_is_sorted_one_in_ten_of_each_breed(shared, tmp_path):
     result = img2keras.sort_photos(shared / "dogs24" / "raw", tmp_path)
-    assert (len(result.places), result.left_aside) == (1680, [])
+    assert (len(result.places), result.skipped) == (1680, [])
     counts = [len(list(folder.iterdir())) for folder in (tmp_path / "valid").iterdir()]
     assert counts == [7] * 24
 

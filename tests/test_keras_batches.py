@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-import model as network
+from pairs.devices.cluster import ALONE
 from pairs.training import stage
 from pairs.training.batches import KerasBatches
 from pairs.training.callbacks import SetEpoch, Validate
 from pairs.training.checkpoint import Checkpoint
+from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 
 NUM_STEPS, NUM_VALID_STEPS, EPOCHS = 6, 5, 3
@@ -74,24 +75,24 @@ def make_network():
     head = keras.layers.Dense(2, activation="softmax", name="ctg_out_1")
     model = keras.Model({"img_1": image}, {"ctg_out_1": head(image)})
     head.set_weights([np.array([[0.0, 1.0]]), np.zeros(2)])
-    network.compile_model(model, stage.make_optimizer(PLAN, NUM_STEPS))
+    compile_model(model, make_optimizer(PLAN, NUM_STEPS))
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def consumed(workers, rows=(), cluster=stage.ALONE):
+def consumed(workers, devices=ALONE):
     """Numbers of the batches of a training, and of each of its validations."""
-    with cluster.scope():
+    with devices.scope():
         model = make_network()
-        batches = KerasBatches(Numbered(NUM_STEPS), ["ctg_out_1"], workers, None, cluster)
+        batches = KerasBatches(Numbered(NUM_STEPS), ["ctg_out_1"], workers, None, devices)
         valid = KerasBatches(
-            Numbered(NUM_VALID_STEPS, VALID), ["ctg_out_1"], workers, None, cluster
+            Numbered(NUM_VALID_STEPS, VALID), ["ctg_out_1"], workers, None, devices
         )
         trained, judged = ReadLosses(), ReadLosses()
         evaluate = model.evaluate
         model.evaluate = lambda *args, **more: evaluate(*args, **more, callbacks=[judged])
         callbacks = [SetEpoch(batches.pairs), Validate(model, valid), trained]
-        stage.fit(model, batches, PLAN, callbacks, Checkpoint("heads", list(rows)))
+        stage.fit(model, batches, PLAN, callbacks, Checkpoint())
     return trained.seen, judged.seen
 
 
@@ -105,7 +106,7 @@ def test_every_epoch_trains_and_validates_on_its_own_batches_in_order(workers):
 
 
 # How a training gets its devices, as Python; `join` is `train.py --distribute`.
-ALONE = "devices = cluster.ALONE"
+ON_ONE = "devices = cluster.ALONE"
 TWO_CPUS_OF_TENSORFLOW = """
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -122,11 +123,11 @@ TWO_CPUS_OF_JAX = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 @pytest.mark.parametrize(
     ("backend", "devices", "environment"),
     [
-        ("jax", ALONE, {}),
+        ("jax", ON_ONE, {}),
         ("jax", LIKE_A_GPU, {}),
         ("jax", JOIN, TWO_CPUS_OF_JAX),
         ("tensorflow", TWO_CPUS_OF_TENSORFLOW, {}),
-        ("torch", ALONE, {}),
+        ("torch", ON_ONE, {}),
     ],
     ids=["jax", "like-a-gpu", "data-parallel", "mirrored", "torch"],
 )
@@ -138,7 +139,7 @@ def test_so_it_is_on_every_backend_and_on_several_devices(backend, devices, envi
         f"{devices}\n"
         "import test_keras_batches as here\n"
         "for workers in (1, 2, 8):\n"
-        "    found = here.consumed(workers, cluster=devices)\n"
+        "    found = here.consumed(workers, devices)\n"
         "    assert found == (here.EXPECTED, here.EXPECTED_VALID), (workers, found)\n"
         "print('as expected')"
     )

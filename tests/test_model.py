@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from conftest import SIZE, assert_one_line_error, run_script
 
-import model as network
-from pairs.command_line import UserError
-from pairs.network import parts as model_parts
+from model import build_model
+from pairs.errors import UserError
+from pairs.network import parts
+from pairs.network.files import draw_model, load_model
+from pairs.network.parts import resized, unfreeze
 from pairs.network.trunks import build_trunk, estimate_statistics
+from pairs.training.optimizer import compile_model
 
 TYPEIDS = ["2", "10", "pug"]
 PARTNER = np.array([1, 0, 3, 4, 2, 5 - 5 + 6, 5], np.int32)
@@ -20,7 +23,7 @@ PARTNER = np.array([1, 0, 3, 4, 2, 5 - 5 + 6, 5], np.int32)
 @pytest.fixture(scope="module")
 def pair_model(trunk):
     keras.utils.set_random_seed(1)
-    return network.build_model(trunk, TYPEIDS)
+    return build_model(trunk, TYPEIDS)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +46,13 @@ def exact_model():
         trunk = build_trunk("xception", SIZE, "none", "no folder")
         rng = np.random.default_rng(0)
         estimate_statistics(trunk, [rng.uniform(-1, 1, size=(8, SIZE, SIZE, 3))])
-        yield network.build_model(trunk, TYPEIDS)
+        yield build_model(trunk, TYPEIDS)
     finally:
         keras.config.set_dtype_policy("float32")
 
 
 def cut_of(model, cut):
-    return model_parts.connect(*model_parts.split(model, cut))
+    return parts.connect(*parts.split(model, cut))
 
 
 def test_layer_105_of_xception_closes_block_11_and_blocks_12_to_14_follow():
@@ -86,7 +89,7 @@ def test_one_pass_gives_the_outputs_losses_and_gradients_of_two(exact_model, bat
     import tensorflow as tf
 
     images, labels = batch
-    network.unfreeze(exact_model, cut)
+    unfreeze(exact_model, cut)
     whole = cut_of(exact_model, cut)
     inputs = {"img_1": images, "partner": PARTNER}
     weights = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
@@ -113,7 +116,7 @@ def test_one_pass_gives_the_outputs_losses_and_gradients_of_two(exact_model, bat
         assert scale > 0
         np.testing.assert_allclose(one, two, atol=1e-7 * scale)
     # What Keras itself computes from the same labels, heads not mixed up.
-    network.compile_model(whole, keras.optimizers.SGD(0.0))
+    compile_model(whole, keras.optimizers.SGD(0.0))
     measured = whole.evaluate(inputs, labels, verbose=0, return_dict=True)
     assert measured["loss"] == pytest.approx(loss_2, rel=1e-4)
     for head in weights:
@@ -123,9 +126,9 @@ def test_one_pass_gives_the_outputs_losses_and_gradients_of_two(exact_model, bat
 
 def test_a_step_moves_the_unfrozen_convolutions_and_nothing_else(pair_model, batch):
     images, labels = batch
-    network.unfreeze(pair_model, 105)
+    unfreeze(pair_model, 105)
     whole = cut_of(pair_model, 105)
-    network.compile_model(whole, keras.optimizers.SGD(0.1))
+    compile_model(whole, keras.optimizers.SGD(0.1))
     trunk_layers = pair_model.get_layer("trunk").layers
     before = [[weight.numpy() for weight in layer.weights] for layer in trunk_layers]
     whole.train_on_batch({"img_1": images, "partner": PARTNER}, labels)
@@ -156,9 +159,9 @@ def test_dropout_is_on_in_training_and_off_in_prediction(pair_model, batch):
 
 
 def test_a_resized_model_is_the_same_network_for_other_photos(pair_model):
-    larger = network.resized(pair_model, build_trunk("xception", 96, "none", "no folder"))
+    larger = resized(pair_model, build_trunk("xception", 96, "none", "no folder"))
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
-    feature = model_parts.photo_model(larger).predict(images, verbose=0)["feature"]
+    feature = parts.photo_model(larger).predict(images, verbose=0)["feature"]
     # By hand: the small model's own layers, one after the other, on larger images.
     trunk = pair_model.get_layer("trunk")
     anew = keras.models.clone_model(trunk, input_tensors=keras.Input((None, None, 3)))
@@ -173,7 +176,7 @@ def test_a_resized_model_is_the_same_network_for_other_photos(pair_model):
 def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch, tmp_path):
     images, _ = batch
     pair_model.save(tmp_path / "model.keras")
-    loaded = network.load_model(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
     assert loaded.get_layer("ctg_out_1").typeids == TYPEIDS
     expected = pair_model.predict([images, images[PARTNER]], verbose=0)
     got = loaded.predict([images, images[PARTNER]], verbose=0)
@@ -182,20 +185,20 @@ def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch
     mean = (
         expected["ctg_out_1"] + pair_model.predict([images, images], verbose=0)["ctg_out_2"]
     ) / 2
-    photo = model_parts.photo_model(loaded).predict(images, verbose=0)["probabilities"]
+    photo = parts.photo_model(loaded).predict(images, verbose=0)["probabilities"]
     np.testing.assert_allclose(photo, mean, atol=1e-6)
 
 
 def test_a_softmax_model_has_one_image_and_one_head(trunk, batch, tmp_path):
     images, labels = batch
-    model = network.build_model(trunk, TYPEIDS, paired=False)
+    model = build_model(trunk, TYPEIDS, paired=False)
     assert list(model.output) == ["ctg_out_1"]
-    network.unfreeze(model, None)
+    unfreeze(model, None)
     whole = cut_of(model, None)
-    network.compile_model(whole, keras.optimizers.SGD(0.1))
+    compile_model(whole, keras.optimizers.SGD(0.1))
     whole.train_on_batch({"img_1": images}, {"ctg_out_1": labels["ctg_out_1"]})
     model.save(tmp_path / "model.keras")
-    loaded = model_parts.photo_model(network.load_model(tmp_path / "model.keras"))
+    loaded = parts.photo_model(load_model(tmp_path / "model.keras"))
     expected = model.predict(images, verbose=0)["ctg_out_1"]
     found = loaded.predict(images, verbose=0)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -267,7 +270,7 @@ def test_a_lambda_in_a_model_file_is_refused(tmp_path):
     image = keras.Input((4,))
     keras.Model(image, keras.layers.Lambda(lambda x: x)(image)).save(tmp_path / "lambda.keras")
     with pytest.raises(UserError, match="not a model of this project"):
-        network.load_model(tmp_path / "lambda.keras")
+        load_model(tmp_path / "lambda.keras")
 
 
 def rewrite(source, target, change_config=None, members=()):
@@ -319,7 +322,7 @@ def test_a_config_that_names_a_program_is_refused_and_nothing_runs(pair_model, t
     pair_model.save(tmp_path / "good.keras")
     rewrite(tmp_path / "good.keras", tmp_path / "bad.keras", lambda config: put_in(config, part))
     with pytest.raises(UserError, match="not a model of this project"):
-        network.load_model(tmp_path / "bad.keras")
+        load_model(tmp_path / "bad.keras")
     assert not trace.exists()
 
 
@@ -330,7 +333,7 @@ def test_members_that_lead_out_of_a_model_file_are_never_written(pair_model, tmp
     members = [("../evil.txt", "x"), ("../../evil.txt", "x"), (f"{tmp_path}/evil.txt", "x")]
     rewrite(folder / "good.keras", folder / "bad.keras", members=members)
     with contextlib.suppress(UserError):  # refusing is as good as ignoring
-        network.load_model(folder / "bad.keras")
+        load_model(folder / "bad.keras")
     assert not list(tmp_path.rglob("evil.txt"))
 
 
@@ -340,14 +343,14 @@ def test_a_truncated_model_file_is_one_line(pair_model, tmp_path):
     for length in (100, len(whole) // 2, len(whole) - 50):
         (tmp_path / "model.keras").write_bytes(whole[:length])
         with pytest.raises(UserError, match="not a model of this project") as refused:
-            network.load_model(tmp_path / "model.keras")
+            load_model(tmp_path / "model.keras")
         assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_keras_model_of_someone_else_is_refused(tmp_path):
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(UserError, match="not a model of this project"):
-        network.load_model(tmp_path / "other.keras")
+        load_model(tmp_path / "other.keras")
 
 
 def test_our_model_file_holds_no_code(pair_model, tmp_path):
@@ -362,12 +365,12 @@ def test_our_model_file_holds_no_code(pair_model, tmp_path):
 def test_a_file_that_is_no_model_is_one_line(tmp_path, content):
     (tmp_path / "model.keras").write_bytes(content)
     with pytest.raises(UserError, match="not a model of this project"):
-        network.load_model(tmp_path / "model.keras")
+        load_model(tmp_path / "model.keras")
 
 
 def test_a_missing_graphviz_is_a_warning(pair_model, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "no picture of the model" in network.draw_model(pair_model, tmp_path / "model.png")
+    assert "no picture of the model" in draw_model(pair_model, tmp_path / "model.png")
 
 
 def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):
@@ -403,7 +406,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(pair_model, tmp_path):
                 member.write(bytes(1 << 20))
     tracemalloc.start()
     with pytest.raises(UserError, match=r"would unpack to 3\d\d\d\d\d\d\d\d"):
-        network.load_model(tmp_path / "bomb.keras")
+        load_model(tmp_path / "bomb.keras")
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
 
@@ -419,21 +422,21 @@ def test_typeids_that_would_forge_lines_are_refused_with_the_model(pair_model, t
     pair_model.save(tmp_path / "good.keras")
     rewrite(tmp_path / "good.keras", tmp_path / "bad.keras", change)
     with pytest.raises(UserError, match="its typeid") as refused:
-        network.load_model(tmp_path / "bad.keras")
+        load_model(tmp_path / "bad.keras")
     assert str(refused.value).isprintable()
 
 
 def test_a_feature_and_all_after_it_are_float32_in_mixed_precision(trunk, batch):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = network.build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b"])
+        model = build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b"])
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.get_layer("trunk").compute_dtype == "bfloat16"
     for layer in model.layers[model.layers.index(model.get_layer("trunk")) + 1 :]:
         assert layer.compute_dtype == "float32", layer.name
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
-    found = model_parts.photo_model(model).predict_on_batch(images)
+    found = parts.photo_model(model).predict_on_batch(images)
     first, second = found["feature"]
     assert first.dtype == np.float32
     distance = ((first - second) ** 2).sum()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pair_generator import PairBatches, swap_partners, validation_partners
-from pairs.command_line import UserError
+from pair_generator import PairBatches, swap_pairs, swap_partners, validation_partners
+from pairs.errors import UserError
 from pairs.photos.read import Photos, find_class_photos, read_photo
 
 SIZE = 40
@@ -229,3 +229,88 @@ def test_every_image_is_transformed_in_its_own_way(data, monkeypatch):
     for step in range(len(batches)):
         batches.images(step, range(30))
     assert len(set(seeds)) == len(seeds) == 360
+
+
+def batches_of_numbers(*sizes):
+    """Batches whose images are their own numbers, in classes of three."""
+    start = 0
+    for size in sizes:
+        numbers = np.arange(start, start + size)
+        yield np.tile(numbers[:, None, None, None], (1, 2, 2, 3)).astype(np.float32), numbers // 3
+        start += size
+
+
+def check_swapped(swapped, images, classes):
+    (first, second), labels = swapped
+    np.testing.assert_array_equal(first, images)
+    numbers = second[:, 0, 0, 0]
+    assert sorted(numbers) == sorted(images[:, 0, 0, 0])
+    assert (numbers != images[:, 0, 0, 0]).all()  # nobody meets itself
+    assert labels["ctg_out_1"].tolist() == classes.tolist()
+    assert labels["ctg_out_2"].tolist() == (numbers // 3).tolist()
+    assert labels["bin_out"].tolist() == (classes == numbers // 3).astype(int).tolist()
+    assert {array.dtype for array in labels.values()} == {np.dtype(np.int32)}
+    # A class that is in the batch twice is swapped with itself.
+    twice = np.bincount(classes)[classes] > 1
+    assert labels["bin_out"].sum() >= twice.sum() - 1
+
+
+@pytest.mark.parametrize("form", ["integers", "column", "one-hot", "floats"])
+def test_any_batches_of_images_become_pairs(form):
+    sizes = (8, 7, 1, 2)
+    forms = {
+        "integers": lambda classes: classes,
+        "column": lambda classes: classes[:, None],
+        "one-hot": lambda classes: np.eye(9)[classes],
+        "floats": lambda classes: classes.astype(np.float32),
+    }
+    given_ = [(images, forms[form](classes)) for images, classes in batches_of_numbers(*sizes)]
+    expected = [batch for batch in batches_of_numbers(*sizes) if len(batch[1]) > 1]
+    found = list(swap_pairs(iter(given_), seed=1))
+    assert len(found) == len(expected) == 3  # the batch of one has no pairs
+    for swapped, (images, classes) in zip(found, expected, strict=True):
+        check_swapped(swapped, images, classes)
+
+
+def test_the_seed_decides_who_meets_whom():
+    def second(seed):
+        (swapped,) = swap_pairs(batches_of_numbers(30), seed)
+        return swapped[0][1]
+
+    np.testing.assert_array_equal(second(0), second(0))
+    assert (second(0) != second(1)).any()
+
+
+@pytest.mark.parametrize(
+    "batch", [np.zeros((4, 2, 2, 3)), (np.zeros((4, 2)),), (np.zeros((4, 2)), np.zeros(3))]
+)
+def test_a_batch_that_is_something_else_is_refused(batch):
+    with pytest.raises(ValueError, match=r"\(images, labels\) is expected|one each"):
+        next(swap_pairs([batch]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_mode", ["categorical", "sparse"])
+def test_the_two_image_model_trains_behind_a_real_flow_from_directory(data, trunk, class_mode):
+    import keras
+    from keras._tf_keras.keras.preprocessing.image import ImageDataGenerator
+
+    from model import build_model
+    from pairs.network.parts import unfreeze
+    from pairs.training.optimizer import compile_model
+
+    side = trunk.input_shape[1]
+    flow = ImageDataGenerator(horizontal_flip=True).flow_from_directory(
+        data / "train",
+        (side, side),
+        classes=["2", "10", "pug"],
+        class_mode=class_mode,
+        batch_size=7,
+    )
+    keras.utils.set_random_seed(0)
+    model = build_model(trunk, ["2", "10", "pug"])
+    unfreeze(model, None)
+    compile_model(model, keras.optimizers.Adam(0.01))
+    history = model.fit(swap_pairs(flow), steps_per_epoch=len(flow), epochs=4, verbose=0).history
+    assert history["ctg_out_1_accuracy"][-1] > history["ctg_out_1_accuracy"][0]
+    assert history["ctg_out_2_accuracy"][-1] > 0.7  # three colours

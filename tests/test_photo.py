@@ -7,8 +7,8 @@ import pytest
 from conftest import COLOURS, ROOT, make_photo
 from PIL import Image
 
-from pairs import files as atomic_file
-from pairs.command_line import UserError
+from pairs import files
+from pairs.errors import UserError
 from pairs.photos import read as photo
 from pairs.photos.read import Photos, find_class_photos, find_photos, read_ahead, read_photo
 
@@ -138,7 +138,7 @@ def test_a_read_only_folder_is_one_line(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     with pytest.raises(UserError, match="could not be written"):
-        atomic_file.write_text(folder / "a.txt", "x")
+        files.write_text(folder / "a.txt", "x")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import COLOURS, make_photo
 
-from pairs.command_line import UserError
-from pairs.photos import check as photo_check
+from pairs.errors import UserError
+from pairs.photos import check
 from pairs.photos.read import find_class_photos
 
 
@@ -18,65 +18,63 @@ def folder(tmp_path):
     return tmp_path
 
 
-def check(folder, known=()):
-    return photo_check.check_photos(find_class_photos(folder), folder, dict(known), workers=2)
+def check_folder(folder, known=()):
+    return check.check_photos(find_class_photos(folder), folder, dict(known), workers=2)
 
 
-def test_what_cannot_be_read_is_named_and_left_out(folder, capsys):
+def test_what_cannot_be_read_is_named_and_skipped(folder, capsys):
     (folder / "a" / "a_1.jpg").write_bytes(b"<html>")
-    (folder / "b" / "b_x\nleft out: y.jpg").write_bytes(b"")
+    (folder / "b" / "b_x\nskipped: y.jpg").write_bytes(b"")
     os.mkfifo(folder / "b" / "b_pipe.jpg")
-    usable, found = check(folder)
+    usable, found = check_folder(folder)
     assert len(usable) == 5
     assert usable.labels.tolist() == [0, 0, 1, 1, 1]
     assert len(found) == 8
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped: ")]
     assert len(said) == 3
     assert "a_1.jpg: not a readable photo" in said[0]
 
 
 def test_a_photo_that_did_not_change_is_not_read_again(folder, monkeypatch):
-    _, found = check(folder)
+    _, found = check_folder(folder)
     make_photo(folder / "b" / "b_2.jpg", COLOURS["pug"], seed=9)
     read = []
-    inspect = photo_check.inspect_photo
-    monkeypatch.setattr(
-        photo_check, "inspect_photo", lambda path: read.append(path) or inspect(path)
-    )
-    _, again = check(folder, found)
+    inspect = check.inspect_photo
+    monkeypatch.setattr(check, "inspect_photo", lambda path: read.append(path) or inspect(path))
+    _, again = check_folder(folder, found)
     assert [os.path.basename(path) for path in read] == ["b_2.jpg"]
-    assert again["b/b_2.jpg"][3] != found["b/b_2.jpg"][3]
+    assert again["b/b_2.jpg"].digest != found["b/b_2.jpg"].digest
     assert {name: facts for name, facts in again.items() if name != "b/b_2.jpg"} == {
         name: facts for name, facts in found.items() if name != "b/b_2.jpg"
     }
 
 
 def test_the_fingerprint_is_of_names_and_bytes_and_not_of_times(folder):
-    before = photo_check.fingerprint(check(folder)[1])
+    before = check.fingerprint(check_folder(folder)[1])
     os.utime(folder / "a" / "a_0.jpg", (1, 1))
-    assert photo_check.fingerprint(check(folder)[1]) == before
+    assert check.fingerprint(check_folder(folder)[1]) == before
     os.rename(folder / "a" / "a_0.jpg", folder / "b" / "a_0.jpg")
-    assert photo_check.fingerprint(check(folder)[1]) != before
+    assert check.fingerprint(check_folder(folder)[1]) != before
 
 
 def test_a_class_without_a_readable_photo_is_refused(folder):
     for path in (folder / "b").iterdir():
         path.write_bytes(b"broken")
     with pytest.raises(UserError, match="none of the photos of class 'b'"):
-        check(folder)
+        check_folder(folder)
 
 
 def test_copies_on_both_sides_are_warned_of(folder, capsys):
-    _, found = check(folder)
-    photo_check.say_what_is_in_both(found, {"a/x.jpg": [1, 2, 3, "other digest", None]})
+    _, found = check_folder(folder)
+    check.warn_about_leakage(found, {"a/x.jpg": check.Facts(1, 2, 3, "other digest")})
     assert capsys.readouterr().out == ""
-    photo_check.say_what_is_in_both(found, {"a/x.jpg": found["b/b_0.jpg"]})
+    check.warn_about_leakage(found, {"a/x.jpg": found["b/b_0.jpg"]})
     assert "1 validation photos are copies of training photos" in capsys.readouterr().out
 
 
 def test_labels_stay_with_their_photos(folder):
     (folder / "a" / "a_0.jpg").write_bytes(b"broken")
-    usable, _ = check(folder)
+    usable, _ = check_folder(folder)
     expected = [path.split("/")[-2] for path in usable.paths]
     assert [usable.typeids[label] for label in usable.labels] == expected
     assert usable.labels.dtype == np.int32
@@ -86,40 +84,40 @@ def test_a_photo_of_the_same_size_but_other_times_is_read_again(folder):
     """Times alone tell: the size is the same."""
     photo = folder / "a" / "a_0.jpg"
     photo.write_bytes((folder / "b" / "b_1.jpg").read_bytes())
-    _, found = check(folder)
+    _, found = check_folder(folder)
     content = bytearray(photo.read_bytes())
     content[-3] ^= 1  # in the pixels, behind all headers
     photo.write_bytes(content)
     os.utime(photo, ns=(0, 1))
-    _, again = check(folder, found)
-    assert again["a/a_0.jpg"][0] == found["a/a_0.jpg"][0]
-    assert again["a/a_0.jpg"][3] != found["a/a_0.jpg"][3]
+    _, again = check_folder(folder, found)
+    assert again["a/a_0.jpg"].size == found["a/a_0.jpg"].size
+    assert again["a/a_0.jpg"].digest != found["a/a_0.jpg"].digest
 
 
 def facts(**digests):
     return {
-        f"{name[0]}/{name}.jpg": [1, 2, 3, digest, None if digest else "broken"]
+        f"{name[0]}/{name}.jpg": check.Facts(1, 2, 3, digest, None if digest else "broken")
         for name, digest in digests.items()
     }
 
 
 def test_a_few_photos_may_vanish_but_nothing_else_may_change():
     known = facts(a1="x", a2="y", b1="z")
-    assert photo_check.vanished(known, known) == []
-    assert photo_check.vanished(known, facts(a1="x", b1="z")) == ["a/a2.jpg"]
-    assert photo_check.vanished(known, facts(a1="x", a2=None, b1="z")) == ["a/a2.jpg"]
-    assert photo_check.vanished(known, facts(a1="x", b1="other")) == []
-    assert photo_check.vanished(known, facts(a1="x", b1="z", b2="new")) == []
-    assert photo_check.vanished(known, facts(b1="z")) == []  # two of three: another data set
+    assert check.vanished(known, known) == []
+    assert check.vanished(known, facts(a1="x", b1="z")) == ["a/a2.jpg"]
+    assert check.vanished(known, facts(a1="x", a2=None, b1="z")) == ["a/a2.jpg"]
+    assert check.vanished(known, facts(a1="x", b1="other")) == []
+    assert check.vanished(known, facts(a1="x", b1="z", b2="new")) == []
+    assert check.vanished(known, facts(b1="z")) == []  # two of three: another data set
     many = facts(**{f"a{number}": str(number) for number in range(300)})
     for count, allowed in ((3, 3), (4, 0)):
         fewer = dict(list(many.items())[count:])
-        assert len(photo_check.vanished(many, fewer)) == allowed
+        assert len(check.vanished(many, fewer)) == allowed
 
 
 def test_the_photos_of_a_check_are_those_of_the_folder(folder):
-    usable, found = check(folder)
-    again = photo_check.photos_of(found, folder, usable.typeids)
+    usable, found = check_folder(folder)
+    again = check.photos_of(found, folder, usable.typeids)
     assert again.paths == usable.paths
     assert again.labels.tolist() == usable.labels.tolist()
     assert again.digests == usable.digests

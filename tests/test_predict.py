@@ -10,9 +10,9 @@ from conftest import COLOURS, assert_one_line_error, make_photo, run_script
 from PIL import Image
 
 import predict
-from pairs.command_line import UserError
+from pairs.errors import UserError
 from pairs.evaluation import evaluate
-from pairs.evaluation.predictor import MAX_VIEWS, Calibration, Ensemble, Predictor, read_views
+from pairs.evaluation.predictor import MAX_VIEWS, Calibration, Predictor, read_views
 from pairs.photos.read import find_class_photos, find_photos, read_photo
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_photo_is_predicted_alike_in_any_batch(predictor, test_folder, trained
 def test_evaluation_agrees_with_the_submission(predictor, data, tmp_path):
     """Counted from the written file, by folder names."""
     photos = find_class_photos(data / "valid", predictor.typeids)
-    numbers = evaluate.evaluate(predictor, photos).numbers
+    numbers = evaluate.evaluate(predictor, photos, predictor.predict(photos.paths)).numbers
     lines = submit(predictor, data / "valid", tmp_path / "predict.txt")
     wrong = sum(line.split("\t")[0] != line.split("\t")[1].split("_")[0] for line in lines)
     assert numbers["photos"] == len(lines) == 6
@@ -120,7 +120,7 @@ def test_folder_order_cannot_shift_a_label(predictor, data, tmp_path):
     for typeid in ("10", "pug"):
         shutil.copytree(data / "valid" / typeid, tmp_path / typeid)
     photos = find_class_photos(tmp_path, predictor.typeids)
-    some = evaluate.evaluate(predictor, photos)
+    some = evaluate.evaluate(predictor, photos, predictor.predict(photos.paths))
     guesses = predictor.predict(photos.paths).probabilities.argmax(axis=1)
     right = [
         path.split("/")[-2] == predictor.typeids[g]
@@ -231,11 +231,11 @@ def test_models_are_averaged_by_typeid_and_not_by_column(trained, predictor, tes
     turned.typeids = turned.typeids[::-1]
     paths = find_photos(test_folder)
     alone = predictor.predict(paths).probabilities
-    together = Ensemble([predictor, turned]).predict(paths).probabilities
+    together = predict.predict_photos([predictor, turned], paths).probabilities
     np.testing.assert_allclose(together, alone, atol=1e-6)
     turned.typeids = ["2", "10", "another"]
-    with pytest.raises(UserError, match="know different classes"):
-        Ensemble([predictor, turned])
+    with pytest.raises(UserError, match=r"know different classes.*'another'"):
+        predict.predict_photos([predictor, turned], paths)
 
 
 def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test_folder):

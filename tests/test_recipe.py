@@ -1,6 +1,6 @@
 import pytest
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
 from pairs.training.recipe import RECIPES, SEED, plan
 
 

@@ -27,10 +27,10 @@ def folder(trained, data, tmp_path_factory):
     make_photo(root / "valid" / "2" / "2_<img src=x onerror=alert(1)>.jpg", COLOURS["pug"], seed=5)
     predictor = Predictor(trained)
     photos = find_class_photos(root / "valid", predictor.typeids)
-    evaluation = evaluate.evaluate(predictor, photos)
+    evaluation = evaluate.evaluate(predictor, photos, predictor.predict(photos.paths))
     names = {"2": HOSTILE, "10": "西藏獒"}
     evaluate.write_files(evaluation, names, root)
-    report.write_report(evaluation, predictor, names, root)
+    report.write_report(evaluation, predictor, find_class_photos(data / "train"), names, root)
     return root
 
 

@@ -1,4 +1,3 @@
-import argparse
 import dataclasses
 import subprocess
 import sys
@@ -6,7 +5,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-from pairs.command_line import UserError
+from pairs.devices.cluster import ALONE
+from pairs.errors import UserError
+from pairs.files import read_json
+from pairs.photos.check import Facts
 from pairs.training import run_folder
 from pairs.training.recipe import SEED
 
@@ -14,28 +16,29 @@ CONSTANTS = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
 
 def settings(found, typeids=("a", "b"), stages=SEED, constants=None, **flags):
-    args = argparse.Namespace(**{"seed": 0, "batch_size": 32, "workers": 2, **flags})
-    return run_folder.make_settings(args, stages, constants or CONSTANTS, list(typeids), found)
+    flags = {"seed": 0, "batch_size": 32, "workers": 2, **flags}
+    made = run_folder.make_settings(flags, stages, ALONE, list(typeids), found)
+    return {**made, "constants": constants or CONSTANTS}
 
 
 @pytest.fixture
 def found():
     return {
-        "train": {f"a/{n}.jpg": [1, 2, 3, f"digest {n}", None] for n in range(4)},
-        "valid": {"b/9.jpg": [1, 2, 3, "digest 9", None]},
+        "train": {f"a/{n}.jpg": Facts(1, 2, 3, f"digest {n}") for n in range(4)},
+        "valid": {"b/9.jpg": Facts(1, 2, 3, "digest 9")},
     }
 
 
 @pytest.fixture
 def begun(tmp_path, found):
     """A folder with a run in it."""
-    run_folder.write_photos(tmp_path, found)
+    run_folder.write_check(tmp_path, found)
     run_folder.write_settings(tmp_path, settings(found))
     return tmp_path
 
 
 def go_on(folder, found, **changes):
-    known = run_folder.read_photos(folder)
+    known = run_folder.read_check(folder)
     return run_folder.holds_run(folder, settings(found, **changes), known, found)
 
 
@@ -52,7 +55,7 @@ def test_another_recipe_is_refused_with_each_difference(begun, found):
     message = str(refused.value)
     assert "--batch-size was 32, is 16" in message
     assert "epochs of stage blocks was 30, is 20" in message
-    assert "stage plain is left out" in message
+    assert "stage plain is skipped" in message
     assert "--seed" not in message
     constants = {**CONSTANTS, "augmentation": {"rotation_range": 20}}
     with pytest.raises(UserError, match=r"augmentation was {'rotation_range': 45}, is"):
@@ -70,8 +73,8 @@ def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found)
         go_on(begun, found, typeids=("a", "c"))
     changed = dict(found["train"])
     del changed["a/0.jpg"]
-    changed["a/1.jpg"] = [1, 2, 3, "another digest", None]
-    changed["a/2.jpg"] = [1, 2, 3, None, "now broken"]
+    changed["a/1.jpg"] = Facts(1, 2, 3, "another digest")
+    changed["a/2.jpg"] = Facts(1, 2, 3, None, "now broken")
     with pytest.raises(
         UserError,
         match=r"train photos 2 gone \(e.g. 'a/0.jpg'\), 1 changed \(e.g. 'a/1.jpg'\)",
@@ -82,7 +85,7 @@ def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found)
 @pytest.mark.parametrize("name", ["model.keras", "checkpoint.npz", "results.json"])
 def test_files_of_unknown_origin_are_not_overwritten(tmp_path, found, name):
     (tmp_path / name).write_bytes(b"mine")
-    with pytest.raises(UserError, match="not of a run that could go on"):
+    with pytest.raises(UserError, match="not of a run that could resume"):
         go_on(tmp_path, found)
 
 
@@ -160,7 +163,7 @@ def test_restart_makes_the_old_run_unusable_before_anything_else(begun, found, m
         with pytest.raises(KeyboardInterrupt):
             run_folder.set_aside(begun)
     assert moved == ["settings.json"]
-    with pytest.raises(UserError, match="not of a run that could go on"):
+    with pytest.raises(UserError, match="not of a run that could resume"):
         go_on(begun, found)
     run_folder.set_aside(begun)
     assert not (begun / "checkpoint.npz").exists()
@@ -234,13 +237,13 @@ def test_a_run_can_go_on_without_its_store_where_a_quota_leaves_no_room(
 
 
 def test_a_folder_without_a_check_knows_no_photos(tmp_path):
-    assert run_folder.read_photos(tmp_path) == {"train": {}, "valid": {}}
+    assert run_folder.read_check(tmp_path) == {"train": {}, "valid": {}}
 
 
 def test_another_version_of_a_package_is_a_note_and_not_an_error(begun, found, capsys):
     assert go_on(begun, found)
     assert capsys.readouterr().out == ""
-    old = run_folder.read_json(begun / "settings.json")
+    old = read_json(begun / "settings.json")
     assert old["versions"]["keras"]
     now, old["versions"]["keras"] = old["versions"]["keras"], "0.1"
     run_folder.write_settings(begun, old)
@@ -254,7 +257,7 @@ def test_every_difference_between_two_plans_is_named(begun, found):
     with pytest.raises(UserError) as refused:
         go_on(begun, found, stages=(heads, dataclasses.replace(plain, name="last")))
     message = str(refused.value)
-    for words in ("stage last was left out", "stage blocks is left out", "stage plain is left out"):
+    for words in ("stage last was skipped", "stage blocks is skipped", "stage plain is skipped"):
         assert words in message
     assert message.count("; ") == 2
     assert f"--weights {begun} holds" in message
@@ -263,3 +266,11 @@ def test_every_difference_between_two_plans_is_named(begun, found):
 def test_the_same_classes_in_another_order_are_another_run(begun, found):
     with pytest.raises(UserError, match="classes in another order"):
         go_on(begun, found, typeids=("b", "a"))
+
+
+def test_what_a_check_found_is_read_back_and_a_damaged_one_is_one_line(begun, found):
+    assert run_folder.read_check(begun) == found
+    for content in ("[1]", '{"train": [1]}', '{"train": {"a/0.jpg": 5}}', "{"):
+        (begun / "photos.json").write_text(content)
+        with pytest.raises(UserError, match=r"photos\.json: damaged"):
+            run_folder.read_check(begun)

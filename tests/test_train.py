@@ -16,11 +16,16 @@ import pytest
 from conftest import FLAGS, ROOT, SIZE, assert_one_line_error, run_script
 from PIL import Image
 
-import model as network
 import train
-from pairs.network import parts as model_parts
+from pair_generator import PairBatches
+from pairs.devices.cluster import ALONE
+from pairs.errors import UserError
+from pairs.network import parts
+from pairs.network.files import load_model
 from pairs.training import callbacks, recipe, stage
-from pairs.training.recipe import SEED, Stage
+from pairs.training.optimizer import compile_model
+from pairs.training.recipe import LOSS_WEIGHTS, SEED, Stage
+from pairs.training.scoring import score
 
 MORE_WORKERS = FLAGS.replace("--workers 2", "--workers 5")
 
@@ -83,7 +88,7 @@ def test_the_recipe_is_the_references():
     assert [stage.epochs for stage in SEED] == [30, 30, 10]
     assert blocks.learning_rate == plain.learning_rate == 1e-4
     assert heads.patience == 3
-    assert network.LOSS_WEIGHTS == {"ctg_out_1": 1, "ctg_out_2": 1, "bin_out": 0.5}
+    assert LOSS_WEIGHTS == {"ctg_out_1": 1, "ctg_out_2": 1, "bin_out": 0.5}
 
 
 @pytest.mark.slow
@@ -146,7 +151,7 @@ def test_stopped_out_of_disk_and_killed_it_ends_as_the_undisturbed_run(data, tra
     assert time.monotonic() - before < 5
     assert training.returncode == 128 + signal.SIGTERM
     assert errors.splitlines()[-1] == (
-        "stopped by SIGTERM; run the same command again to go on after the last finished epoch"
+        "stopped by SIGTERM; run the same command again to resume after the last finished epoch"
     )
 
     # A disk with room for less than a checkpoint.
@@ -246,8 +251,8 @@ def test_each_stage_prints_error_and_pair_accuracy(trained):
 
 @pytest.mark.slow
 def test_weights_below_layer_105_never_move_and_those_above_do(trained):
-    first = network.load_model(trained / "heads-best.keras").get_layer("trunk")
-    last = network.load_model(trained / "model.keras").get_layer("trunk")
+    first = load_model(trained / "heads-best.keras").get_layer("trunk")
+    last = load_model(trained / "model.keras").get_layer("trunk")
     moved = [
         any(
             (old.numpy() != new.numpy()).any()
@@ -266,29 +271,25 @@ def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
     from pairs.photos.read import find_class_photos
     from pairs.training.batches import KerasBatches
 
-    model = network.load_model(trained / "model.keras")
-    whole = model_parts.connect(*model_parts.split(model, None))
-    network.compile_model(whole, keras.optimizers.SGD(0.0))
+    model = load_model(trained / "model.keras")
+    whole = parts.connect(*parts.split(model, None))
+    compile_model(whole, keras.optimizers.SGD(0.0))
     valid = find_class_photos(data / "valid", ["2", "10", "pug"])
     batches = PairBatches(valid, SIZE, 6, seed=0, validation=True)
-    loss = whole.evaluate(
-        KerasBatches(batches, list(whole.output), 1), verbose=0, return_dict=True
-    )["loss"]
+    fed = KerasBatches(batches, list(whole.output), 1, None, ALONE)
+    loss = whole.evaluate(fed.for_keras, verbose=0, return_dict=True)["loss"]
     best = min(float(row["val_loss"]) for row in rows_of(trained) if row["stage"] == "plain")
     assert loss == pytest.approx(best, rel=1e-4)
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(data, tmp_path, monkeypatch):
-    from pairs import command_line
 
     wild = Stage(1, "heads", False, "sgd", float("inf"), epochs=2, augment=None)
     monkeypatch.setitem(recipe.RECIPES, "seed", (wild,))
     flags = f"--data {data} --weights {tmp_path} --image-size {SIZE} --batch-size 6 "
     args = train.parse_args((flags + "--pretrained none --epochs 2").split())
-    with pytest.raises(
-        command_line.UserError, match=r"loss is nan in stage heads, epoch 1, step 2"
-    ):
+    with pytest.raises(UserError, match=r"loss is nan in stage heads, epoch 1, step 2"):
         train.train(args)
 
 
@@ -303,7 +304,7 @@ def test_the_tuned_recipe_trains_on_larger_images_from_stored_activations(data, 
     # Each stage's cosine ends at zero.
     assert float(rows[2]["learning_rate"]) == pytest.approx(0, abs=1e-9)
     assert float(rows[4]["learning_rate"]) == pytest.approx(0, abs=1e-9)
-    assert network.load_model(tmp_path / "model.keras").input_shape[1] == round(1.6 * SIZE)
+    assert load_model(tmp_path / "model.keras").input_shape[1] == round(1.6 * SIZE)
     # 18 photos and their mirror images, once through the trunk for both stages.
     assert done.stdout.count("activations of 18 photos and their mirror images") == 3
     assert done.stdout.count("there already") == 2  # of training and validation
@@ -342,13 +343,13 @@ def test_the_best_epoch_is_the_model_and_the_next_stages_start_also_after_a_cut(
     monkeypatch.setitem(recipe.RECIPES, "seed", plan)
     seeds = []
 
-    class Noted(stage.PairBatches):
+    class Noted(PairBatches):
         def __init__(self, photos, image_size, batch_size, seed, *args, validation=False, **more):
             super().__init__(photos, image_size, batch_size, seed, *args, validation, **more)
             if not validation:
                 seeds.append(seed)
 
-    monkeypatch.setattr(stage, "PairBatches", Noted)
+    monkeypatch.setattr(train, "PairBatches", Noted)
     flags = f"--data {data} --weights {tmp_path} --image-size {SIZE} --batch-size 6 --workers 3 "
     args = train.parse_args((flags + "--pretrained none").split())
     monkeypatch.setattr(stage, "Validate", worse_every_epoch(cut_at=2))
@@ -360,7 +361,7 @@ def test_the_best_epoch_is_the_model_and_the_next_stages_start_also_after_a_cut(
     def weights(name):
         return [
             keras.ops.convert_to_numpy(weight)
-            for weight in network.load_model(tmp_path / f"{name}.keras").weights
+            for weight in load_model(tmp_path / f"{name}.keras").weights
         ]
 
     def same(one, other):
@@ -375,11 +376,11 @@ def test_the_best_epoch_is_the_model_and_the_next_stages_start_also_after_a_cut(
     assert not same(model, weights("plain-last"))
     rows = rows_of(tmp_path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "1", "1", "2"]
-    # The starting weights, twice the first stage (cut and resumed), the second, the third:
-    # no two stages draw the same pairs and transforms.
-    assert len(seeds) == 5
-    assert seeds[1] == seeds[2]
-    assert len(set(seeds[2:])) == 3
+    # The starting weights and the drawing, twice the first stage (cut and resumed), the
+    # second, the third: no two stages draw the same pairs and transforms.
+    assert len(seeds) == 6
+    assert seeds[2] == seeds[3]
+    assert len(set(seeds[3:])) == 3
 
 
 def test_the_error_counts_what_both_heads_say_of_each_image():
@@ -394,7 +395,7 @@ def test_the_error_counts_what_both_heads_say_of_each_image():
     class Batches:
         pairs = Pairs()
         for_keras = None
-        own_errors = staticmethod(contextlib.nullcontext)
+        original_errors = staticmethod(contextlib.nullcontext)
 
         def __len__(self):
             return 1
@@ -407,7 +408,7 @@ def test_the_error_counts_what_both_heads_say_of_each_image():
                 "bin_out": np.eye(2)[[0, 1, 0, 1, 1, 1]],
             }
 
-    found = stage.evaluate(Model(), Batches())
+    found = score(Model(), Batches())
     assert found == {"photos": 6, "error": 0.0, "same": 1.0, "different": pytest.approx(2 / 3)}
 
 

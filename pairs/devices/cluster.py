@@ -12,34 +12,22 @@ import dataclasses
 import itertools
 import os
 import pathlib
-import re
-import signal
-import subprocess
 import sys
-import threading
-import traceback
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from pair_generator import groups
-from pairs.command_line import UserError
+from pairs.devices import sharding
 from pairs.devices.inventory import let_memory_grow
+from pairs.errors import UserError
 
 # Keras' own environment, see `keras.distribution.initialize`.
 NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 PROCESS = "KERAS_DISTRIBUTION_PROCESS_ID"
 ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
-SUPERVISED = "PAIRS_SUPERVISED"
 # A replica of `MirroredStrategy` pairs its own images; fewer would hardly meet their class.
 MIN_IMAGES_A_REPLICA = 4
-# What JAX raises, or the C++ below it dies with, where another process is lost.
-IS_LOST = re.compile(r"gloo|nccl|coordination|distributed service|heartbeat|barrier", re.IGNORECASE)
-# How that C++ begins the lines that it dies with, and those before them.
-DYING = re.compile(r"F\d{4} \d\d:\d\d:\d\d|E\d{4} .*coordination_service")
-LOST = (
-    "another process of the cluster has died or cannot be reached; see its own last line, then "
-    "run the same command in all of them to go on after the last finished epoch"
-)
 # Process 0 may check millions of photos while the others wait.
 LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 BARRIERS = itertools.count()  # each has a name of its own, the same in all processes
@@ -61,88 +49,69 @@ class Cluster:
     num_processes: int = 1
     num_devices: int = 1
     num_groups: int = 1
-    engine: object = None
+    engine: Any = None
 
     @property
-    def is_first(self):
+    def is_main_process(self) -> bool:
         """Whether this process decides and writes."""
         return self.process == 0
 
-    def scope(self):
+    def scope(self) -> contextlib.AbstractContextManager:
         """A context: models made and trained in it are spread over all devices."""
         return self.engine.scope() if self.engine else contextlib.nullcontext()
 
-    def wait_for_all(self):
+    def barrier(self) -> None:
         """Returns when every process of the cluster has come here."""
         if self.num_processes > 1:
             # JAX's public barrier is an operation of the devices and gives up
             # after 10 to 30 minutes; this one, of the processes, Orbax uses, too.
             from jax._src.distributed import global_state
 
-            name = f"wait_for_all_{next(BARRIERS)}"
-            global_state.client.wait_at_barrier(name, LONGEST_WAIT_MS)
+            name = f"barrier_{next(BARRIERS)}"
+            client: Any = global_state.client
+            client.wait_at_barrier(name, LONGEST_WAIT_MS)
 
     @contextlib.contextmanager
-    def first_goes_ahead(self):
-        """A context that the first process leaves before the others enter it."""
-        if not self.is_first:
-            self.wait_for_all()
+    def main_process_first(self) -> Iterator[None]:
+        """A context that the main process leaves before the others enter it."""
+        if not self.is_main_process:
+            self.barrier()
         yield
-        if self.is_first:
-            self.wait_for_all()
+        if self.is_main_process:
+            self.barrier()
 
-    def spread(self, partner, batch_size):
+    def spread(
+        self, partner: np.ndarray, batch_size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """This process' part of a batch.
-
-        A batch is padded to full length, so that it divides evenly, and every
-        group of it to the same.
 
         Args:
             partner: int array, shape `(batch,)`, as `PairBatches.pairs` returns it.
             batch_size: of a full batch.
 
         Returns:
-            `(rows, partner, is_image)`, arrays of one length: which image of the
-            batch, where its partner stands in its group, and False for padding.
+            `(rows, places, is_image)` of `sharding.spread`, this process' share.
         """
-        count = len(partner)
-        length = self.padded(count, batch_size)
-        group_length = length // self.num_groups
-        rows = np.full(length, -1)
-        for number, members in enumerate(groups(count, self.num_groups)):
-            start = number * group_length
-            rows[start : start + len(members)] = members
-        is_image = rows >= 0
-        place_of = np.empty(count, int)
-        place_of[rows[is_image]] = np.flatnonzero(is_image)
-        # Padding is its own partner.
-        places = np.arange(length)
-        places[is_image] = place_of[partner[rows[is_image]]]
+        length = self.padded(len(partner), batch_size)
         share = length // self.num_processes
         part = slice(self.process * share, (self.process + 1) * share)
-        return (
-            np.maximum(rows, 0)[part],
-            (places % group_length).astype(np.int32)[part],
-            is_image[part],
-        )
+        rows, places, is_image = sharding.spread(partner, length, self.num_groups)
+        return rows[part], places[part], is_image[part]
 
-    def padded(self, count, batch_size):
-        """Length of a batch of `count` images after padding: all devices get as many."""
-        return -(-max(count, batch_size) // self.num_devices) * self.num_devices
+    def padded(self, count: int, batch_size: int) -> int:
+        """Length of a batch of `count` images after padding."""
+        return sharding.padded_length(count, batch_size, self.num_devices)
 
 
 ALONE = Cluster()
 
 
-def join(batch_size, precision):
+def join(batch_size: int, precision: str) -> Cluster:
     """Finds the devices and, in a cluster, the other processes.
 
     Args:
         batch_size: of all devices together.
-        precision: one of `device.PRECISIONS`.
-
-    Returns:
-        `Cluster`.
+        precision: one of `inventory.PRECISIONS`.
 
     Raises:
         UserError: the backend cannot do it, another process cannot be reached,
@@ -177,18 +146,18 @@ def join(batch_size, precision):
             f"--batch-size {batch_size}: {cluster.num_groups} cards need at least "
             f"{MIN_IMAGES_A_REPLICA} images each"
         )
-    if not cluster.is_first:
+    if not cluster.is_main_process:
         sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115  one process speaks
     print(f"{cluster.num_devices} devices, {cluster.num_processes} processes")
     return cluster
 
 
-def is_cluster():
+def is_cluster() -> bool:
     """Whether Keras' environment names other processes."""
     return ADDRESSES in os.environ or NUM_PROCESSES in os.environ
 
 
-def join_on_jax():
+def join_on_jax() -> Cluster:
     """All devices of all processes."""
     import jax
     import keras
@@ -213,7 +182,7 @@ def join_on_jax():
     )
 
 
-def mirror_on_tensorflow():
+def mirror_on_tensorflow() -> Cluster:
     """The GPUs of this machine; without one, whatever CPUs TensorFlow is told to see."""
     import tensorflow as tf
 
@@ -222,76 +191,3 @@ def mirror_on_tensorflow():
     count = len(devices)
     strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
     return Cluster(num_devices=count, num_groups=count, engine=strategy)
-
-
-def supervise():
-    """Runs this very command as a child process, and ends as people expect.
-
-    Where another process of a cluster dies, the C++ below JAX aborts this one
-    with a page of text, or a collective operation fails; either becomes one line.
-    """
-    child = subprocess.Popen(
-        # Not sys.argv: another script (experiments/variants.py) may have called us.
-        [sys.executable, *sys.orig_argv[1:]],
-        env={**os.environ, SUPERVISED: "1"},
-        stdin=subprocess.PIPE,  # its end tells the child that we are gone
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    last_words, has_own_line = [], False
-    for line in child.stderr:
-        if line.startswith("train.py: error"):
-            last_words, has_own_line = [], True
-        if last_words or DYING.match(line):
-            last_words.append(line)
-        else:
-            print(line, end="", file=sys.stderr, flush=True)
-    code = child.wait()
-    if has_own_line:  # and may still have been aborted
-        sys.exit(2)
-    last_words = "".join(last_words)
-    if code == -signal.SIGABRT and IS_LOST.search(last_words):
-        raise UserError(LOST)
-    print(last_words, end="", file=sys.stderr)
-    if code < 0:
-        raise UserError(
-            f"ended by {signal.Signals(-code).name} (SIGKILL is often the system's, out of "
-            f"memory); run the same command in all processes to go on"
-        )
-    sys.exit(code)
-
-
-def is_supervised():
-    """Whether this process is the child of `supervise`; if so it ends with its parent."""
-    if SUPERVISED not in os.environ:
-        return False
-
-    def wait():
-        os.read(0, 1)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-    return True
-
-
-@contextlib.contextmanager
-def own_errors(cluster):
-    """Ends this process with one line where another one is lost.
-
-    Nothing is cleaned up then: what JAX does at a proper end waits for all.
-    """
-    try:
-        yield
-    except Exception as error:
-        if cluster.num_processes == 1:
-            raise
-        sys.stdout.flush()
-        line = " ".join(str(error).split())
-        if not isinstance(error, (UserError, OSError)):
-            if not IS_LOST.search(line):
-                traceback.print_exc()
-                os._exit(1)
-            line = f"{LOST} ({line[:200]})"
-        print(f"train.py: error: {line}", file=sys.stderr, flush=True)
-        os._exit(2)

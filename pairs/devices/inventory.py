@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
 
 # cuDNN 9.11 dropped Maxwell, Pascal and Volta: its release notes.
 LAST_CUDNN_BELOW = (9, 11)
@@ -38,7 +38,7 @@ class Card:
 
     name: str
     memory: int
-    capability: tuple | None
+    capability: tuple[int, ...] | None
     driver: str
 
 
@@ -52,7 +52,7 @@ class Gpu:
     """
 
     name: str
-    capability: tuple | None
+    capability: tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,14 @@ class Inventory:
     backend: str
     version: str
     has_gpu_code: bool
-    gpus: tuple = ()
-    cards: tuple = ()
+    gpus: tuple[Gpu, ...] = ()
+    cards: tuple[Card, ...] = ()
     cudnn: str | None = None
     num_cores: int = 1
     memory: int | None = None
 
 
-def describe(inventory):
+def describe(inventory: Inventory) -> str:
     """One line: backend, device, memory, compute capability, cuDNN."""
     line = f"{inventory.backend} {inventory.version} on "
     if not inventory.gpus:
@@ -96,31 +96,31 @@ def describe(inventory):
     return line + f", cuDNN {inventory.cudnn or 'of unknown version'}"
 
 
-def is_old(capability):
+def is_old(capability: tuple[int, ...] | None) -> bool:
     """Whether new CUDA libraries have no code for it; of an unknown one (None), no."""
     return capability is not None and capability < FIRST_KEPT_CAPABILITY
 
 
-def dotted(numbers):
+def dotted(numbers: tuple[int, ...]) -> str:
     """`(6, 1)` as "6.1"."""
     return ".".join(map(str, numbers))
 
 
-def gibibytes(size):
-    """A memory size for people: cards are sold by powers of two."""
+def gibibytes(size: int) -> str:
+    """A memory size, human-readable: cards are sold by powers of two."""
     return f"{size / 2**30:.1f} GiB"
 
 
-def why_it_would_crash(inventory, distribute=False):
+def why_it_would_crash(inventory: Inventory, distribute: bool = False) -> str | None:
     """Why the first step would fail, and what to install; None if it should not.
 
     Args:
-        inventory: `Inventory`.
+        inventory: what is on this machine.
         distribute: all GPUs compute, not only the first.
     """
     for gpu in inventory.gpus if distribute else inventory.gpus[:1]:
         too_new = inventory.cudnn and version_numbers(inventory.cudnn) >= LAST_CUDNN_BELOW
-        if too_new and is_old(gpu.capability):
+        if too_new and gpu.capability and is_old(gpu.capability):
             return (
                 f"cuDNN {inventory.cudnn} has no code for the {gpu.name} (compute capability "
                 f"{dotted(gpu.capability)}) and fails or crashes: pip install "
@@ -129,7 +129,7 @@ def why_it_would_crash(inventory, distribute=False):
     return None
 
 
-def why_a_card_is_idle(inventory):
+def why_a_card_is_idle(inventory: Inventory) -> str | None:
     """Why the backend does not use a card that is there, and what to install; None if it does."""
     if not inventory.cards or inventory.gpus:
         return None
@@ -153,7 +153,7 @@ def why_a_card_is_idle(inventory):
     return f"{idle}: {inventory.backend} finds no CUDA libraries for it; {install}"
 
 
-def remark_precision(precision, inventory):
+def remark_precision(precision: str, inventory: Inventory) -> str | None:
     """What to know about a precision on this device; None if it is as hoped."""
     if precision == "float32":
         return None
@@ -168,12 +168,12 @@ def remark_precision(precision, inventory):
     return None
 
 
-def version_numbers(version):
+def version_numbers(version: str) -> tuple[int, ...]:
     """The numbers of a version: "9.10.2.21" is `(9, 10, 2, 21)`."""
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-def parse_cards(text):
+def parse_cards(text: str) -> tuple[Card, ...]:
     """Cards from the lines of `nvidia-smi`, see `list_cards`; others are passed over."""
     cards = []
     for line in text.splitlines():
@@ -185,7 +185,7 @@ def parse_cards(text):
     return tuple(cards)
 
 
-def take_inventory():
+def take_inventory() -> Inventory:
     """Looks at this machine; loads the backend."""
     import keras
 
@@ -224,14 +224,14 @@ def take_inventory():
     )
 
 
-def package_version(name):
+def package_version(name: str) -> str | None:
     """The version of an installed package; None where it is not there."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
     return None
 
 
-def list_cards():
+def list_cards() -> tuple[Card, ...]:
     """The cards that NVIDIA's driver lists; none where there is no driver, or none is wanted."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return ()
@@ -247,7 +247,7 @@ def list_cards():
     return ()
 
 
-def own_cores_and_memory():
+def own_cores_and_memory() -> tuple[int, int | None]:
     """`(cores, bytes)` of this computer; None for what is not known."""
     try:
         cores = len(os.sched_getaffinity(0))
@@ -259,7 +259,7 @@ def own_cores_and_memory():
         return cores, None
 
 
-def prepare(precision="float32", distribute=False):
+def prepare(precision: str = "float32", distribute: bool = False) -> None:
     """Gets the device ready, and says on standard error what it is.
 
     Args:
@@ -284,7 +284,7 @@ def prepare(precision="float32", distribute=False):
         let_memory_grow()
 
 
-def let_memory_grow():
+def let_memory_grow() -> None:
     """Makes TensorFlow take of a card's memory what it needs, and leave the rest to others."""
     import tensorflow as tf
 

@@ -7,15 +7,17 @@ reliability.png  how often a probability of 0.7 is right
 """
 
 import dataclasses
+import pathlib
+from typing import Any
 
 import numpy as np
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
 from pairs.evaluation import metrics
-from pairs.evaluation.predictor import Calibration, Predictions
-from pairs.files import replacing, write_csv
+from pairs.evaluation.figures import draw_confusions, draw_reliability
+from pairs.evaluation.predictor import Calibration, Predictions, Predictor
+from pairs.files import replacing, write_csv, write_json
 from pairs.photos.read import Photos
-from pairs.training.run_folder import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,39 +25,36 @@ class Evaluation:
     """What a model says about photos of known class, and how right it is.
 
     Attributes:
-        photos: `photo.Photos`, the readable ones.
-        predictions: `Predictions` of them.
+        photos: the readable ones.
+        predictions: of them.
         calibrated: float64 array, shape `(photos, classes)`: probabilities with
             the fitted temperature.
         confusions: int array, shape `(classes, classes)`, true class by row.
         classes: `metrics.judge_classes(...)`.
-        calibration: `Calibration` fitted on these photos.
-        numbers: dict, what metrics.json holds.
+        calibration: fitted on these photos.
+        numbers: what metrics.json holds.
     """
 
     photos: Photos
     predictions: Predictions
     calibrated: np.ndarray
     confusions: np.ndarray
-    classes: dict
+    classes: dict[str, np.ndarray]
     calibration: Calibration
-    numbers: dict
+    numbers: dict[str, Any]
 
 
-def evaluate(predictor, photos):
-    """Predicts photos and compares.
+def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> Evaluation:
+    """Compares predictions with the classes of photos.
 
     Args:
-        predictor: `predictor.Predictor`.
-        photos: `photo.Photos` with the predictor's typeids.
-
-    Returns:
-        `Evaluation`.
+        predictor: answers "same or different", if its model can.
+        photos: with the predictor's typeids.
+        predictions: of these photos.
 
     Raises:
         UserError: none of the photos can be read.
     """
-    predictions = predictor.predict(photos.paths)
     readable = np.flatnonzero(predictions.readable())
     if not len(readable):
         raise UserError(f"{photos.paths[0]}: neither this nor any other photo there can be read")
@@ -64,7 +63,7 @@ def evaluate(predictor, photos):
     error, top5_error = metrics.errors(probabilities, labels)
     temperature = metrics.fit_temperature(probabilities, labels)
     calibrated = metrics.apply_temperature(probabilities, temperature)
-    numbers = {
+    numbers: dict[str, Any] = {
         "photos": len(photos),
         "error": error.value,
         "error_standard_error": error.standard_error,
@@ -89,11 +88,11 @@ def evaluate(predictor, photos):
     )
 
 
-def judge_pairs(predictor, features, labels):
+def judge_pairs(predictor: Predictor, features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """How well the pair head tells "same" from "different".
 
     Returns:
-        dict: number of `pairs`, `roc_auc`; `missed` (share of same-class pairs
+        number of `pairs`, `roc_auc`; `missed` (share of same-class pairs
         called different) and `false` (share of others called the same) at
         probability 0.5; the `threshold` at which both are equal, and the
         `equal_error` there. None where there is only one kind of pairs.
@@ -113,11 +112,12 @@ def judge_pairs(predictor, features, labels):
     }
 
 
-def print_evaluation(evaluation, names):
+def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     """Prints the numbers, the worst classes and the most confused pairs.
 
     Args:
-        names: dict from typeid to a name for people; may lack some.
+        evaluation: what is printed.
+        names: human-readable, by typeid; may lack some.
     """
     numbers, classes = evaluation.numbers, evaluation.classes
     typeids = evaluation.photos.typeids
@@ -151,90 +151,30 @@ def print_evaluation(evaluation, names):
     )
 
 
-def printed_name(typeid, names):
-    """A class for people: its name, if there is one, and its typeid."""
+def printed_name(typeid: str, names: dict[str, str]) -> str:
+    """A class, human-readable: its name, if there is one, and its typeid."""
     return f"{names[typeid]} ({typeid})" if typeid in names else typeid
 
 
-def write_files(evaluation, names, folder):
+def write_files(evaluation: Evaluation, names: dict[str, str], folder: pathlib.Path) -> None:
     """Writes metrics.json, per_class.csv, confusion.png and reliability.png to a folder."""
     write_json(folder / "metrics.json", evaluation.numbers)
     write_per_class(evaluation, names, folder / "per_class.csv")
     with replacing(folder / "confusion.png") as temporary:
-        draw_confusions(evaluation, temporary)
+        draw_confusions(evaluation.confusions, evaluation.photos.typeids, temporary)
     with replacing(folder / "reliability.png") as temporary:
-        draw_reliability(evaluation, temporary)
+        curves = {
+            "as given": evaluation.predictions.probabilities,
+            f"temperature {evaluation.calibration.temperature:.2f}": evaluation.calibrated,
+        }
+        draw_reliability(curves, evaluation.photos.labels, temporary)
 
 
-def write_per_class(evaluation, names, file):
-    """Writes one line a class: typeid, name, photos, precision, recall, f1."""
+def write_per_class(evaluation: Evaluation, names: dict[str, str], file: pathlib.Path) -> None:
+    """Writes one line per class: typeid, name, photos, precision, recall, f1."""
     keys = ("photos", "precision", "recall", "f1")
     rows = [
         [typeid, names.get(typeid, ""), *(evaluation.classes[key][label] for key in keys)]
         for label, typeid in enumerate(evaluation.photos.typeids)
     ]
     write_csv(file, ["typeid", "name", *keys], rows)
-
-
-def new_figure(width, height):
-    """A Matplotlib figure and its axes, without pyplot, which would look for a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def draw_confusions(evaluation, path):
-    """Draws the confusion matrix, rows scaled to shares, to a PNG."""
-    confusions = evaluation.confusions
-    num_classes = len(confusions)
-    side = min(24, max(5, 2 + 0.28 * num_classes))
-    figure, axes = new_figure(side + 1, side)
-    shares = confusions / np.maximum(confusions.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if num_classes <= 40:
-        for row, column in zip(*np.nonzero(confusions), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            text = str(confusions[row, column])
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    # Typeids only: names in any script would need their fonts.
-    size = 8 if num_classes <= 60 else 4
-    # parse_math: a typeid may be `$5$`, which is no formula.
-    names = {"labels": evaluation.photos.typeids, "fontsize": size, "parse_math": False}
-    axes.set_xticks(range(num_classes), rotation=90, **names)
-    axes.set_yticks(range(num_classes), **names)
-    axes.set_xlabel("guessed typeid")
-    axes.set_ylabel("true typeid")
-    axes.set_title("photos, coloured by share of the true class")
-    figure.colorbar(image, ax=axes, shrink=0.8)
-    figure.savefig(path, dpi=110, format="png")
-
-
-def draw_reliability(evaluation, path):
-    """Draws accuracy against confidence, as given and with the temperature, to a PNG."""
-    figure, axes = new_figure(5.5, 5)
-    axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
-    for label, probabilities in (
-        ("as given", evaluation.predictions.probabilities),
-        (f"temperature {evaluation.calibration.temperature:.2f}", evaluation.calibrated),
-    ):
-        count, confidence, accuracy = metrics.bin_by_confidence(
-            probabilities, evaluation.photos.labels
-        )
-        filled = count > 0
-        error = metrics.calibration_error(probabilities, evaluation.photos.labels)
-        (line,) = axes.plot(
-            confidence[filled], accuracy[filled], "-", label=f"{label}: error {error:.3f}"
-        )
-        # The larger the dot, the more photos.
-        sizes = 200 * count[filled] / count.sum()
-        axes.scatter(confidence[filled], accuracy[filled], s=12 + sizes, color=line.get_color())
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("probability of the first guess")
-    axes.set_ylabel("share that is right")
-    axes.legend(loc="lower right")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110, format="png")

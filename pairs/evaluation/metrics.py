@@ -30,13 +30,13 @@ class Share:
         return f"{self.value:.4f} ± {self.standard_error:.4f}"
 
 
-def share(hits):
+def share(hits: np.ndarray) -> Share:
     """The share of true values in a bool array."""
     value = float(np.mean(hits))
     return Share(value, math.sqrt(value * (1 - value) / len(hits)))
 
 
-def rank_classes(probabilities):
+def rank_classes(probabilities: np.ndarray) -> np.ndarray:
     """Labels from the most to the least probable, `(photos, classes)`.
 
     Equal probabilities are ranked by label, the same on every machine.
@@ -44,7 +44,7 @@ def rank_classes(probabilities):
     return np.argsort(-probabilities, axis=1, kind="stable")
 
 
-def errors(probabilities, labels):
+def errors(probabilities: np.ndarray, labels: np.ndarray) -> tuple[Share, Share]:
     """Shares of photos whose class is not the first guess, not among the first five.
 
     Args:
@@ -52,13 +52,13 @@ def errors(probabilities, labels):
         labels: int array, shape `(photos,)`.
 
     Returns:
-        `(error, top5_error)`, each a `Share`.
+        `(error, top5_error)`.
     """
     hits = rank_classes(probabilities) == np.asarray(labels)[:, None]
     return share(~hits[:, 0]), share(~hits[:, :TOP].any(axis=1))
 
 
-def count_confusions(probabilities, labels):
+def count_confusions(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """int array, shape `(classes, classes)`: photos of class row guessed as column."""
     num_classes = probabilities.shape[1]
     guesses = rank_classes(probabilities)[:, 0]
@@ -67,15 +67,15 @@ def count_confusions(probabilities, labels):
     return confusions
 
 
-def judge_classes(confusions):
+def judge_classes(confusions: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall and F1 of every class.
 
     Args:
         confusions: `count_confusions(...)`.
 
     Returns:
-        dict of float arrays `precision`, `recall`, `f1`, shape `(classes,)`, and
-        the int array `photos`. A class that was never guessed has precision 0;
+        float arrays `precision`, `recall`, `f1`, shape `(classes,)`, and the int
+        array `photos`. A class that was never guessed has precision 0;
         one without photos has NaN throughout.
     """
     right = np.diag(confusions)
@@ -92,17 +92,17 @@ def judge_classes(confusions):
     }
 
 
-def worst_classes(judged, count=10):
+def worst_classes(judged: dict[str, np.ndarray], count: int = 10) -> list[int]:
     """Labels of the classes with the lowest F1, the worst first."""
     order = np.argsort(judged["f1"], kind="stable")
     return [int(label) for label in order if judged["photos"][label]][:count]
 
 
-def most_confused(confusions, count=10):
+def most_confused(confusions: np.ndarray, count: int = 10) -> list[tuple[int, int, int, int]]:
     """Pairs of classes taken for one another, the most frequent first.
 
     Returns:
-        list of `(a, b, a_as_b, b_as_a)`: labels with `a < b`, and how many
+        tuples of `(a, b, a_as_b, b_as_a)`: labels with `a < b`, and how many
         photos of either were guessed as the other; together at least one.
     """
     both = np.triu(confusions + confusions.T, 1)
@@ -115,7 +115,9 @@ def most_confused(confusions, count=10):
     ]
 
 
-def bin_by_confidence(probabilities, labels, num_bins=NUM_BINS):
+def bin_by_confidence(
+    probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups photos by the probability of their first guess.
 
     Returns:
@@ -128,14 +130,16 @@ def bin_by_confidence(probabilities, labels, num_bins=NUM_BINS):
     place = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
     count = np.bincount(place, minlength=num_bins)
     with np.errstate(invalid="ignore"):
-        means = [
+        mean_confidence, accuracy = (
             np.bincount(place, weights=values, minlength=num_bins) / count
             for values in (confidence, right)
-        ]
-    return count, *means
+        )
+    return count, mean_confidence, accuracy
 
 
-def calibration_error(probabilities, labels, num_bins=NUM_BINS):
+def calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
+) -> float:
     """Expected calibration error: how far confidence is from accuracy, in [0, 1].
 
     Source: Guo et al., On Calibration of Modern Neural Networks,
@@ -147,7 +151,7 @@ def calibration_error(probabilities, labels, num_bins=NUM_BINS):
     return float((gaps * count[filled]).sum() / count.sum())
 
 
-def apply_temperature(probabilities, temperature):
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Softens (above 1) or sharpens (below 1) probabilities; the first guess stays.
 
     Returns:
@@ -158,31 +162,43 @@ def apply_temperature(probabilities, temperature):
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(probabilities, labels):
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The temperature that makes the labels most likely, between 0.05 and 20.
 
     Source: arXiv:1706.04599, section 4.2. One number, fitted on the validation
-    photos.
+    photos; the loss has one minimum, which a golden section search closes in on.
     """
-    from scipy import optimize  # takes half a second, which --help must not
-
     rows = np.arange(len(labels))
 
     def loss(log_temperature):
         scaled = apply_temperature(probabilities, math.exp(log_temperature))
         return -np.log(np.maximum(scaled[rows, labels], 1e-12)).mean()
 
-    limit = math.log(20)
-    return math.exp(optimize.minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x)
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = -math.log(20), math.log(20)
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > 1e-6:
+        if loss_left < loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - ratio * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + ratio * (high - low)
+            loss_right = loss(right)
+    return math.exp((low + high) / 2)
 
 
-def sample_pairs(labels, most=10_000, seed=0):
+def sample_pairs(
+    labels: np.ndarray, most: int = 10_000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of photos to judge the pair head on: as many of one class as of two.
 
     Args:
         labels: int array, shape `(photos,)`.
         most: pairs of each kind.
-        seed: int, of the choice where there are more.
+        seed: of the choice, if there are more.
 
     Returns:
         `(first, second, same)`: int arrays of photo indices and a bool array.
@@ -201,7 +217,9 @@ def sample_pairs(labels, most=10_000, seed=0):
     return first, second, labels[first] == labels[second]
 
 
-def draw_partners(starts, stops, most, rng):
+def draw_partners(
+    starts: np.ndarray, stops: np.ndarray, most: int, rng: np.random.Generator
+) -> np.ndarray:
     """Draws different pairs of places, each of a place and a partner in its range.
 
     Neither time nor memory grows with the number of pairs that there are: they
@@ -210,8 +228,8 @@ def draw_partners(starts, stops, most, rng):
     Args:
         starts, stops: int arrays, shape `(places,)`: place `i` may be paired with
             `starts[i]` to `stops[i] - 1`.
-        most: pairs to draw; all of them where there are fewer.
-        rng: `numpy.random.Generator`.
+        most: pairs to draw; all of them if there are fewer.
+        rng: draws the numbers.
 
     Returns:
         int array, shape `(pairs, 2)`, sorted.
@@ -223,21 +241,21 @@ def draw_partners(starts, stops, most, rng):
     return np.column_stack([place, stops[place] - (ends[place] - numbers)])
 
 
-def roc_auc(scores, positive):
+def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Probability that a positive scores above a negative (ties count half).
 
     Source: the Mann-Whitney U statistic; NaN where one kind is missing.
     """
-    from scipy import stats  # as above
-
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:
         return math.nan
-    ranks = stats.rankdata(scores)[positive].sum()
-    return float((ranks - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+    negatives = np.sort(scores[~positive])
+    below = np.searchsorted(negatives, scores[positive], side="left")
+    not_above = np.searchsorted(negatives, scores[positive], side="right")
+    return float((below + not_above).sum() / (2 * num_positive * num_negative))
 
 
-def equal_error(scores, positive):
+def equal_error(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     """The threshold at which both kinds of pairs are wrong equally often.
 
     Returns:

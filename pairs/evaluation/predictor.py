@@ -1,4 +1,4 @@
-"""A trained model, turned on photos: class probabilities, features, pairs.
+"""Applies a trained model to photos: class probabilities, features, pairs.
 
 The model file brings its classes, image size and scaling. What `predict.py
 --evaluate` fitted on the validation photos lies beside it in
@@ -12,14 +12,15 @@ import json
 import math
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from pairs.command_line import UserError
-from pairs.photos.check import file_digest
+from pairs.errors import UserError
+from pairs.files import file_digest, write_json
 from pairs.photos.read import read_ahead, read_photo
-from pairs.training.run_folder import write_json
 
 CALIBRATION = "calibration.json"
 # Side of a crop, as a share of the photo's.
@@ -34,21 +35,21 @@ class Predictions:
     """What a model says about photos. Rows of unreadable photos are NaN.
 
     Attributes:
-        paths: list of str.
+        paths: of the photos.
         probabilities: float32 array, shape `(photos, classes)`; rows sum to 1.
         features: float32 array, shape `(photos, 2048)`: the trunk's pooled feature.
     """
 
-    paths: list
+    paths: list[str]
     probabilities: np.ndarray
     features: np.ndarray
 
-    def readable(self):
+    def readable(self) -> np.ndarray:
         """bool array, shape `(photos,)`."""
         return ~np.isnan(self.probabilities).any(axis=1)
 
-    def take(self, indices):
-        """`Predictions` of some photos."""
+    def take(self, indices: np.ndarray) -> "Predictions":
+        """Those of some photos."""
         paths = [self.paths[index] for index in indices]
         return Predictions(paths, self.probabilities[indices], self.features[indices])
 
@@ -68,8 +69,8 @@ class Calibration:
     same_threshold: float | None = 0.5
     photos: int = 0
 
-    def checked(self):
-        """Itself; raises a ValueError or TypeError where a file held something else."""
+    def checked(self) -> "Calibration":
+        """Itself; raises a ValueError or TypeError if a file held something else."""
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature}")
         if self.same_threshold is not None and not 0 <= self.same_threshold <= 1:
@@ -79,7 +80,7 @@ class Calibration:
         return self
 
 
-def read_views(path, image_size, num_views):
+def read_views(path: str, image_size: int, num_views: int) -> np.ndarray:
     """Reads views of a photo: whole, mirrored, then crops and their mirrors.
 
     Returns:
@@ -104,34 +105,40 @@ class Predictor:
 
     Args:
         weights: folder that `train.py` wrote, with `model.keras` in it.
-        batch_size: photos a forward pass.
+        batch_size: photos per forward pass.
         workers: threads that read photos.
         num_views: views of each photo whose predictions are averaged, 1 to
             `MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
-        head: whose probabilities, see `model_parts.photo_model`.
+        head: whose probabilities, see `parts.photo_model`.
 
     Attributes:
-        typeids: list of str, what the columns of probabilities stand for.
-        most_frequent: int, the label with the most training photos.
+        typeids: what the columns of probabilities stand for.
+        most_frequent: the label with the most training photos.
         is_paired: whether the model can say "same" or "different".
-        calibration: `Calibration` of this very model file, if there is one.
+        calibration: of this very model file, if there is one.
 
     Raises:
         UserError: there is no model of ours in `weights`.
     """
 
-    def __init__(self, weights, batch_size=32, workers=2, num_views=1, head="mean"):
-        import model as network  # TensorFlow takes seconds to load
-        from pairs.network import parts as model_parts
+    def __init__(
+        self,
+        weights: str | pathlib.Path,
+        batch_size: int = 32,
+        workers: int = 2,
+        num_views: int = 1,
+        head: str = "mean",
+    ) -> None:
+        from pairs.network import files, parts  # Keras takes seconds to load
 
         self.weights = pathlib.Path(weights)
-        self.model = model = network.load_model(self.weights / "model.keras")
+        self.model = model = files.load_model(self.weights / "model.keras")
         classifier = model.get_layer("ctg_out_1")
         self.typeids = classifier.typeids
         self.most_frequent = int(np.argmax(classifier.num_photos))
-        self.is_paired = network.is_paired(model)
-        self.photo_model = model_parts.photo_model(model, head)
-        self.pair_head = model_parts.pair_head(model) if self.is_paired else None
+        self.is_paired = parts.is_paired(model)
+        self.photo_model = parts.photo_model(model, head)
+        self.pair_head: Any = parts.pair_head(model) if self.is_paired else None
         self.image_size = self.photo_model.input_shape[1]
         self.batch_size = batch_size
         self.workers = workers
@@ -139,19 +146,14 @@ class Predictor:
         self.is_plain = num_views == 1 and head == "mean"
         self.calibration = self.read_calibration()
 
-    def predict(self, paths):
-        """Predicts photos; names those that it cannot read.
-
-        Args:
-            paths: list of str.
-
-        Returns:
-            `Predictions`.
-        """
+    def predict(self, paths: Sequence[str]) -> Predictions:
+        """Predicts photos; reports those that it cannot read."""
         blank = np.zeros((self.num_views, self.image_size, self.image_size, 3), np.uint8)
         photos = read_ahead(self.read_or_none, paths, self.workers)
         shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
-        probabilities, features, batch = [], [], []
+        probabilities: list[np.ndarray] = []
+        features: list[np.ndarray] = []
+        batch: list[np.ndarray | None] = []
         for number, photo in enumerate(shown, start=1):
             batch.append(photo)
             if len(batch) == self.batch_size or number == len(paths):
@@ -165,8 +167,8 @@ class Predictor:
                 batch = []
         return Predictions(list(paths), np.concatenate(probabilities), np.concatenate(features))
 
-    def read_or_none(self, path):
-        """The views of a photo; None, and its name printed, where it cannot be read."""
+    def read_or_none(self, path: str) -> np.ndarray | None:
+        """The views of a photo; None, and a line printed, if it cannot be read."""
         try:
             return read_views(path, self.image_size, self.num_views)
         except UserError as error:
@@ -174,21 +176,21 @@ class Predictor:
             return None
 
     @functools.cached_property
-    def class_maps(self):
-        """`model_parts.class_map_model`; only a report needs it."""
-        from pairs.network import parts as model_parts
+    def class_maps(self) -> Any:
+        """`parts.class_map_model`; only a report needs it."""
+        from pairs.network import parts
 
-        return model_parts.class_map_model(self.model)
+        return parts.class_map_model(self.model)
 
-    def heat_maps(self, paths, labels):
+    def heat_maps(self, paths: Sequence[str], labels: np.ndarray) -> list[np.ndarray]:
         """Where in each photo a class was seen.
 
         Args:
-            paths: list of str, readable photos.
+            paths: readable photos.
             labels: int array, shape `(len(paths),)`: the class of each map.
 
         Returns:
-            list of float arrays, shape `(rows, columns)`, in [0, 1].
+            float arrays, shape `(rows, columns)`, in [0, 1].
         """
         maps = []
         for path, label in zip(paths, labels, strict=True):
@@ -198,7 +200,7 @@ class Predictor:
             maps.append(seen / max(seen.max(), 1e-12))
         return maps
 
-    def same_probabilities(self, first, second):
+    def same_probabilities(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Probability that two photos show one class.
 
         Args:
@@ -217,18 +219,18 @@ class Predictor:
         ]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
-    def model_digest(self):
+    def model_digest(self) -> str:
         """SHA-256 of the model file, as hexadecimal digits."""
         return file_digest(self.weights / "model.keras")
 
-    def write_calibration(self, calibration):
+    def write_calibration(self, calibration: Calibration) -> None:
         """Stores what was fitted for this model file, beside it."""
         facts = {"model": self.model_digest(), **dataclasses.asdict(calibration)}
         write_json(self.weights / CALIBRATION, facts)
         self.calibration = calibration
 
-    def read_calibration(self):
-        """The stored `Calibration`; the neutral one if there is none for this file."""
+    def read_calibration(self) -> Calibration:
+        """The stored one; the neutral one if there is none for this model file."""
         path = self.weights / CALIBRATION
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
@@ -244,64 +246,28 @@ class Predictor:
         return Calibration()
 
 
-class Ensemble:
-    """Several models whose class probabilities are averaged.
-
-    Features, pairs and heat maps are those of the first model. A calibration is
-    used and stored by single models only, without further views.
+def average(all_predictions: list[Predictions], typeids: list[list[str]]) -> Predictions:
+    """Averages what several models say about the same photos.
 
     Args:
-        predictors: list of `Predictor`, at least one.
+        all_predictions: of the same paths.
+        typeids: for each model, what its columns stand for; the result has the
+            columns of the first.
 
-    Attributes: as those of `Predictor`; `is_plain` if it is one model, one view,
-        the mean of its heads.
+    Returns:
+        the mean of the class probabilities; features are the first model's.
 
     Raises:
         UserError: the models know different classes.
     """
-
-    def __init__(self, predictors):
-        self.predictors = predictors
-        self.first = first = predictors[0]
-        for other in predictors[1:]:
-            if set(other.typeids) != set(first.typeids):
-                raise UserError(
-                    f"{first.weights} and {other.weights} know different classes: "
-                    f"{len(first.typeids)} and {len(other.typeids)}"
-                )
-        self.weights = first.weights
-        self.typeids = first.typeids
-        self.most_frequent = first.most_frequent
-        self.is_paired = first.is_paired
-        self.is_plain = len(predictors) == 1 and first.is_plain
-        self.calibration = first.calibration if self.is_plain else Calibration()
-
-    def predict(self, paths):
-        """As `Predictor.predict`."""
-        all_predictions = [predictor.predict(paths) for predictor in self.predictors]
-        # The same classes may stand in another order.
-        columns = [
-            [predictor.typeids.index(typeid) for typeid in self.typeids]
-            for predictor in self.predictors
-        ]
-        probabilities = np.mean(
-            [
-                predictions.probabilities[:, column]
-                for predictions, column in zip(all_predictions, columns, strict=True)
-            ],
-            axis=0,
-        )
-        return dataclasses.replace(all_predictions[0], probabilities=probabilities)
-
-    def same_probabilities(self, first, second):
-        """As `Predictor.same_probabilities`, of the first model."""
-        return self.first.same_probabilities(first, second)
-
-    def heat_maps(self, paths, labels):
-        """As `Predictor.heat_maps`, of the first model."""
-        return self.first.heat_maps(paths, labels)
-
-    def write_calibration(self, calibration):
-        """As `Predictor.write_calibration`; only for a plain single model."""
-        self.first.write_calibration(calibration)
-        self.calibration = calibration
+    first = typeids[0]
+    probabilities = []
+    for predictions, own in zip(all_predictions, typeids, strict=True):
+        if set(own) != set(first):
+            raise UserError(
+                f"these models know different classes: {len(first)} and {len(own)}, only in one of "
+                f"them {sorted(set(own) ^ set(first))[0]!r}"
+            )
+        # The same classes may be in another order.
+        probabilities.append(predictions.probabilities[:, [own.index(name) for name in first]])
+    return dataclasses.replace(all_predictions[0], probabilities=np.mean(probabilities, axis=0))

@@ -7,20 +7,20 @@ markup. The page itself (layout, style, what a click does) is `report.html`.
 
 import base64
 import html
-import io
 import json
 import pathlib
 import string
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from pairs.command_line import UserError
 from pairs.evaluation import metrics
-from pairs.evaluation.evaluate import printed_name
-from pairs.files import write_text
-from pairs.photos.read import find_class_photos, open_photo
-from pairs.training.run_folder import read_json
+from pairs.evaluation.evaluate import Evaluation, printed_name
+from pairs.evaluation.figures import overlay, thumbnail
+from pairs.evaluation.predictor import Predictor
+from pairs.files import read_json, write_text
+from pairs.photos.read import Photos, open_photo
 
 # Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
 THUMBNAIL, CARD, NEIGHBOUR = 64, 176, 88
@@ -28,21 +28,28 @@ MISTAKES = 24
 NEIGHBOURS = 3
 
 
-def write_report(evaluation, predictor, names, folder):
+def write_report(
+    evaluation: Evaluation,
+    predictor: Predictor,
+    trained_on: Photos | None,
+    names: dict[str, str],
+    folder: pathlib.Path,
+) -> None:
     """Writes `folder/index.html`.
 
     Args:
-        evaluation: `evaluate.Evaluation`.
-        predictor: the `Predictor` behind it; its weights folder tells of the run.
-        names: dict from typeid to a name for people.
-        folder: `pathlib.Path` with the evaluation's pictures in it.
+        evaluation: what is reported.
+        predictor: behind it; its weights folder tells of the run.
+        trained_on: the photos of its training, if they are there.
+        names: human-readable, by typeid.
+        folder: holds the evaluation's pictures.
     """
     typeids = evaluation.photos.typeids
     classes = [printed_name(typeid, names) for typeid in typeids]
     data = {
         "classes": classes,
         "photos": describe_photos(evaluation),
-        "mistakes": describe_mistakes(evaluation, predictor),
+        "mistakes": describe_mistakes(evaluation, predictor, trained_on),
     }
     numbers = evaluation.numbers
     settings = read_json(predictor.weights / "settings.json")
@@ -65,20 +72,13 @@ def write_report(evaluation, predictor, names, folder):
     write_text(folder / "index.html", page)
 
 
-def script_json(data):
+def script_json(data: Any) -> str:
     """JSON that cannot end the `<script>` element that it stands in."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def thumbnail(image, side):
-    """A picture of a few hundred bytes: WebP as base64."""
-    out = io.BytesIO()
-    image.resize((side, side), Image.Resampling.LANCZOS).save(out, "WEBP", quality=55, method=4)
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def describe_photos(evaluation):
+def describe_photos(evaluation: Evaluation) -> list[dict[str, Any]]:
     """What the page needs of every photo, the most confident first."""
     photos, calibrated = evaluation.photos, evaluation.calibrated
     guesses = metrics.rank_classes(evaluation.predictions.probabilities)[:, 0]
@@ -94,12 +94,14 @@ def describe_photos(evaluation):
     ]
 
 
-def confident_first(evaluation):
+def confident_first(evaluation: Evaluation) -> list[int]:
     """Indices of the photos, by the probability of their first guess."""
     return np.argsort(-evaluation.calibrated.max(axis=1), kind="stable").tolist()
 
 
-def describe_mistakes(evaluation, predictor):
+def describe_mistakes(
+    evaluation: Evaluation, predictor: Predictor, trained_on: Photos | None
+) -> list[dict[str, Any]]:
     """The most confident mistakes, with their heat maps and nearest training photos."""
     photos, predictions = evaluation.photos, evaluation.predictions
     guesses = metrics.rank_classes(predictions.probabilities)[:, 0]
@@ -109,7 +111,7 @@ def describe_mistakes(evaluation, predictor):
         return []
     paths = [photos.paths[index] for index in chosen]
     heats = predictor.heat_maps(paths, guesses[chosen])
-    neighbours = find_neighbours(predictor, predictions.features[chosen], photos.typeids)
+    neighbours = find_neighbours(predictor, predictions.features[chosen], trained_on)
     mistakes = []
     for index, heat, near in zip(chosen, heats, neighbours, strict=True):
         image = photos.open(index, CARD)
@@ -126,37 +128,21 @@ def describe_mistakes(evaluation, predictor):
     return mistakes
 
 
-def overlay(image, heat):
-    """Lays a heat map over a photo: grey where nothing was seen, warm where much was.
+def find_neighbours(
+    predictor: Predictor, features: np.ndarray, photos: Photos | None
+) -> list[list[dict[str, Any]]]:
+    """The nearest training photos of some features.
 
     Args:
-        image: `PIL.Image.Image`, RGB.
-        heat: float array in [0, 1], any shape `(rows, columns)`.
-    """
-    from matplotlib import colormaps
-
-    small = Image.fromarray((255 * heat).astype(np.uint8))
-    large = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC)) / 255
-    colours = colormaps["inferno"](large)[..., :3] * 255
-    grey = np.asarray(image.convert("L").convert("RGB"), float)
-    weight = 0.65 * large[..., None]
-    return Image.fromarray((grey * (1 - weight) + colours * weight).astype(np.uint8))
-
-
-def find_neighbours(predictor, features, typeids):
-    """The nearest training photos of some features, where the training folder is there.
-
-    Args:
-        features: float array, shape `(photos, 2048)`.
+        predictor: whose features.
+        features: float array, shape `(queries, 2048)`.
+        photos: of the training; None: there are none to look at.
 
     Returns:
-        for each feature a list of `NEIGHBOURS` dicts, or an empty one.
+        for each feature `NEIGHBOURS` descriptions, or an empty list.
     """
-    flags = read_json(predictor.weights / "settings.json").get("flags", {})
-    try:
-        photos = find_class_photos(pathlib.Path(flags["data"], "train"), typeids)
-    except (KeyError, UserError):
-        print("no training photos at hand: the report shows no neighbours")
+    if photos is None:
+        print("no training photos available: the report shows no neighbours")
         return [[] for _ in features]
     print(f"features of {len(photos)} training photos, for the nearest ones")
     trained = predictor.predict(photos.paths)
@@ -178,7 +164,7 @@ def find_neighbours(predictor, features, typeids):
     return found
 
 
-def number_tiles(numbers):
+def number_tiles(numbers: dict[str, Any]) -> str:
     """The few numbers that come first."""
     tiles = [
         ("error", numbers["error"], f"± {numbers['error_standard_error']:.4f}"),
@@ -200,7 +186,7 @@ def number_tiles(numbers):
     )
 
 
-def trust_in_words(numbers):
+def trust_in_words(numbers: dict[str, Any]) -> str:
     """What the calibration and the pair numbers say, as sentences."""
     text = (
         f"The model's probabilities are off by {numbers['calibration_error']:.4f} on average "
@@ -217,7 +203,7 @@ def trust_in_words(numbers):
     return text
 
 
-def table(header, rows, numeric=()):
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[int] = ()) -> str:
     """An HTML table; cells are escaped, unless they are `Markup`."""
 
     def cell(tag, column, content):
@@ -239,7 +225,7 @@ class Markup(str):
     """Text that is HTML already."""
 
 
-def class_table(evaluation, classes):
+def class_table(evaluation: Evaluation, classes: list[str]) -> str:
     """Precision, recall and F1 of every class, the worst first."""
     judged = evaluation.classes
     rows = [
@@ -254,7 +240,7 @@ def class_table(evaluation, classes):
     return table(header, rows, numeric=range(1, 5))
 
 
-def confused_table(evaluation, classes):
+def confused_table(evaluation: Evaluation, classes: list[str]) -> str:
     """The most confused pairs; a click shows the photos."""
 
     def button(row, column, count):
@@ -273,7 +259,7 @@ def confused_table(evaluation, classes):
     return table(header, rows, numeric=(2, 3))
 
 
-def settings_table(settings):
+def settings_table(settings: dict[str, Any]) -> str:
     """Flags and versions of the run, if its settings are there."""
     rows = [
         [name.replace("_", " "), value]
@@ -285,8 +271,8 @@ def settings_table(settings):
     )
 
 
-def embed(picture, alt):
-    """An `<img>` with a PNG in it, or nothing where there is none."""
+def embed(picture: pathlib.Path, alt: str) -> str:
+    """An `<img>` with a PNG in it, or nothing if there is none."""
     if not picture.is_file():
         return ""
     content = base64.b64encode(picture.read_bytes()).decode()

@@ -10,54 +10,7 @@ pair_head         two features -> different / same
 
 import keras
 
-from model import is_paired, uses_xla
-
-
-class MatrixProduct(keras.layers.Layer):
-    """A 1x1 convolution, or the 1x1 half of a separable one, as a matrix product.
-
-    The same numbers (up to rounding) from the same weights, but on a CPU
-    TensorFlow's gradient of a 1x1 convolution takes up to seven times as long
-    as that of the product. Part of the training graph only, never saved.
-
-    Args:
-        convolution: the layer whose weights are used and trained.
-    """
-
-    def __init__(self, convolution):
-        super().__init__(name=f"{convolution.name}_product")
-        self.convolution = convolution
-
-    @staticmethod
-    def fits(layer):
-        """Whether a layer can be computed this way."""
-        if isinstance(layer, keras.layers.SeparableConv2D):
-            is_1x1 = True
-        else:
-            is_1x1 = type(layer) is keras.layers.Conv2D and layer.kernel_size == (1, 1)
-        return is_1x1 and layer.dilation_rate == (1, 1) and layer.data_format == "channels_last"
-
-    def call(self, images):
-        layer = self.convolution
-        if isinstance(layer, keras.layers.SeparableConv2D):
-            kernel = layer.pointwise_kernel
-            images = keras.ops.depthwise_conv(
-                images, layer.depthwise_kernel, strides=layer.strides, padding=layer.padding
-            )
-        else:
-            kernel = layer.kernel
-            images = images[:, :: layer.strides[0], :: layer.strides[1]]
-        _, height, width, channels = images.shape
-        rows = keras.ops.reshape(images, (-1, channels))
-        product = keras.ops.matmul(rows, keras.ops.reshape(kernel, (channels, -1)))
-        if layer.use_bias:
-            product = product + layer.bias
-        return layer.activation(keras.ops.reshape(product, (-1, height, width, layer.filters)))
-
-
-def as_product(layer):
-    """The layer itself, or `MatrixProduct` of it where that fits."""
-    return MatrixProduct(layer) if MatrixProduct.fits(layer) else layer
+from pairs.network.layers import CONVOLUTIONS, as_product
 
 
 def split(model, cut):
@@ -87,6 +40,52 @@ def split(model, cut):
         square = model.get_layer("square")([feature, second])
         outputs["bin_out"] = model.get_layer("bin_out")(square)
     return below, keras.Model(inputs, outputs, name="above")
+
+
+def is_paired(model: keras.Model) -> bool:
+    """Whether a model of `build_model` has the pair head."""
+    return "bin_out" in model.output
+
+
+def unfreeze(model: keras.Model, from_layer: int | None) -> None:
+    """Sets which layers of the trunk train: convolutions from an index on.
+
+    Compile the model afterwards: until then Keras trains what it did before.
+
+    Args:
+        model: `build_model(...)`.
+        from_layer: index into `trunk.layers`; None freezes the whole trunk.
+    """
+    for index, layer in enumerate(model.get_layer("trunk").layers):
+        trains = from_layer is not None and index >= from_layer
+        layer.trainable = trains and isinstance(layer, CONVOLUTIONS)
+
+
+def resized(model: keras.Model, trunk: keras.Model) -> keras.Model:
+    """The same network, with the same weights, for photos of another size.
+
+    Args:
+        model: `build_model(...)`.
+        trunk: `build_trunk(...)` of the same name for that size; its weights are
+            overwritten.
+    """
+    trunk.set_weights(model.get_layer("trunk").get_weights())
+    shape = trunk.input_shape[1:]
+    images = [keras.Input(shape, dtype="uint8", name=image.name) for image in model.inputs]
+    return keras.models.clone_model(
+        model,
+        input_tensors=images,
+        clone_function=lambda layer: trunk if layer.name == "trunk" else layer,
+    )
+
+
+def uses_xla(jit: bool = False) -> bool:
+    """Whether to compile with XLA, asked for or not.
+
+    Keras would, on a GPU. It has exhausted 6 GB cards, and on a CPU it is four
+    times slower. JAX has nothing else.
+    """
+    return jit or keras.backend.backend() == "jax"
 
 
 def for_prediction(model):

@@ -1,19 +1,26 @@
 """The trunk: a network of `keras.applications` without its top, and its weights.
 
-Images in [-1, 1] enter, an average-pooled feature of 2048 numbers comes out.
-Where ImageNet weights cannot be had, the BatchNormalization statistics of a
-random trunk are estimated, so that its features can be learned from.
+Scaled images enter, an average-pooled feature comes out. One table, `TRUNKS`,
+says what the project knows of each; reading it needs no Keras. If ImageNet
+weights cannot be had, the BatchNormalization statistics of a random trunk are
+estimated, so that its features can be learned from.
 """
 
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
+
+# Bytes to [-1, 1]: `(scale, offset)` of what the ImageNet weights expect.
+INPUT_SCALE = (1 / 127.5, -1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +28,15 @@ class Trunk:
     """A network of `keras.applications` and where the recipe cuts it.
 
     Attributes:
-        build: the function of `keras.applications`.
-        unfreeze_from: index of the first layer that stages 2 and 3 train.
+        builder: its name in `keras.applications`.
+        min_image_size: the smallest side in pixels that it accepts.
+        unfreeze_from: index of the first layer that trains once blocks do.
         cut: index of the layer whose output is all that those layers read.
         weights_file: Keras' own name of the ImageNet weights.
     """
 
-    build: Callable
+    builder: str
+    min_image_size: int
     unfreeze_from: int
     cut: int
     weights_file: str
@@ -36,7 +45,8 @@ class Trunk:
 TRUNKS = {
     # Layer 105 is the Add that closes block 11: blocks 12, 13 and 14 are trained.
     "xception": Trunk(
-        keras.applications.Xception,
+        "Xception",
+        min_image_size=71,
         unfreeze_from=105,
         cut=105,
         weights_file="xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
@@ -44,7 +54,8 @@ TRUNKS = {
     # Layer 248 is `mixed8`: the top two inception blocks, the number of the
     # Keras documentation's own fine-tuning example.
     "inceptionv3": Trunk(
-        keras.applications.InceptionV3,
+        "InceptionV3",
+        min_image_size=75,
         unfreeze_from=249,
         cut=248,
         weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
@@ -52,8 +63,10 @@ TRUNKS = {
 }
 
 
-def build_trunk(name, image_size, pretrained, weights_folder):
-    """Builds the headless trunk: images in [-1, 1] to average-pooled features.
+def build_trunk(
+    name: str, image_size: int, pretrained: str, weights_folder: str | pathlib.Path
+) -> "keras.Model":
+    """Builds the headless trunk: scaled images to average-pooled features.
 
     Args:
         name: key of `TRUNKS`.
@@ -62,16 +75,18 @@ def build_trunk(name, image_size, pretrained, weights_folder):
         weights_folder: where a file brought by the user may lie.
 
     Returns:
-        `keras.Model` named "trunk", output shape `(batch, 2048)`.
+        a model named "trunk", output shape `(batch, 2048)`.
 
     Raises:
         UserError: the weights are not there or do not fit.
     """
+    import keras
+
     trunk = TRUNKS[name]
 
     def build(weights):
         shape = (image_size, image_size, 3)
-        return trunk.build(
+        return getattr(keras.applications, trunk.builder)(
             weights=weights, include_top=False, pooling="avg", input_shape=shape, name="trunk"
         )
 
@@ -92,8 +107,10 @@ def build_trunk(name, image_size, pretrained, weights_folder):
     return model
 
 
-def load_all_weights(trunk, file, name):
+def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> None:
     """Loads a weights file into a trunk, and makes sure that nothing was missed."""
+    import keras
+
     # Keras passes over what the file lacks and would train on random weights:
     # what is still not a number afterwards was missed.
     for weight in trunk.weights:
@@ -114,7 +131,7 @@ def load_all_weights(trunk, file, name):
         raise UserError(f"{expected} (no numbers for {len(missed)} weights, e.g. {missed[0]})")
 
 
-def estimate_statistics(trunk, batches):
+def estimate_statistics(trunk: "keras.Model", batches: Iterable[np.ndarray]) -> None:
     """Gives a random trunk the BatchNormalization statistics of real images.
 
     All our stages use the moving statistics; the initial ones (mean 0, variance
@@ -122,8 +139,10 @@ def estimate_statistics(trunk, batches):
 
     Args:
         trunk: `build_trunk(...)` with random weights; changed in place.
-        batches: iterable of arrays, shape `(batch, size, size, 3)`, in [-1, 1].
+        batches: float32 arrays, shape `(batch, size, size, 3)`, scaled.
     """
+    import keras
+
     normalizations = [
         layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]

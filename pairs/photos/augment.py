@@ -1,69 +1,69 @@
 """Random affine transforms of photos: ImageDataGenerator's own, done by Pillow.
 
-The parameters are drawn by `ImageDataGenerator` itself; the pixels are moved by
-`PIL.Image.transform`, on bytes and without the interpreter lock, instead of by
-SciPy, channel by channel on floats. Tests hold it to within one grey level of
-the stock result.
+Draws the numbers that Keras' `ImageDataGenerator` would draw from the same seed
+(`get_random_transform` in keras/src/legacy/preprocessing/image.py), and moves
+the pixels with `PIL.Image.transform`: on bytes and without the interpreter
+lock, not channel by channel on floats with SciPy. Tests hold both, numbers and
+pixels, to the real ImageDataGenerator: within one grey level.
 """
 
+import dataclasses
 import math
-import threading
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
-# The 2017 settings. Its shear of 0.2 was in radians; ImageDataGenerator takes
-# degrees today. The edges are filled with the nearest pixel, its default.
-AUGMENTATION = {
-    "rotation_range": 45,
-    "shear_range": math.degrees(0.2),
-    "zoom_range": 0.2,
-    "horizontal_flip": True,
-}
-# ImageDataGenerator draws from NumPy's global generator: one thread at a time.
-GLOBAL_RANDOM_STATE = threading.Lock()
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """One affine transform.
+
+    Attributes:
+        theta, shear: angles in degrees.
+        zx, zy: zoom of the two axes as ImageDataGenerator names them, 1: none.
+        mirror: left and right change places.
+    """
+
+    theta: float
+    shear: float
+    zx: float
+    zy: float
+    mirror: bool
 
 
-def make_augmenter():
-    """`ImageDataGenerator` with the seed's settings."""
-    # Not tensorflow.keras: this is the same class, and works on any backend.
-    from keras._tf_keras.keras.preprocessing.image import ImageDataGenerator
-
-    return ImageDataGenerator(**AUGMENTATION)
-
-
-def augment(image, seed, augmenter):
-    """Applies the random transform of a seed to one image.
+def augment(image: Image.Image, seed: int, ranges: Mapping[str, float]) -> Image.Image:
+    """Applies the random transform of a seed to an RGB image; its size stays.
 
     Args:
-        image: `PIL.Image.Image`, RGB.
-        seed: int below 2**32; the same seed, the same transform.
-        augmenter: `make_augmenter()`.
-
-    Returns:
-        `PIL.Image.Image` of the same size.
+        image: RGB.
+        seed: below 2**32; the same seed, the same transform.
+        ranges: of `draw_transform`.
     """
-    with GLOBAL_RANDOM_STATE:
-        state = np.random.get_state()
-        parameters = augmenter.get_random_transform((*image.size[::-1], 3), seed=int(seed))
-        np.random.set_state(state)
-    return transform(image, parameters)
+    return apply_transform(image, draw_transform(seed, ranges))
 
 
-def transform(image, parameters):
-    """Applies the transform that `ImageDataGenerator.get_random_transform` drew.
+def draw_transform(seed: int, ranges: Mapping[str, float]) -> Transform:
+    """Draws what `ImageDataGenerator(**ranges)` draws from a seed, in its order.
 
     Args:
-        image: `PIL.Image.Image`, RGB.
-        parameters: its dict; `theta` and `shear` in degrees, `zx`, `zy`,
-            `flip_horizontal`. Others are not part of `AUGMENTATION`.
-
-    Returns:
-        `PIL.Image.Image` of the same size; what lies outside is the nearest
-        pixel.
+        seed: below 2**32.
+        ranges: `rotation_range` and `shear_range` in degrees, `zoom_range` as a
+            share, `horizontal_flip`; none of them 0, which would draw nothing.
     """
+    rng = np.random.RandomState(seed)  # the generator that np.random.seed sets
+    rotation, shear, zoom = (ranges[f"{name}_range"] for name in ("rotation", "shear", "zoom"))
+    theta = rng.uniform(-rotation, rotation)
+    slant = rng.uniform(-shear, shear)
+    zx, zy = rng.uniform(1 - zoom, 1 + zoom, 2)
+    mirror = rng.random_sample() < 0.5 and ranges["horizontal_flip"]
+    return Transform(theta, slant, zx, zy, bool(mirror))
+
+
+def apply_transform(image: Image.Image, transform: Transform) -> Image.Image:
+    """Transforms an RGB image; its size stays, and what lies outside is the nearest pixel."""
     width, height = image.size
-    matrix = affine_matrix(parameters, height, width)
+    matrix = affine_matrix(transform, height, width)
     corners = matrix @ [[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]]
     # Pillow leaves what lies outside black: first repeat the edge, only as far
     # as the four corners reach (and a pixel for the interpolation).
@@ -76,32 +76,36 @@ def transform(image, parameters):
     matrix[:, 2] += (left, top)
     # fill=0: every pixel is written, so none has to be cleared first.
     return padded.transform(
-        image.size, Image.Transform.AFFINE, matrix.ravel(), Image.Resampling.BILINEAR, fill=0
+        image.size,
+        Image.Transform.AFFINE,
+        tuple(matrix.ravel()),
+        Image.Resampling.BILINEAR,
+        fill=0,
     )
 
 
-def affine_matrix(parameters, height, width):
+def affine_matrix(transform: Transform, height: int, width: int) -> np.ndarray:
     """Where each output pixel comes from, in Pillow's coordinates.
 
     Returns:
         float64 array, shape `(2, 3)`: output `(x, y, 1)` to input `(x, y)`, both
         measured from the image's corner (pixel centres at .5).
     """
-    theta, shear = np.deg2rad(parameters["theta"]), np.deg2rad(parameters["shear"])
+    theta, shear = np.deg2rad(transform.theta), np.deg2rad(transform.shear)
     rotate = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
     slant = np.array([[1, -np.sin(shear)], [0, np.cos(shear)]])
-    linear = rotate @ slant @ np.diag([parameters["zx"], parameters["zy"]])
+    linear = rotate @ slant @ np.diag([transform.zx, transform.zy])
     # ImageDataGenerator turns about (height, width) / 2, also where x comes
     # first; our images are square, and this keeps to it on others.
     centre = np.array([height, width]) / 2
     offset = centre - linear @ centre
-    if parameters["flip_horizontal"]:  # the output is mirrored
+    if transform.mirror:  # the output is mirrored
         offset += linear[:, 0] * width
         linear[:, 0] *= -1
     return np.column_stack([linear, offset])
 
 
-def repeat_edge(image, left, right, top, bottom):
+def repeat_edge(image: Image.Image, left: int, right: int, top: int, bottom: int) -> Image.Image:
     """An image with its edge pixels repeated outwards, as `numpy.pad(mode="edge")`."""
     width, height = image.size
     padded = Image.new(image.mode, (left + width + right, top + height + bottom))

@@ -1,8 +1,8 @@
 """Checks every photo once, before the first epoch, and remembers what it found.
 
-Photos from the web are truncated, empty, or HTML. What cannot be read is named
-and left out here rather than in epoch 17. A photo whose size and times are
-those of the last check is not read again.
+Photos from the web are truncated, empty, or HTML. What cannot be read is
+reported and skipped here rather than in epoch 17. A photo whose size and times
+are those of the last check is not read again.
 """
 
 import dataclasses
@@ -10,50 +10,115 @@ import hashlib
 import itertools
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from tqdm import tqdm
 
-from pairs.command_line import UserError
-from pairs.photos.read import Photos, open_photo, printable, read_ahead
+from pairs.errors import UserError
+from pairs.files import file_digest
+from pairs.photos.read import (
+    SIDES,
+    TRAIN,
+    VALID,
+    Photos,
+    find_class_photos,
+    open_photo,
+    printable,
+    read_ahead,
+)
 
 # Side in pixels at which a photo is decoded to see whether it can be: small, but
 # every byte of it is read.
 DECODED_SIZE = 64
-FILE_TIMES = ("st_size", "st_mtime_ns", "st_ctime_ns")
 PATHS_AT_ONCE = 512
-# The share of photos that a run goes on without; more, and it is another data set.
+# Unreadable photos that are listed one by one; the rest are counted.
+MOST_LISTED = 20
+# The share of photos that a run resumes without; more, and it is another data set.
 MOST_VANISHED = 0.01
-# Unreadable photos that are named one by one; the rest are counted.
-NAMED = 20
 
 
-def check_photos(photos, folder, known, workers):
-    """Leaves out what cannot be read, and says so.
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a check found out about one photo.
+
+    Attributes:
+        size: bytes.
+        mtime_ns, ctime_ns: of its last change; with the size, what changes
+            whenever the bytes do. None: not even these could be read.
+        digest: SHA-256 of its bytes; None: they could not be read.
+        reason: why it is not usable; None: it is.
+    """
+
+    size: int | None
+    mtime_ns: int | None
+    ctime_ns: int | None
+    digest: str | None = None
+    reason: str | None = None
+
+    @property
+    def times(self) -> tuple:
+        """What is compared to see whether a photo must be read again."""
+        return self.size, self.mtime_ns, self.ctime_ns
+
+
+# What is known of the photos of one side: from their paths below it.
+Known = dict[str, Facts]
+
+
+def list_photos(data: str | pathlib.Path) -> list[Photos]:
+    """The photos of both sides of a folder, training first."""
+    photos = find_class_photos(pathlib.Path(data, TRAIN))
+    return [photos, find_class_photos(pathlib.Path(data, VALID), photos.typeids)]
+
+
+def check_sides(
+    data: str | pathlib.Path, listed: list[Photos], known: dict[str, Known], workers: int
+) -> tuple[list[Photos], dict[str, Known]]:
+    """Checks the photos of both sides.
 
     Args:
-        photos: `photo.Photos` below `folder`.
-        folder: their class folders are in it.
-        known: the `found` of an earlier check.
+        data: folder with both sides.
+        listed: `list_photos(data)`.
+        known: what an earlier check found on each side; not read again.
         workers: threads that read photos.
 
     Returns:
-        `(usable, found)`: `photo.Photos`, and a dict from each path below
-        `folder` to `[size, mtime_ns, ctime_ns, SHA-256, reason]`, where the
-        reason is None for a readable photo.
+        `(usable, found)`: the readable photos of each side, and the new `known`.
+    """
+    usable, found = [], {}
+    for side, photos in zip(SIDES, listed, strict=True):
+        photos, found[side] = check_photos(photos, pathlib.Path(data, side), known[side], workers)
+        usable.append(photos)
+    return usable, found
+
+
+def check_photos(
+    photos: Photos, folder: pathlib.Path, known: Known, workers: int
+) -> tuple[Photos, Known]:
+    """Skips what cannot be read, and says so.
+
+    Args:
+        photos: below `folder`.
+        folder: holds their class folders.
+        known: what an earlier check found.
+        workers: threads that read photos.
+
+    Returns:
+        `(usable, found)`: the readable photos, and what is known now.
 
     Raises:
         UserError: a class has no readable photo.
     """
-
     prefix = f"{pathlib.Path(folder)}{os.sep}"
     names = [path.removeprefix(prefix) for path in photos.paths]
-    times = all_file_times(photos.paths, workers)
     found, unknown = {}, []
-    for index, name in enumerate(names):
-        found[name] = known.get(name)
+    for index, now in enumerate(all_file_times(photos.paths, workers)):
+        before = known.get(names[index])
         # What could not be read is tried again: a network may have been down.
-        if not found[name] or found[name][4] or found[name][:3] != times[index]:
+        is_known = before and not before.reason and before.times == now.times
+        found[names[index]] = before if before and is_known else now
+        if not is_known:
             unknown.append(index)
     progress = tqdm(
         read_ahead(inspect_photo, [photos.paths[index] for index in unknown], workers),
@@ -63,12 +128,13 @@ def check_photos(photos, folder, known, workers):
         disable=None,  # no bar where nobody watches
         leave=False,
     )
-    for index, facts in zip(unknown, progress, strict=True):
-        found[names[index]] = [*times[index], *facts]
-    reasons = [found[name][4] for name in names]
-    photos = dataclasses.replace(photos, digests=[found[name][3] for name in names])
+    for index, (digest, reason) in zip(unknown, progress, strict=True):
+        name = names[index]
+        found[name] = dataclasses.replace(found[name], digest=digest, reason=reason)
+    reasons = [found[name].reason for name in names]
+    photos = dataclasses.replace(photos, digests=[found[name].digest for name in names])
     usable = photos.take([index for index, reason in enumerate(reasons) if not reason])
-    say_what_is_left_out(
+    report_skipped(
         folder,
         [
             f"{printable(path)}: {reason}"
@@ -84,7 +150,7 @@ def check_photos(photos, folder, known, workers):
     return usable, found
 
 
-def inspect_photo(path):
+def inspect_photo(path: str | pathlib.Path) -> tuple[str | None, str | None]:
     """Reads a photo from end to end.
 
     Returns:
@@ -100,48 +166,67 @@ def inspect_photo(path):
         return None, str(error.strerror)
 
 
-def file_digest(path):
-    """SHA-256 of a regular file's bytes, as hexadecimal digits."""
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def all_file_times(paths, workers):
-    """`file_times` of many paths: list of lists. A shared folder answers slowly, so on threads."""
+def all_file_times(paths: list[str], workers: int) -> Iterable[Facts]:
+    """`file_times` of many paths. A shared folder answers slowly, so on threads."""
     starts = range(0, len(paths), PATHS_AT_ONCE)
     parts = read_ahead(
         lambda start: [file_times(path) for path in paths[start : start + PATHS_AT_ONCE]],
         starts,
         workers,
     )
-    return list(itertools.chain.from_iterable(parts))
+    return itertools.chain.from_iterable(parts)
 
 
-def file_times(path):
-    """`[size, mtime_ns, ctime_ns]`: what changes whenever a file's bytes do."""
+def file_times(path: str) -> Facts:
+    """The size and times of a file; nothing else is known yet."""
     try:
         status = os.stat(path)
     except OSError:  # a broken link; `inspect_photo` says so
-        return [None] * len(FILE_TIMES)
-    return [getattr(status, name) for name in FILE_TIMES]
+        return Facts(None, None, None)
+    return Facts(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def say_what_is_left_out(folder, reasons):
+def report_skipped(folder: pathlib.Path, reasons: list[str]) -> None:
     """Prints which photos cannot be read and why."""
-    for reason in itertools.islice(reasons, NAMED):
-        print(f"left out: {reason}")
-    if len(reasons) > NAMED:
-        print(f"left out: and {len(reasons) - NAMED} more")
+    for reason in itertools.islice(reasons, MOST_LISTED):
+        print(f"skipped: {reason}")
+    if len(reasons) > MOST_LISTED:
+        print(f"skipped: and {len(reasons) - MOST_LISTED} more")
     if reasons:
-        print(f"{folder}: {len(reasons)} photos left out")
+        print(f"{folder}: {len(reasons)} photos skipped")
 
 
-def readable(found):
-    """dict from path to digest, of the readable photos of a check."""
-    return {name: digest for name, (*_, digest, reason) in found.items() if not reason}
+def keep_vanished(
+    data: str | pathlib.Path,
+    sides: list[Photos],
+    known: dict[str, Known],
+    found: dict[str, Known],
+) -> tuple[list[Photos], dict[str, Known]]:
+    """Puts photos that vanished since a run began back into its lists.
+
+    While it ran, others of their class took their place (`Photos.open`); so they
+    do when it resumes.
+
+    Args:
+        data: folder with both sides.
+        sides, found: of `check_sides`.
+        known: what the run began with.
+
+    Returns:
+        `(sides, found)`, changed or as they were.
+    """
+    kept, kept_found = [], {}
+    for side, photos in zip(SIDES, sides, strict=True):
+        gone = vanished(known[side], found[side])
+        if gone:
+            print(f"note: {len(gone)} {side} photos have vanished since the run began: {gone[0]!r}")
+            photos = photos_of(known[side], pathlib.Path(data, side), photos.typeids)
+        kept.append(photos)
+        kept_found[side] = known[side] if gone else found[side]
+    return kept, kept_found
 
 
-def vanished(known, found):
+def vanished(known: Known, found: Known) -> list[str]:
     """The photos that an earlier check could read and a later one cannot.
 
     Only a few, and nothing else may have changed: else it is another data set,
@@ -153,15 +238,20 @@ def vanished(known, found):
     return [] if others_changed or len(gone) > max(1, MOST_VANISHED * len(before)) else gone
 
 
-def photos_of(found, folder, typeids):
-    """The readable photos of a check, there or not, as `photo.Photos`."""
+def photos_of(found: Known, folder: pathlib.Path, typeids: list[str]) -> Photos:
+    """The readable photos of a check, whether they are still there or not."""
     digests = readable(found)
     labels = [typeids.index(pathlib.PurePath(name).parts[0]) for name in digests]
     paths = [str(pathlib.Path(folder, name)) for name in digests]
     return Photos(paths, np.array(labels, np.int32), list(typeids), list(digests.values()))
 
 
-def fingerprint(found):
+def readable(found: Known) -> dict[str, str]:
+    """The digests of the readable photos of a check, by path."""
+    return {name: facts.digest for name, facts in found.items() if facts.digest}
+
+
+def fingerprint(found: Known) -> str:
     """Digest of all readable photos of a check: their class folders, names and bytes."""
     sha = hashlib.sha256()
     for name, digest in sorted(readable(found).items()):
@@ -169,8 +259,8 @@ def fingerprint(found):
     return sha.hexdigest()[:32]
 
 
-def say_what_is_in_both(train, valid):
-    """Warns of photos that are in training and validation: the error would flatter."""
+def warn_about_leakage(train: Known, valid: Known) -> None:
+    """Warns of photos in both training and validation: the error would be too low."""
     digests = set(readable(train).values())
     both = sorted(name for name, digest in readable(valid).items() if digest in digests)
     if both:

@@ -2,7 +2,7 @@
 
 Training and prediction read a photo through `open_photo`, so they cannot
 disagree about its size, colours or rotation. Photos come from the web: what
-cannot be read is named and replaced, it never ends a training.
+cannot be read is reported and replaced; it never ends a training.
 """
 
 import collections
@@ -15,12 +15,16 @@ import stat
 import sys
 import threading
 import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
 
+# The two sides of a data folder.
+SIDES = TRAIN, VALID = "train", "valid"
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 # Folders that other programs leave beside photos: macOS' archives, Synology, QNAP.
 NOT_OF_PEOPLE = {"__MACOSX", "@eaDir", "#recycle"}
@@ -38,6 +42,8 @@ ONE_LARGE_PHOTO = threading.Lock()
 RESAMPLING = Image.Resampling.BILINEAR
 # Signs that turn the direction of the text around them, see UAX #9.
 TURNS_TEXT = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+T = TypeVar("T")
+R = TypeVar("R")
 # Items that `read_ahead` has waiting: two batches of photos, 17 MB at 299 pixels.
 AHEAD = 64
 
@@ -47,37 +53,36 @@ class Photos:
     """The photos of a folder of class folders.
 
     Attributes:
-        paths: list of str, sorted by class and name.
+        paths: sorted by class and name.
         labels: int32 array, shape `(len(paths),)`: index into `typeids`.
-        typeids: list of str, the classes.
-        digests: list of str, the SHA-256 of each photo's bytes where they have
-            been read already (`photo_check`); None: nobody has.
-        broken: set of paths that could not be read and have been named.
+        typeids: the classes.
+        digests: the SHA-256 of each photo's bytes if they have been read already
+            (`pairs.photos.check`).
+        broken: paths that could not be read and have been reported.
     """
 
-    paths: list
+    paths: list[str]
     labels: np.ndarray
-    typeids: list
-    digests: list | None = dataclasses.field(default=None, repr=False, compare=False)
-    broken: set = dataclasses.field(default_factory=set, repr=False, compare=False)
+    typeids: list[str]
+    digests: Sequence[str | None] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
+    broken: set[str] = dataclasses.field(default_factory=set, repr=False, compare=False)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def take(self, indices):
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Photos":
         """`Photos` of some indices, with the same typeids."""
         paths = [self.paths[i] for i in indices]
         digests = self.digests and [self.digests[i] for i in indices]
         return Photos(paths, self.labels[indices], self.typeids, digests)
 
-    def open(self, index, image_size):
+    def open(self, index: int, image_size: int) -> Image.Image:
         """Opens a photo, or the next of its class if it has become unreadable.
 
-        A photo may vanish or break while a night's training runs: it is named
+        A photo may vanish or break while a night's training runs: it is reported
         once, and its place taken by a neighbour.
-
-        Returns:
-            `PIL.Image.Image`, see `open_photo`.
 
         Raises:
             UserError: no photo of the class can be read any more.
@@ -93,18 +98,18 @@ class Photos:
         typeid = self.typeids[self.labels[index]]
         raise UserError(f"no photo of class {typeid!r} can be read any more, e.g. {path}")
 
-    def neighbours(self, index):
+    def neighbours(self, index: int) -> Iterator[int]:
         """Yields an index, then the others of its class: those after it first."""
         yield index
         others = np.flatnonzero(self.labels == self.labels[index])
         yield from np.roll(others, -np.searchsorted(others, index))[1:].tolist()
 
 
-def find_photos(folder):
+def find_photos(folder: str | pathlib.Path) -> list[str]:
     """Lists the photos below a folder, at any depth.
 
     Returns:
-        list of str, sorted by file name (then by folder): the same on every
+        their paths, sorted by file name (then by folder): the same on every
         machine.
 
     Raises:
@@ -114,7 +119,7 @@ def find_photos(folder):
         raise UserError(f"{folder}: no such folder")
     paths = []
     for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not is_hidden(name)]  # where it goes on
+        folders[:] = [name for name in folders if not is_hidden(name)]  # those it descends into
         paths += [
             os.path.join(parent, name)
             for name in names
@@ -125,12 +130,12 @@ def find_photos(folder):
     return sorted(paths, key=lambda path: (os.fsencode(os.path.basename(path)), os.fsencode(path)))
 
 
-def is_hidden(name):
+def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is none that people put there."""
     return name.startswith(".") or name in NOT_OF_PEOPLE
 
 
-def why_not_a_typeid(typeid):
+def why_not_a_typeid(typeid: object) -> str | None:
     """The reason why a text cannot be a typeid, or None if it can, in any script.
 
     A typeid is the name of a folder, a word in the submission's lines and on
@@ -146,21 +151,18 @@ def why_not_a_typeid(typeid):
     return None
 
 
-def fail(error):
+def fail(error: Exception) -> NoReturn:
     """Raises: a folder that cannot be read must not be passed over in silence."""
     raise error
 
 
-def find_class_photos(folder, typeids=None):
+def find_class_photos(folder: str | pathlib.Path, typeids: list[str] | None = None) -> Photos:
     """Lists the photos of a folder that holds one folder a class.
 
     Args:
         folder: as `img2keras.py` writes it, e.g. `data/train`.
         typeids: the classes in the order of their labels, for a folder that
             must not define them anew (validation); None takes the folder's own.
-
-    Returns:
-        `Photos`.
 
     Raises:
         UserError: no such folder, no photo, fewer than two classes, or a class
@@ -196,13 +198,13 @@ def find_class_photos(folder, typeids=None):
     return Photos(paths, np.array(labels, np.int32), list(typeids))
 
 
-def typeid_order(typeid):
+def typeid_order(typeid: str) -> tuple[bool, int, str]:
     """Sort key: numbers by value, before names ('2' < '10' < 'pug')."""
     is_number = typeid.isascii() and typeid.isdigit()
     return (not is_number, int(typeid) if is_number else 0, typeid)
 
 
-def open_photo(path, image_size):
+def open_photo(path: str | pathlib.Path, image_size: int) -> Image.Image:
     """Opens one photo as the network sees it.
 
     Args:
@@ -211,7 +213,7 @@ def open_photo(path, image_size):
         image_size: side in pixels; the photo is squashed to a square.
 
     Returns:
-        `PIL.Image.Image`, RGB, rotated as its EXIF tag says.
+        an RGB image, rotated as its EXIF tag says.
 
     Raises:
         UserError: not readable as an image, or too large.
@@ -236,12 +238,12 @@ def open_photo(path, image_size):
         raise UserError(f"{printable(path)}: not a readable photo ({reason})") from error
 
 
-def printable(path):
+def printable(path: str | pathlib.Path) -> str:
     """A path for messages: a newline in a name cannot forge a line."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
-def squash(image, image_size):
+def squash(image: Image.Image, image_size: int) -> Image.Image:
     """Decodes an opened image and makes it an upright RGB square."""
     # Both would copy an image that needs neither.
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
@@ -251,7 +253,7 @@ def squash(image, image_size):
     return image.resize((image_size, image_size), RESAMPLING)
 
 
-def to_rgb(image):
+def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode in RGB; transparency is dropped, 16 bits become 8."""
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits at 255.
@@ -261,19 +263,21 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def read_photo(path, image_size):
+def read_photo(path: str | pathlib.Path, image_size: int) -> np.ndarray:
     """The pixels of `open_photo`: uint8 array, shape `(image_size, image_size, 3)`."""
     return np.asarray(open_photo(path, image_size))
 
 
-def read_ahead(read, items, workers, ahead=AHEAD):
+def read_ahead(
+    read: Callable[[T], R], items: Iterable[T], workers: int, ahead: int = AHEAD
+) -> Iterator[R]:
     """Maps `read` over `items` on threads, in order, a few items ahead.
 
     Pillow frees the interpreter lock, so threads decode while the caller
     computes. At most `ahead` results wait in memory.
     """
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque()
+        waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
         try:
             for item in items:
                 waiting.append(pool.submit(read, item))

@@ -8,33 +8,43 @@ import hashlib
 import os
 import pathlib
 
+from pairs.photos.read import TRAIN, VALID
 
-def find_copies(classes, digests):
+
+def find_copies(
+    classes: dict[str, list[str]], digests: dict[str, str]
+) -> list[list[tuple[str, str]]]:
     """Groups photos that are the same, byte by byte.
 
     Returns:
-        list of lists of `(typeid, file name)`, each with at least two.
+        groups of `(typeid, file name)`, each with at least two.
     """
-    groups = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for typeid, names in classes.items():
         for name in names:
             groups.setdefault(digests[name], []).append((typeid, name))
     return [group for group in groups.values() if len(group) > 1]
 
 
-def split_class(typeid, names, valid_fraction, seed, digests=None):
+def split_class(
+    typeid: str,
+    names: list[str],
+    valid_fraction: float,
+    seed: int,
+    digests: dict[str, str] | None = None,
+) -> set[str]:
     """Chooses the validation photos of one class.
 
     Args:
         typeid: the class.
         names: its file names.
         valid_fraction: share of photos for validation, between 0 and 1.
-        seed: int; another seed, another choice.
-        digests: dict from file name to digest; copies of one photo stay on one
-            side. None: there are no copies.
+        seed: another seed, another choice.
+        digests: by file name; copies of one photo stay on one side. None: there
+            are no copies.
 
     Returns:
-        set of file names, at least one and not all of them, if there are two
+        their file names, at least one and not all of them, if there are two
         different photos.
     """
 
@@ -42,24 +52,27 @@ def split_class(typeid, names, valid_fraction, seed, digests=None):
         # A hash, not a random generator: the same on every machine and version.
         return hashlib.sha256(os.fsencode(f"{seed}\0{typeid}\0{name}")).digest()
 
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for name in sorted(names):
         groups.setdefault(digests[name] if digests else name, []).append(name)
     if len(groups) < 2:
         return set()
     count = min(max(1, round(valid_fraction * len(names))), len(names) - 1)
-    valid = set()
+    valid: set[str] = set()
     for copies in sorted(groups.values(), key=lambda copies: draw(copies[0])):
         if len(valid) + len(copies) <= count:
             valid.update(copies)
-    return valid or set(min(groups.values(), key=len))
+    fewest: list[str] = min(groups.values(), key=len)
+    return valid or set(fewest)
 
 
-def plan_copies(classes, digests, valid_fraction, seed):
+def plan_copies(
+    classes: dict[str, list[str]], digests: dict[str, str], valid_fraction: float, seed: int
+) -> dict[str, pathlib.Path]:
     """Places every photo.
 
     Returns:
-        dict from file name to its place below `--out`, e.g. `valid/64/64_a.jpg`.
+        the place of each file name below `--out`, e.g. `valid/64/64_a.jpg`.
     """
     # A photo under two typeids is no fair question: it is never for validation.
     in_two = {
@@ -72,5 +85,5 @@ def plan_copies(classes, digests, valid_fraction, seed):
         own = [name for name in names if digests[name] not in in_two]
         valid = split_class(typeid, own, valid_fraction, seed, digests) if own else set()
         for name in names:
-            places[name] = pathlib.Path("valid" if name in valid else "train", typeid, name)
+            places[name] = pathlib.Path(VALID if name in valid else TRAIN, typeid, name)
     return places

@@ -2,8 +2,8 @@
 
 What is frozen never changes, and photos that are not augmented do not either:
 what the frozen layers make of them is the same in every epoch. A store is a
-folder of shards, plain `.npy` files of `SHARD_ROWS` rows, one row a photo: a
-killed run goes on after its last shard, and the processes of a cluster build
+folder of shards, plain `.npy` files of `SHARD_ROWS` rows, one row per photo: a
+killed run resumes after its last shard, and the processes of a cluster build
 one shard each. The folder's name is a digest of everything its content depends
 on, so an old one is never read for a changed photo or weight.
 """
@@ -14,20 +14,20 @@ import json
 import math
 import pathlib
 import shutil
-import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
-import model as network
-from pairs.command_line import UserError
-from pairs.devices.cluster import ALONE
-from pairs.files import replacing
-from pairs.photos.check import file_digest
-from pairs.photos.read import read_ahead
+from pairs.errors import UserError
+from pairs.files import file_digest, replacing
+from pairs.network.files import digest
+from pairs.photos.read import Photos, read_ahead
+from pairs.training.run import Run
 from pairs.training.run_folder import ACTIVATIONS, installed_versions, remove_activations
 
-# Photos a forward pass of the frozen part, whatever the training batch is.
+# Photos per forward pass of the frozen part, whatever the training batch is.
 BATCH_SIZE = 16
 # A multiple of it. At 299 pixels half a gigabyte, and minutes of work on a CPU.
 SHARD_ROWS = 512
@@ -46,25 +46,25 @@ class ActivationStore:
     Attributes:
         path: folder of the shards, `00000.npy`, `00001.npy`, ..., each of shape
             `(SHARD_ROWS, *activation)`, the last one as long as it comes.
-        num_photos: int.
+        num_photos: whose activations it holds.
     """
 
     path: pathlib.Path
     num_photos: int
 
-    def shard(self, number):
+    def shard(self, number: int) -> pathlib.Path:
         """Path of a shard."""
         return self.path / f"{number:05}.npy"
 
-    def shard_of(self, rows):
+    def shard_of(self, rows: range) -> pathlib.Path:
         """Path of the shard that holds a range of rows."""
         return self.shard(rows.start // SHARD_ROWS)
 
-    def is_whole(self, rows, dtype, shape):
+    def is_whole(self, rows: range, dtype: str, shape: tuple[int, ...]) -> bool:
         """Whether the shard of a range of rows is there, with all of them.
 
         Args:
-            rows: range.
+            rows: of the shard.
             dtype, shape: of a row.
         """
         try:
@@ -73,7 +73,7 @@ class ActivationStore:
             return False
         return shard.shape == (len(rows), *shape) and shard.dtype == dtype
 
-    def read(self, indices, mirrored=False):
+    def read(self, indices: np.ndarray, mirrored: np.ndarray | bool = False) -> np.ndarray:
         """Reads rows.
 
         Args:
@@ -96,7 +96,7 @@ class ActivationStore:
             row[...] = shards[number][place]
         return rows
 
-    def open_shard(self, number):
+    def open_shard(self, number: int) -> np.ndarray:
         """Maps a shard: an array whose rows are read when they are used."""
         path = self.shard(number)
         try:
@@ -107,64 +107,71 @@ class ActivationStore:
             ) from error
 
 
-def open_store(weights, below, photos, dtype, workers, mirror=False, lower=None, cluster=ALONE):
+def open_store(
+    run: Run,
+    below: keras.Model,
+    photos: Photos,
+    mirror: bool = False,
+    lower: tuple[ActivationStore, keras.Model] | None = None,
+) -> ActivationStore | None:
     """Opens the store of some photos, and builds what is not there.
 
     Args:
-        weights: `pathlib.Path`, the run's folder.
-        below: the frozen part, of `model_parts.split`.
-        photos: `photo.Photos`.
-        dtype: "float32" (exact), "float16" (half the disk), or "off".
-        workers: threads that read photos.
+        run: the training; its `cache` says how rows are stored. Each process of
+            its `devices` builds some shards.
+        below: the frozen part, of `parts.split`.
+        photos: whose activations.
         mirror: store every photo a second time, mirrored.
         lower: `(store, between)`: a store of the same photos and views further
             down, and the model from its rows to these. None: from the photos.
-        cluster: `cluster.Cluster`; each of its processes builds some shards.
 
     Returns:
-        `ActivationStore`, or None where it is off or the disk is too small;
-        one printed line says what was decided.
+        the store, or None if it is off or the disk is too small; one printed
+        line says what was decided.
     """
-    if dtype == "off":
+    if run.cache == "off":
         return None
-    folder = weights / ACTIVATIONS
-    store = ActivationStore(folder / store_key(below, photos, dtype, workers, mirror), len(photos))
+    folder = run.folder / ACTIVATIONS
+    key = store_key(below, photos, run.cache, run.workers, mirror)
+    store = ActivationStore(folder / key, len(photos))
     num_rows = len(photos) * (2 if mirror else 1)
     shape = below.output_shape[1:]
-    views = " and their mirror images" if mirror else ""
-    what = f"activations of {len(photos)} photos{views}, {'x'.join(map(str, shape))} {dtype}"
     ranges = [
         range(start, min(start + SHARD_ROWS, num_rows)) for start in range(0, num_rows, SHARD_ROWS)
     ]
-    with cluster.first_goes_ahead():
-        missing = [rows for rows in ranges if not store.is_whole(rows, dtype, shape)]
-        if cluster.is_first:
+    devices = run.devices
+    with devices.main_process_first():
+        missing = [rows for rows in ranges if not store.is_whole(rows, run.cache, shape)]
+        if devices.is_main_process:
+            views = " and their mirror images" if mirror else ""
+            what = f"activations of {len(photos)} photos{views}, "
+            what += f"{'x'.join(map(str, shape))} {run.cache}"
             num_missing = sum(map(len, missing))
-            decide(store, what, num_missing * math.prod(shape) * np.dtype(dtype).itemsize)
+            decide(store, what, num_missing * math.prod(shape) * np.dtype(run.cache).itemsize)
         if store.path.with_suffix(".off").exists():
             return None
         if not store.path.is_dir():
             raise UserError(
-                f"process {cluster.process} does not find {store.path}: it has other packages than "
+                f"process {devices.process} does not find {store.path}: it has other packages than "
                 f"process 0, or not the same shared folder"
             )
     own = [
         rows
         for number, rows in enumerate(ranges)
-        if number % cluster.num_processes == cluster.process and rows in missing
+        if number % devices.num_processes == devices.process and rows in missing
     ]
     if own:
-        build(store, own, below, photos, dtype, workers, lower)
-    cluster.wait_for_all()
+        build(run, store, own, below, photos, lower)
+    devices.barrier()
     return store
 
 
-def decide(store, what, missing):
+def decide(store: ActivationStore, what: str, missing: int) -> None:
     """Decides, and says, whether there is room for a store; makes its folder if so.
 
     Args:
-        store: `ActivationStore`.
-        what: str, for people.
+        store: may be there in part.
+        what: human-readable.
         missing: bytes that are not there yet.
     """
     folder = store.path.parent
@@ -175,7 +182,7 @@ def decide(store, what, missing):
     for leftover in folder.rglob(".tmp-*"):  # of a killed run; it would count as used
         leftover.unlink()
     free = shutil.disk_usage(folder).free
-    # A run that goes on decides as it did, whatever is free now: the same bits.
+    # A resumed run decides as it did, whatever is free now: the same bits.
     computed_anew = store.path.with_suffix(".off")
     if computed_anew.exists() or missing + SPARE_BYTES > free:
         computed_anew.touch()
@@ -190,36 +197,48 @@ def decide(store, what, missing):
     store.path.mkdir(exist_ok=True)
 
 
-def gigabytes(size):
-    """A number of bytes for people."""
+def gigabytes(size: int) -> str:
+    """A number of bytes, human-readable."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def build(store, ranges, below, photos, dtype, workers, lower=None):
+def build(
+    run: Run,
+    store: ActivationStore,
+    ranges: list[range],
+    below: keras.Model,
+    photos: Photos,
+    lower: tuple[ActivationStore, keras.Model] | None = None,
+) -> None:
     """Computes the activations of some shards and writes each of them, whole or not at all.
 
     Args:
-        store: `ActivationStore`; its folder exists.
-        ranges: list of range, the rows of each shard.
-        below, photos, dtype, workers, lower: as in `open_store`.
+        run, below, photos, lower: as in `open_store`.
+        store: its folder exists.
+        ranges: the rows of each shard.
     """
-    shows = 1 if sys.stdout.isatty() else 2
-    progress = keras.utils.Progbar(sum(map(len, ranges)), verbose=shows, unit_name="photo")
+    progress = tqdm(total=sum(map(len, ranges)), desc="frozen layers", unit=" photos", disable=None)
     for rows in ranges:
-        batches = from_store(rows, *lower) if lower else from_photos(rows, below, photos, workers)
+        if lower:
+            batches = from_store(rows, *lower)
+        else:
+            batches = from_photos(rows, below, photos, run.workers)
         header = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "descr": np.lib.format.dtype_to_descr(np.dtype(run.cache)),
             "fortran_order": False,
             "shape": (len(rows), *below.output_shape[1:]),
         }
         with replacing(store.shard_of(rows), NO_ROOM) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_2_0(file, header)
             for batch in batches:
-                batch.astype(dtype, copy=False).tofile(file)
-                progress.add(len(batch))
+                batch.astype(run.cache, copy=False).tofile(file)
+                progress.update(len(batch))
+    progress.close()
 
 
-def from_photos(rows, below, photos, workers):
+def from_photos(
+    rows: range, below: keras.Model, photos: Photos, workers: int
+) -> Iterator[np.ndarray]:
     """Yields the activations of rows, from photos and their mirror images."""
     image_size = below.input_shape[1]
 
@@ -227,7 +246,7 @@ def from_photos(rows, below, photos, workers):
         pixels = np.asarray(photos.open(row % len(photos), image_size))
         return pixels[:, ::-1] if row >= len(photos) else pixels
 
-    batch = []
+    batch: list[np.ndarray] = []
     for number, image in enumerate(read_ahead(read, rows, workers), start=1):
         batch.append(image)
         if len(batch) == BATCH_SIZE or number == len(rows):
@@ -235,14 +254,16 @@ def from_photos(rows, below, photos, workers):
             batch = []
 
 
-def from_store(rows, store, between):
+def from_store(rows: range, store: ActivationStore, between: keras.Model) -> Iterator[np.ndarray]:
     """Yields the activations of rows, from those of a store further down."""
     for start in range(0, len(rows), BATCH_SIZE):
         lower = store.read(np.array(rows[start : start + BATCH_SIZE]))
         yield np.asarray(between.predict_on_batch(lower))
 
 
-def store_key(below, photos, dtype, workers, mirror=False):
+def store_key(
+    below: keras.Model, photos: Photos, dtype: str, workers: int, mirror: bool = False
+) -> str:
     """Digest of all that the activations depend on.
 
     Frozen weights, layers and scaling, the photos' bytes and order, image
@@ -260,14 +281,16 @@ def store_key(below, photos, dtype, workers, mirror=False):
         *(layers, scaling, below.input_shape, dtype, mirror),
     ]
     sha.update(json.dumps(facts).encode())
-    sha.update(network.digest(below.weights).encode())
-    digests = photos.digests or read_ahead(digest_or_gone, photos.paths, workers)
-    for digest in digests:
-        sha.update(digest.encode())
+    sha.update(digest(below.weights).encode())
+    photo_digests: Iterable[str | None] = photos.digests or read_ahead(
+        digest_or_gone, photos.paths, workers
+    )
+    for photo in photo_digests:
+        sha.update((photo or "unread").encode())
     return sha.hexdigest()[:32]
 
 
-def digest_or_gone(path):
+def digest_or_gone(path: str) -> str:
     """Digest of a photo's bytes; a word for one that has vanished since the check."""
     try:
         return file_digest(path)
@@ -275,13 +298,15 @@ def digest_or_gone(path):
         return "gone"
 
 
-def remove_stores(weights, keep=None):
+def remove_stores(
+    weights: pathlib.Path, keep: Sequence[ActivationStore | None] | None = None
+) -> None:
     """Deletes the stores of a run.
 
     Args:
-        weights: `pathlib.Path`, the run's folder.
-        keep: list of `ActivationStore` (or None) still in use; None: the run is
-            done, and what was decided about stores is forgotten, too.
+        weights: the run's folder.
+        keep: those still in use; None: the run is done, and what was decided
+            about stores is forgotten, too.
     """
     folder = weights / ACTIVATIONS
     if keep is None:

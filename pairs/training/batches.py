@@ -3,12 +3,32 @@
 import contextlib
 import functools
 import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from pairs.devices.cluster import ALONE
-from pairs.photos.read import read_ahead
+from pairs.devices.cluster import Cluster
+from pairs.photos.read import Photos, read_ahead
+from pairs.training.activation_store import ActivationStore
+
+Batch = tuple[dict[str, np.ndarray], ...]
+
+
+class Pairs(Protocol):
+    """What a training asks of `pair_generator.PairBatches`; its docstrings say the rest."""
+
+    photos: Photos
+    batch_size: int
+    epoch: int
+    validation: bool
+
+    def __len__(self) -> int: ...
+    def indices(self, step: int) -> np.ndarray: ...
+    def pairs(self, step: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]: ...
+    def mirrored(self, step: int) -> np.ndarray: ...
+    def images(self, step: int, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
 
 
 class KerasBatches(keras.utils.PyDataset):
@@ -22,29 +42,37 @@ class KerasBatches(keras.utils.PyDataset):
     epoch would begin with batches of the one before.
 
     Args:
-        pairs: `PairBatches`.
+        pairs: whose batches.
         heads: names of the outputs; decides which inputs and labels are passed.
         workers: threads.
-        store: `ActivationStore` of the same photos; no photo is read then.
-        cluster: `cluster.Cluster`; this process' part of every batch is handed on.
+        store: of the same photos, if any; no photo is read then.
+        devices: this process' part of every batch is handed on.
     """
 
-    def __init__(self, pairs, heads, workers, store=None, cluster=ALONE):
+    def __init__(
+        self,
+        pairs: Pairs,
+        heads: list[str],
+        workers: int,
+        store: ActivationStore | None,
+        devices: Cluster,
+    ) -> None:
         super().__init__(workers=1)
         self.pairs = pairs
         self.heads = heads
         # A row of a store is a megabyte, and its reading is all but free.
         self.threads = min(workers, 2) if store else workers
         self.store = store
-        self.cluster = cluster
-        self.error = None
+        self.devices = devices
+        self.error: Exception | None = None
         self.lock = threading.Lock()
-        self.ahead, self.next = None, None
+        self.ahead: Iterator[Batch] = iter(())
+        self.next: tuple[int, int] | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> Batch:
         """Batch `step` of the current epoch. In order it is fast, in any order it is right."""
         try:
             with self.lock:
@@ -57,12 +85,12 @@ class KerasBatches(keras.utils.PyDataset):
             self.error, self.next = error, None
             raise
 
-    def read_from(self, step):
+    def read_from(self, step: int) -> Iterator[Batch]:
         """Yields the batches from a step on to the end of the epoch."""
         return read_ahead(self.batch, range(step, len(self)), self.threads, self.threads + 2)
 
     @functools.cached_property
-    def for_keras(self):
+    def for_keras(self) -> Any:
         """What `fit`, `evaluate` and `predict` take: on TensorFlow a `tf.data.Dataset`.
 
         Of a `PyDataset` Keras would make one that reads ahead, by itself, as
@@ -72,7 +100,7 @@ class KerasBatches(keras.utils.PyDataset):
             return self
         import tensorflow as tf
 
-        with self.own_errors():
+        with self.original_errors():
             signature = keras.tree.map_structure(
                 lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self[0]
             )
@@ -82,7 +110,7 @@ class KerasBatches(keras.utils.PyDataset):
         return dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
 
     @contextlib.contextmanager
-    def own_errors(self):
+    def original_errors(self) -> Iterator[None]:
         """Raises what a batch raised, which TensorFlow hides in an error of its own."""
         try:
             yield
@@ -91,15 +119,15 @@ class KerasBatches(keras.utils.PyDataset):
                 raise
             raise self.error from error
 
-    def batch(self, step):
+    def batch(self, step: int) -> Batch:
         """Inputs and labels of a step, for the heads that the model has.
 
         Spread over several devices, it has sample weights, too: 0 for padding.
         """
         indices, partner, labels = self.pairs.pairs(step)
         rows, weights = np.arange(len(indices)), None
-        if self.cluster.engine:
-            rows, partner, is_image = self.cluster.spread(partner, self.pairs.batch_size)
+        if self.devices.engine:
+            rows, partner, is_image = self.devices.spread(partner, self.pairs.batch_size)
             weights = np.where(is_image, self.image_weight(len(indices)), 0).astype(np.float32)
         if self.store:
             mirrored = self.pairs.mirrored(step)
@@ -112,7 +140,7 @@ class KerasBatches(keras.utils.PyDataset):
         batch = inputs, {head: labels[head][rows] for head in self.heads}
         return batch if weights is None else (*batch, dict.fromkeys(self.heads, weights))
 
-    def image_weight(self, count):
+    def image_weight(self, count: int) -> float:
         """Sample weight of the images of a padded batch that has `count` of them.
 
         It makes the mean over the padded batch, and so the gradient, the mean
@@ -120,15 +148,15 @@ class KerasBatches(keras.utils.PyDataset):
         """
         if self.pairs.validation:
             return self.validation_weight
-        return self.cluster.padded(count, self.pairs.batch_size) / count
+        return self.devices.padded(count, self.pairs.batch_size) / count
 
     @functools.cached_property
-    def validation_weight(self):
+    def validation_weight(self) -> float:
         """The same weight for every photo, so that Keras' mean over all batches is theirs.
 
         Keras counts a batch by its padded length: the last one, of few photos,
         would count as a full one.
         """
         counts = [len(self.pairs.indices(step)) for step in range(len(self.pairs))]
-        padded = [self.cluster.padded(count, self.pairs.batch_size) for count in counts]
+        padded = [self.devices.padded(count, self.pairs.batch_size) for count in counts]
         return sum(padded) / sum(counts)

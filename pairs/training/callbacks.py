@@ -1,21 +1,47 @@
-"""What happens around every epoch of a stage, beside what Keras brings along."""
+"""What happens around every epoch of a stage, and in which order."""
 
 import math
+from typing import Any
 
 import keras
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
+from pairs.training.batches import KerasBatches, Pairs
+from pairs.training.log import RunLog
+from pairs.training.recipe import PLATEAU, Stage
+
+# Callbacks that decide something from the log, and keep nothing across a restart.
+DECIDES = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.EarlyStopping)
+
+
+def make_callbacks(
+    stage: Stage, pairs: Pairs, validate: "Validate", log: RunLog
+) -> list[keras.callbacks.Callback]:
+    """What happens around every epoch, in this order."""
+    callbacks: list[keras.callbacks.Callback] = [
+        SetEpoch(pairs),
+        StopOnNonFiniteLoss(stage.name),
+        validate,
+    ]
+    if stage.schedule == "plateau":
+        plateau = {"monitor": "val_loss", "min_delta": 0, "verbose": 1, **PLATEAU}
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(**plateau))
+    callbacks.append(log.callback(stage))
+    if stage.patience:
+        stop = keras.callbacks.EarlyStopping(monitor="val_loss", patience=stage.patience, verbose=1)
+        callbacks.append(stop)
+    return callbacks
 
 
 class SetEpoch(keras.callbacks.Callback):
-    """Tells the batches which epoch it is, before the first one is read."""
+    """Tells the pairs which epoch it is, before the first batch is read."""
 
-    def __init__(self, batches):
+    def __init__(self, pairs: Pairs) -> None:
         super().__init__()
-        self.batches = batches
+        self.pairs = pairs
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.batches.epoch = epoch
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.pairs.epoch = epoch
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -25,22 +51,22 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     # thread, a step or two late.
     async_safe = True
 
-    def __init__(self, stage_name):
+    def __init__(self, stage_name: str) -> None:
         super().__init__()
         self.stage_name = stage_name
         self.epoch = 0
-        self.step = math.inf
+        self.step: float = math.inf
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs and not math.isfinite(logs["loss"]):
             self.step = min(self.step, batch + 1)  # the first, whichever Keras hears of first
             raise UserError(
                 f"the loss is {logs['loss']} in stage {self.stage_name}, epoch {self.epoch + 1}, "
                 f"step {self.step}. The weights of earlier epochs are kept; start from other "
-                f"--pretrained weights, or lower the learning rate in recipe.py"
+                f"--pretrained weights, or lower the learning rate in pairs/training/recipe.py"
             )
 
 
@@ -51,12 +77,14 @@ class Validate(keras.callbacks.Callback):
     further up, from stored activations.
     """
 
-    def __init__(self, judge, batches):
+    def __init__(self, judge: keras.Model, batches: KerasBatches) -> None:
         super().__init__()
         self.judge = judge
         self.batches = batches
 
-    def on_epoch_end(self, epoch, logs=None):
-        with self.batches.own_errors():
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        with self.batches.original_errors():
             measured = self.judge.evaluate(self.batches.for_keras, verbose=0, return_dict=True)
-        logs.update({f"val_{name}": value for name, value in measured.items()})
+        (logs if logs is not None else {}).update(
+            {f"val_{name}": value for name, value in measured.items()}
+        )

@@ -1,4 +1,4 @@
-"""The checkpoint: all that a training needs to go on after its last epoch.
+"""The checkpoint: all that a training needs to resume after its last epoch.
 
 One file, `checkpoint.npz`, replaced whole after every epoch, so a run can be
 killed at any moment and loses at most one epoch. It holds the log so far and,
@@ -11,13 +11,17 @@ epoch and needs no saving.
 import dataclasses
 import json
 import math
+import pathlib
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
 from pairs.files import replacing
+from pairs.training.log import RunLog
 
 NAME = "checkpoint.npz"
 
@@ -28,28 +32,28 @@ class Checkpoint:
 
     Attributes:
         stage: name of the stage that it was saved in.
-        rows: list of dict, the log of all stages so far.
-        seconds: list of float, how long each of these epochs took.
+        rows: the log of all stages so far.
+        seconds: how long each of these epochs took.
         stopped: whether the stage has ended early.
-        values: list of arrays, in the order of `changing_variables`.
+        values: in the order of `changing_variables`.
     """
 
     stage: str = ""
-    rows: list = dataclasses.field(default_factory=list)
-    seconds: list = dataclasses.field(default_factory=list)
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
     stopped: bool = False
-    values: list = dataclasses.field(default_factory=list, repr=False)
+    values: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
 
-    def rows_of(self, stage_name):
+    def rows_of(self, stage_name: str) -> list[dict[str, Any]]:
         """The log of one stage."""
         return [row for row in self.rows if row["stage"] == stage_name]
 
-    def ended(self, stage_name):
+    def ended(self, stage_name: str) -> bool:
         """Whether early stopping has ended that stage."""
         return self.stage == stage_name and self.stopped
 
 
-def changing_variables(model):
+def changing_variables(model: keras.Model) -> list[keras.Variable]:
     """What an epoch of training changes, in a fixed order.
 
     Args:
@@ -61,16 +65,18 @@ def changing_variables(model):
     return [*model.trainable_variables, *random, *model.optimizer.variables]
 
 
-def write_checkpoint(folder, checkpoint):
+def write_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Writes `folder/checkpoint.npz`, whole or not at all."""
     facts = dataclasses.asdict(dataclasses.replace(checkpoint, values=[]))
-    arrays = {f"value_{number}": value for number, value in enumerate(checkpoint.values)}
+    arrays: dict[str, Any] = {
+        f"value_{number}": value for number, value in enumerate(checkpoint.values)
+    }
     with replacing(folder / NAME) as temporary, temporary.open("wb") as file:
         np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
 
 
-def read_checkpoint(folder):
-    """Reads `folder/checkpoint.npz`; an empty `Checkpoint` where there is none.
+def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
+    """Reads `folder/checkpoint.npz`; an empty `Checkpoint` if there is none.
 
     Raises:
         UserError: it is damaged.
@@ -84,15 +90,15 @@ def read_checkpoint(folder):
     except FileNotFoundError:
         return Checkpoint()
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged ({error}); --restart begins anew") from error
+        raise UserError(f"{path}: damaged ({error}); --restart starts over") from error
 
 
-def remove_checkpoint(folder):
+def remove_checkpoint(folder: pathlib.Path) -> None:
     """Deletes the checkpoint of a run that is done."""
     (folder / NAME).unlink(missing_ok=True)
 
 
-def restore(model, values, path):
+def restore(model: keras.Model, values: list[np.ndarray], path: pathlib.Path) -> None:
     """Puts saved values back into what an epoch changes.
 
     Raises:
@@ -100,7 +106,7 @@ def restore(model, values, path):
     """
     variables = changing_variables(model)
     if [v.shape for v in variables] != [value.shape for value in values]:
-        raise UserError(f"{path}: of another version of this project; --restart begins anew")
+        raise UserError(f"{path}: of another version of this project; --restart starts over")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -110,15 +116,21 @@ class KeepCheckpoint(keras.callbacks.Callback):
 
     Args:
         stage_name: of the running stage.
-        log: `record.RunLog`, which has the epoch's row by then.
-        checkpoint: `Checkpoint` to go on from; one of another stage changes
-            nothing here.
+        log: has the epoch's row by then.
+        checkpoint: to resume from; one of another stage changes nothing here.
         decided: callbacks that decide from the log (plateau, early stopping).
-        keep_best: function of no argument, called after each epoch with the
-            lowest validation loss so far; it saves the model.
+        keep_best: called after each epoch with the lowest validation loss so
+            far; it saves the model.
     """
 
-    def __init__(self, stage_name, log, checkpoint, decided, keep_best):
+    def __init__(
+        self,
+        stage_name: str,
+        log: RunLog,
+        checkpoint: Checkpoint,
+        decided: list[keras.callbacks.Callback],
+        keep_best: Callable[[], None],
+    ) -> None:
         super().__init__()
         self.stage_name = stage_name
         self.log = log
@@ -126,7 +138,7 @@ class KeepCheckpoint(keras.callbacks.Callback):
         self.decided = decided
         self.keep_best = keep_best
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         rows = self.checkpoint.rows_of(self.stage_name)
         if not rows:
             return
@@ -141,19 +153,20 @@ class KeepCheckpoint(keras.callbacks.Callback):
         if self.log.writes and is_best(rows):  # the process may have died before it was saved
             self.keep_best()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.log.writes:
             return
         values = [keras.ops.convert_to_numpy(v) for v in changing_variables(self.model)]
-        state = (self.log.rows, self.log.seconds, self.model.stop_training, values)
-        checkpoint = Checkpoint(self.stage_name, *state)
+        checkpoint = Checkpoint(
+            self.stage_name, self.log.rows, self.log.seconds, self.model.stop_training, values
+        )
         write_checkpoint(self.log.folder, checkpoint)
         if is_best(checkpoint.rows_of(self.stage_name)):
             self.keep_best()
         self.log.write_epochs()
 
 
-def is_best(rows):
+def is_best(rows: list[dict[str, Any]]) -> bool:
     """Whether the last epoch of a stage has the lowest validation loss so far."""
     *before, last = [math.inf if math.isnan(row["val_loss"]) else row["val_loss"] for row in rows]
     return not before or last < min(before)

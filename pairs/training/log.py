@@ -1,18 +1,22 @@
 """What a training leaves to read: log.csv, times.csv, curves.png, results.json.
 
-Every file is written whole or not at all, so it can be read while the training
-goes on.
+Every file is written whole or not at all, so it can be read during the training.
 """
 
+import pathlib
 import statistics
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from pairs.files import replacing, write_csv
-from pairs.training.run_folder import read_json, write_json
+from pairs.files import read_json, replacing, write_csv, write_json
+from pairs.training.recipe import Stage
+from pairs.training.run_folder import RESTART
 
 CURVES = {
     "loss": "loss (all heads, weighted)",
@@ -26,33 +30,40 @@ class RunLog:
     """The record of one run in a weights folder.
 
     Args:
-        folder: `pathlib.Path`, exists.
-        stages: list of `recipe.Stage`, the plan.
-        rows, seconds: the epochs so far, of a run that goes on: list of dict,
-            and how long each took. Time is kept apart from the log, which is
-            the same for the same seed.
+        folder: exists.
+        stages: the plan.
+        rows, seconds: the epochs so far, of a resumed run, and how long each
+            took. Time is kept apart from the log, which is the same for the same
+            seed.
         writes: False for all processes of a cluster but one.
     """
 
-    def __init__(self, folder, stages, rows=(), seconds=(), writes=True):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        stages: list[Stage],
+        rows: Sequence[dict[str, Any]] = (),
+        seconds: Sequence[float] = (),
+        writes: bool = True,
+    ) -> None:
         self.folder = folder
         self.writes = writes
         self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
-        self.results = list(read_json(folder / "results.json"))
+        self.results: list[dict[str, Any]] = list(read_json(folder / "results.json", RESTART))
         if self.rows:  # the process may have died before they were written
             self.write_epochs()
 
-    def is_done(self, stage):
+    def is_done(self, stage: Stage) -> bool:
         """Whether a stage has been trained and judged."""
         return stage.name in [result["stage"] for result in self.results]
 
-    def callback(self, stage):
+    def callback(self, stage: Stage) -> "LogEpochs":
         """A Keras callback that adds every epoch of `stage` to the log."""
         return LogEpochs(self, stage.name)
 
-    def write_epochs(self):
+    def write_epochs(self) -> None:
         """Writes log.csv, times.csv and curves.png."""
         if not self.writes:
             return
@@ -65,7 +76,7 @@ class RunLog:
         with replacing(self.folder / "curves.png") as temporary:
             draw_curves(self.rows, temporary)
 
-    def time_left(self):
+    def time_left(self) -> str:
         """What is left after the last epoch, at most, in words; "" at a stage's end."""
         last = self.rows[-1]
         places = [stage.name for stage in self.stages]
@@ -87,8 +98,8 @@ class RunLog:
             text += f", the run: {duration(here + later)} if later epochs take as long"
         return text
 
-    def add_result(self, stage, result):
-        """Adds and prints what `stage.evaluate` measured after a stage."""
+    def add_result(self, stage: Stage, result: dict[str, Any]) -> None:
+        """Adds and prints what `scoring.score` measured after a stage."""
         self.results.append({"stage": stage.name, **result})
         if self.writes:
             write_json(self.folder / "results.json", self.results)
@@ -103,17 +114,17 @@ class RunLog:
 class LogEpochs(keras.callbacks.Callback):
     """Adds each epoch, and its time in seconds, to a `RunLog`."""
 
-    def __init__(self, log, stage_name):
+    def __init__(self, log: RunLog, stage_name: str) -> None:
         super().__init__()
         self.log = log
         self.stage_name = stage_name
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.start = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Beside a plateau callback, which logs it itself, there are schedules.
-        logs = {**logs, "learning_rate": self.model.optimizer.learning_rate}
+        logs = {**(logs or {}), "learning_rate": self.model.optimizer.learning_rate}
         # A variable may be spread over several devices.
         values = {k: float(keras.ops.convert_to_numpy(v)) for k, v in logs.items()}
         self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})
@@ -122,20 +133,20 @@ class LogEpochs(keras.callbacks.Callback):
             print(left, flush=True)
 
 
-def shown(share):
-    """A share for people; None, where there was nothing to count."""
+def shown(share: float | None) -> str:
+    """A share, human-readable; None: there was nothing to count."""
     return "none there" if share is None else f"{share:.4f}"
 
 
-def duration(seconds):
-    """Seconds for people: "40 s", "12 min", "2 h 05 min"."""
+def duration(seconds: float) -> str:
+    """Seconds, human-readable: "40 s", "12 min", "2 h 05 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def draw_curves(rows, path):
+def draw_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draws training and validation curves over all stages to a PNG."""
     curves = {name: title for name, title in CURVES.items() if name in rows[0]}
     # No pyplot: it would look for a screen.
@@ -152,7 +163,7 @@ def draw_curves(rows, path):
             place = axes.get_xaxis_transform()
             axes.text(start + 0.55, 0.01, rows[start]["stage"], transform=place, color="grey")
         axes.set_xlim(0.5, len(rows) + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.legend()

@@ -1,11 +1,30 @@
 """The training plans: one table of stages each. `train.py --recipe` chooses.
 
 Reading a table is reading the plan. `seed` is the 2017 recipe and the default.
+The numbers above the tables are part of every plan. Which layers train is a
+matter of the trunk: `pairs.network.trunks.TRUNKS`.
 """
 
 import dataclasses
+import math
+from typing import Any
 
-from pairs.command_line import UserError
+from pairs.errors import UserError
+
+# The seed's.
+LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
+DROPOUT = 0.5
+# The settings of 2017. Their shear of 0.2 was in radians; ImageDataGenerator takes
+# degrees today. The edges are filled with the nearest pixel, its default.
+AUGMENTATION = {
+    "rotation_range": 45,
+    "shear_range": math.degrees(0.2),
+    "zoom_range": 0.2,
+    "horizontal_flip": True,
+}
+# The learning rate falls by this after so many epochs without a lower
+# validation loss; 1e-6 is where the seed's last pass ends.
+PLATEAU = {"factor": 0.1, "patience": 3, "min_lr": 1e-6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +34,7 @@ class Stage:
     Attributes:
         number: 1, 2, 3; every stage draws its own random numbers.
         name: file names and log rows carry it.
-        unfreeze: train the trunk's last blocks (`trunk.TRUNKS`), or only heads.
+        unfreeze: train the trunk's last blocks (of the trunk's table), or only heads.
         optimizer: "adam", or "sgd" with momentum 0.9.
         learning_rate: at the start of a "plateau", at the top of a "cosine".
         epochs: at most.
@@ -41,7 +60,7 @@ class Stage:
     schedule: str = "plateau"
     image_scale: float = 1.0
 
-    def image_size(self, image_size):
+    def image_size(self, image_size: int) -> int:
         """Side of this stage's images in pixels, for a `--image-size`."""
         return round(image_size * self.image_scale)
 
@@ -54,9 +73,9 @@ SEED = (
     # Photos as they will be at test time; the plateaus take it down to 1e-6.
     Stage(3, "plain", True, "sgd", 1e-4, epochs=10, augment=None),
 )
-# Measured against SEED in the README. Mirrored photos can be stored, affine
+# Measured against SEED in docs/results.md. Mirrored photos can be stored, affine
 # transforms cannot: the time that saves goes into larger images.
-STORED_AND_LARGER = {"augment": "mirror", "schedule": "cosine", "image_scale": 1.6}
+STORED_AND_LARGER: dict[str, Any] = {"augment": "mirror", "schedule": "cosine", "image_scale": 1.6}
 TUNED = (
     Stage(1, "heads", False, "adam", 1e-3, epochs=20, **STORED_AND_LARGER),
     Stage(2, "blocks", True, "sgd", 3e-3, epochs=6, **STORED_AND_LARGER),
@@ -64,13 +83,13 @@ TUNED = (
 RECIPES = {"seed": SEED, "tuned": TUNED}
 
 
-def plan(recipe, epochs=None):
+def plan(recipe: str, epochs: list[int] | None = None) -> list[Stage]:
     """The stages of a recipe.
 
     Args:
         recipe: key of `RECIPES`.
-        epochs: list of int, one a stage, instead of the recipe's; 0 leaves the
-            stage out. None: the recipe's.
+        epochs: one number per stage, instead of the recipe's; 0 leaves the stage
+            out. None: the recipe's.
 
     Raises:
         UserError: another number of stages, or nothing left to train.

@@ -1,7 +1,7 @@
 """The weights folder of a run: one run at a time, and the same run to the end.
 
-`settings.json` says what the run depends on. The same command finds it and goes
-on; another recipe, data set or class list is refused, with the difference.
+`settings.json` says what the run depends on. The same command finds it and
+resumes; another recipe, data set or class list is refused, with the difference.
 """
 
 import contextlib
@@ -9,26 +9,36 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import pathlib
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import filelock
 
-from pairs.command_line import UserError
-from pairs.files import write_text
-from pairs.photos.check import fingerprint, readable
-from pairs.training.recipe import RECIPES
+from pairs.devices.cluster import Cluster
+from pairs.errors import UserError
+from pairs.files import read_json, write_json, write_text
+from pairs.network import trunks
+from pairs.photos import read
+from pairs.photos.check import Facts, Known, fingerprint, readable
+from pairs.photos.read import SIDES
+from pairs.training import recipe
+from pairs.training.recipe import RECIPES, Stage
 
 PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
+RESTART = "start over with --restart, which keeps the old run in a folder of its own"
 # Flags that change no result, or are compared as what they lead to.
 NOT_COMPARED = (
     *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
 )
+PHOTOS = "photos.json"
 # Its folder of stored activations, see `activation_store`.
 ACTIVATIONS = "activations"
 # What a run writes. Nothing else in the folder is ever moved: it may hold
 # weights that the user brought.
 RUN_FILES = (
-    "settings.json",  # first: without it nothing goes on with what is half moved
+    "settings.json",  # first: without it nothing resumes what is half moved
     "checkpoint.npz",
     "start.keras",
     *(
@@ -43,13 +53,13 @@ RUN_FILES = (
     "log.csv",
     "times.csv",
     "results.json",
-    "photos.json",
+    PHOTOS,
     "calibration.json",
 )
 
 
 @contextlib.contextmanager
-def locked(folder):
+def locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds a folder for one training; the lock ends with the process.
 
     Raises:
@@ -69,24 +79,24 @@ def locked(folder):
         lock.release()
 
 
-def run_files(folder):
+def run_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The files of a run in a folder, in the order of `RUN_FILES`."""
     return [folder / name for name in RUN_FILES if (folder / name).exists()]
 
 
-def remove_run(folder):
+def remove_run(folder: pathlib.Path) -> None:
     """Deletes the files of a run."""
     for path in run_files(folder):
         path.unlink()
     remove_activations(folder)
 
 
-def remove_activations(folder):
+def remove_activations(folder: pathlib.Path) -> None:
     """Deletes the stored activations of a run, and what was decided about them."""
     shutil.rmtree(folder / ACTIVATIONS, ignore_errors=True)
 
 
-def set_aside(folder):
+def set_aside(folder: pathlib.Path) -> None:
     """Moves the files of an earlier run, if there are any, into `run-1`, `run-2`, ...
 
     Its stored activations are deleted: they can be computed again.
@@ -99,13 +109,13 @@ def set_aside(folder):
     for path in files:
         aside.mkdir(exist_ok=True)
         os.replace(path, aside / path.name)
-        if path.name == RUN_FILES[0]:  # nothing goes on with that run any more
+        if path.name == RUN_FILES[0]:  # nothing resumes that run any more
             remove_activations(folder)
     remove_activations(folder)
 
 
-def installed_versions():
-    """dict from each package of `PACKAGES` that is installed to its version."""
+def installed_versions() -> dict[str, str]:
+    """The version of each package of `PACKAGES` that is installed."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -113,20 +123,26 @@ def installed_versions():
     return versions
 
 
-def make_settings(args, stages, constants, typeids, found):
+def make_settings(
+    flags: dict[str, Any],
+    stages: list[Stage],
+    devices: Cluster,
+    typeids: list[str],
+    found: dict[str, Known],
+) -> dict[str, Any]:
     """What a run depends on, as JSON writes it.
 
     Args:
-        args: `train.parse_args()`.
-        stages: list of `recipe.Stage`.
-        constants: dict of what else decides the result, see `stage.constants`.
-        typeids: list of str.
-        found: dict of side ("train", "valid") to what `check_photos` found.
+        flags: of the command line, by name.
+        stages: the plan.
+        devices: what trains.
+        typeids: the classes in the order of their labels.
+        found: what `check.check_sides` found on each side.
     """
     return {
-        "flags": vars(args),
+        "flags": flags,
         "stages": [dataclasses.asdict(stage) for stage in stages],
-        "constants": constants,
+        "constants": constants(devices),
         "typeids": typeids,
         "data": {side: fingerprint(photos) for side, photos in found.items()},
         "photos": {side: len(readable(photos)) for side, photos in found.items()},
@@ -134,8 +150,32 @@ def make_settings(args, stages, constants, typeids, found):
     }
 
 
-def holds_run(folder, settings, known, found):
-    """Whether a folder holds a run with these settings, to go on with.
+def constants(devices: Cluster) -> dict[str, Any]:
+    """What decides a result beside flags and stages, as JSON writes it."""
+    import keras  # takes seconds
+
+    return {
+        "backend": keras.backend.backend(),
+        "augmentation": recipe.AUGMENTATION,
+        "plateau": recipe.PLATEAU,
+        **({"groups of a batch": devices.num_groups} if devices.num_groups > 1 else {}),
+        "input scale": list(trunks.INPUT_SCALE),
+        "resampling": read.RESAMPLING.name,
+        "dropout": recipe.DROPOUT,
+        "loss weights": recipe.LOSS_WEIGHTS,
+        "unfreezing": {
+            name: [trunk.unfreeze_from, trunk.cut] for name, trunk in trunks.TRUNKS.items()
+        },
+    }
+
+
+def holds_run(
+    folder: pathlib.Path,
+    settings: dict[str, Any],
+    known: dict[str, Known],
+    found: dict[str, Known],
+) -> bool:
+    """Whether a folder holds a run with these settings, to resume.
 
     Args:
         folder: the weights folder.
@@ -145,60 +185,57 @@ def holds_run(folder, settings, known, found):
     Raises:
         UserError: it holds another run.
     """
-    old = read_json(folder / "settings.json")
+    old = read_json(folder / "settings.json", RESTART)
     if old:
         if not isinstance(old, dict) or not settings.keys() <= old.keys():
             raise UserError(
-                f"{folder / 'settings.json'}: of another version of this project; "
-                f"--restart begins anew and keeps that run aside"
+                f"{folder / 'settings.json'}: of another version of this project; {RESTART}"
             )
         check_same_run(folder, old, settings, known, found)
         return True
     for name in ("checkpoint.npz", "results.json", "model.keras"):
         if (folder / name).exists():
             raise UserError(
-                f"{folder / name} is not of a run that could go on (no settings.json); choose "
-                f"another --weights, or --restart keeps it aside"
+                f"{folder / name} is not of a run that could resume (no settings.json); choose "
+                f"another --weights, or {RESTART}"
             )
     return False
 
 
-def write_settings(folder, settings):
+def write_settings(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     """Writes settings.json: from now on the folder holds this run."""
     write_json(folder / "settings.json", settings)
 
 
-def read_photos(folder):
-    """What an earlier check found: dict of side to paths and facts, maybe empty."""
-    return {"train": {}, "valid": {}, **read_json(folder / "photos.json")}
-
-
-def write_photos(folder, found):
-    """Remembers what a check found."""
-    write_text(folder / "photos.json", json.dumps(found) + "\n")
-
-
-def read_json(path):
-    """The content of a JSON file, or {} where there is none.
-
-    Raises:
-        UserError: it is not JSON.
-    """
+def read_check(folder: pathlib.Path) -> dict[str, Known]:
+    """What an earlier check of the photos found on each side, if there was one."""
+    found: dict[str, Known] = {side: {} for side in SIDES}
+    path = folder / PHOTOS
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); --restart begins anew") from error
+        for side, photos in read_json(path, RESTART).items():
+            found[side] = {name: Facts(*facts) for name, facts in photos.items()}
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}); {RESTART}") from error
+    return found
 
 
-def write_json(path, content):
-    """Writes JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_check(folder: pathlib.Path, found: dict[str, Known]) -> None:
+    """Remembers what a check found."""
+    content = {
+        side: {name: dataclasses.astuple(facts) for name, facts in photos.items()}
+        for side, photos in found.items()
+    }
+    write_text(folder / PHOTOS, json.dumps(content) + "\n")
 
 
-def check_same_run(folder, old, new, known, found):
-    """Refuses to go on with other settings.
+def check_same_run(
+    folder: pathlib.Path,
+    old: dict[str, Any],
+    new: dict[str, Any],
+    known: dict[str, Known],
+    found: dict[str, Known],
+) -> None:
+    """Refuses to resume with other settings.
 
     Args:
         folder: the weights folder.
@@ -228,7 +265,7 @@ def check_same_run(folder, old, new, known, found):
     ]
     if old["typeids"] != new["typeids"]:
         differences.append(f"classes {list_changes(old['typeids'], new['typeids'])}")
-    for side in ("train", "valid"):
+    for side in SIDES:
         if old["data"][side] != new["data"][side]:
             differences.append(
                 f"{side} photos {list_changes(readable(known[side]), readable(found[side]))}"
@@ -236,8 +273,7 @@ def check_same_run(folder, old, new, known, found):
     if differences:
         raise UserError(
             f"--weights {folder} holds a run with other settings: {'; '.join(differences)}. "
-            f"Undo that to go on with it, choose another --weights, or begin anew with --restart "
-            f"(the old run is kept aside)"
+            f"Undo that to resume it, choose another --weights, or {RESTART}"
         )
     changed = {
         name: (old["versions"].get(name), version)
@@ -248,21 +284,21 @@ def check_same_run(folder, old, new, known, found):
         print(f"note: {name} was {before}, is {now}: results may differ in the last digits")
 
 
-def stage_differences(old, new):
+def stage_differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     """How two training plans differ, one phrase a difference."""
-    old, new = ({stage["name"]: stage for stage in stages} for stages in (old, new))
-    differences = [f"stage {name} was left out" for name in new if name not in old]
-    differences += [f"stage {name} is left out" for name in old if name not in new]
-    for name in old.keys() & new.keys():
+    was, now = ({stage["name"]: stage for stage in stages} for stages in (old, new))
+    differences = [f"stage {name} was skipped" for name in now if name not in was]
+    differences += [f"stage {name} is skipped" for name in was if name not in now]
+    for name in was.keys() & now.keys():
         differences += [
-            f"{key} of stage {name} was {old[name].get(key)}, is {value}"
-            for key, value in new[name].items()
-            if old[name].get(key) != value
+            f"{key} of stage {name} was {was[name].get(key)}, is {value}"
+            for key, value in now[name].items()
+            if was[name].get(key) != value
         ]
     return sorted(differences)
 
 
-def list_changes(old, new):
+def list_changes(old: Any, new: Any) -> str:
     """What is new, gone or changed between two lists, or two dicts, in words."""
     changes = {
         "added": [name for name in new if name not in old],

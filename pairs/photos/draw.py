@@ -1,0 +1,39 @@
+"""Draws a batch of pairs, for people who would rather look than read."""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+
+def draw_pairs(
+    batch: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    typeids: list[str],
+    columns: int = 4,
+) -> Image.Image:
+    """Draws the pairs of a batch, first image left, second right.
+
+    Returns:
+        green frames around pairs of one class, red around pairs of two, the
+        typeids below.
+    """
+    inputs, labels = batch
+    images = inputs["img_1"]
+    side, gap, text = images.shape[1], 8, 22
+    font = ImageFont.load_default(size=14)
+    rows = math.ceil(len(images) / columns)
+    cell = (2 * side + 3 * gap, side + 2 * gap + text)
+    sheet = Image.new("RGB", (columns * cell[0], rows * cell[1]), "white")
+    draw = ImageDraw.Draw(sheet)
+    for position, partner in enumerate(inputs["partner"]):
+        left, top = position % columns * cell[0], position // columns * cell[1]
+        same = labels["bin_out"][position]
+        colour = (40, 140, 60) if same else (200, 60, 50)
+        box = (left + 2, top + 2, left + cell[0] - 3, top + cell[1] - 3)
+        draw.rectangle(box, outline=colour, width=3)
+        sheet.paste(Image.fromarray(images[position]), (left + gap, top + gap))
+        sheet.paste(Image.fromarray(images[partner]), (left + side + 2 * gap, top + gap))
+        first, second = (typeids[labels[head][position]] for head in ("ctg_out_1", "ctg_out_2"))
+        words = f"{first} | {second}: {'same' if same else 'different'}"
+        draw.text((left + gap, top + side + gap + 2), words, fill=colour, font=font)
+    return sheet

@@ -1,0 +1,121 @@
+"""The flags of `train.py`. Loads no Keras: `--help` and a wrong flag answer at once."""
+
+import argparse
+import importlib.util
+import pathlib
+
+from pairs.command_line import Parser, add_workers_flag
+from pairs.devices.inventory import PRECISIONS
+from pairs.network.trunks import TRUNKS
+from pairs.training.recipe import RECIPES
+
+# One image of this size takes 12 GB in the blocks stage; a larger number is a slip.
+MAX_IMAGE_SIZE = 2048
+# NumPy's generators take 32 bits, and every stage makes a seed of its own from it.
+MAX_SEED = 2**32 // 10 - max(map(len, RECIPES.values()))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the flags; a wrong one ends the process with one line."""
+    parser = Parser(
+        description="Train on data/train, validate on data/valid, write weights/model.keras."
+    )
+    add_recipe_flags(parser)
+    add_machine_flags(parser)
+    args = parser.parse_args(argv)
+    smallest = TRUNKS[args.trunk].min_image_size
+    if not smallest <= args.image_size <= MAX_IMAGE_SIZE:
+        parser.error(
+            f"--image-size {args.image_size}: {args.trunk} needs at least {smallest} pixels, "
+            f"at most {MAX_IMAGE_SIZE}"
+        )
+    if args.batch_size < 2:
+        parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
+    if not 0 <= args.seed <= MAX_SEED:
+        parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
+    if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
+        parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
+    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
+        parser.error("--tensorboard: TensorBoard is not installed; pip install tensorboard")
+    ignored = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(args).items()
+        if name not in ("demo", "seed", "workers") and value != parser.get_default(name)
+    ]
+    if args.demo and ignored:
+        parser.error(f"--demo takes --seed and --workers alone, not {' or '.join(ignored)}")
+    return args
+
+
+def epochs_count(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} given, 0 (skip the stage) or more is needed")
+    return value
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """What is trained, and how: these decide the result."""
+    add = parser.add_argument
+    add("--data", default="data", help="folder with train/ and valid/ (default: %(default)s)")
+    add("--weights", default="weights", help="folder for results (default: %(default)s)")
+    add("--trunk", choices=TRUNKS, default="xception", help="default: %(default)s")
+    add(
+        "--loss",
+        choices=("paired", "softmax"),
+        default="paired",
+        help="paired: two softmax heads and same/different; softmax: one head (default: paired)",
+    )
+    add(
+        "--pretrained",
+        default="imagenet",
+        metavar="imagenet|none|FILE",
+        help="where the trunk starts; imagenet looks into --weights, then downloads "
+        "(default: %(default)s)",
+    )
+    add(
+        "--recipe",
+        choices=RECIPES,
+        default="seed",
+        help="the plan of stages; seed is that of 2017 (default: %(default)s)",
+    )
+    add("--image-size", type=int, default=299, help="side in pixels (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
+    add(
+        "--epochs",
+        type=epochs_count,
+        nargs="+",
+        help="at most so many for each stage, 0 skips it (default: the recipe's, seed: 30 30 10)",
+    )
+    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+
+
+def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    """What the machine does with it."""
+    add = parser.add_argument
+    add_workers_flag(parser)
+    add(
+        "--cache",
+        choices=("float32", "float16", "off"),
+        default="float32",
+        help="activations of what is frozen, stored in --weights during the training: float32 "
+        "changes no result, float16 takes half the disk (default: %(default)s)",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of activations; mixed ones are faster from compute capability 7.0 (float16) or 8.0 "
+        "(bfloat16) on (default: %(default)s)",
+    )
+    add("--jit", action="store_true", help="XLA: may be faster, takes more GPU memory")
+    add(
+        "--distribute",
+        action="store_true",
+        help="train on all devices of this machine, or of the cluster that KERAS_DISTRIBUTION_... "
+        "names (JAX); --batch-size is that of all of them together",
+    )
+    add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
+    add("--restart", action="store_true", help="start over; the run in --weights is kept aside")
+    add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")

@@ -1,0 +1,56 @@
+"""What all stages of a training share. Made once by `train.py`, handed down, never changed."""
+
+import dataclasses
+import pathlib
+
+from pairs.devices.cluster import Cluster
+from pairs.training.checkpoint import Checkpoint
+from pairs.training.log import RunLog
+from pairs.training.recipe import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        folder: the weights folder; holds all that the run writes.
+        stages: the plan.
+        trunk: key of `trunks.TRUNKS`.
+        image_size: side in pixels, before a stage's own scale.
+        batch_size: images per step, on all devices together.
+        seed: of everything random.
+        cache: how activations are stored: "float32" (exact), "float16" or "off".
+        workers: threads that read photos.
+        jit: compile with XLA.
+        tensorboard: folder for TensorBoard, if any.
+        devices: what trains.
+        log: told of every epoch and result.
+        checkpoint: to resume from; empty at the beginning.
+    """
+
+    folder: pathlib.Path
+    stages: list[Stage]
+    trunk: str
+    image_size: int
+    batch_size: int
+    seed: int
+    cache: str
+    workers: int
+    jit: bool
+    tensorboard: pathlib.Path | None
+    devices: Cluster
+    log: RunLog
+    checkpoint: Checkpoint
+
+    def seed_of(self, stage: Stage) -> int:
+        """The seed of a stage's training.
+
+        Its own for each stage: the same dropout masks on the same augmented
+        batches again would be learned by heart.
+        """
+        return 10 * self.seed + stage.number
+
+    def image_size_of(self, stage: Stage) -> int:
+        """Side of a stage's images in pixels."""
+        return stage.image_size(self.image_size)
