@@ -75,7 +75,7 @@ def test_pairs_and_models_keep_their_promises_on_jax():
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 60
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 50
 
 
 @needs_jax
