@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from pairs.errors import UserError
 
@@ -23,7 +24,7 @@ MAX_WORKERS = 256
 class Parser(argparse.ArgumentParser):
     """argparse, but a wrong flag is one line; `--help` has the rest."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

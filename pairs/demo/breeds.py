@@ -8,12 +8,14 @@ photo and say nothing about the breed. The files carry the contest's names.
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from pairs.files import replacing
 
+Colour = tuple[int, int, int]
 CANVAS = 256  # pixels drawn; halved in the end, which smooths the edges
 PHOTO = 128  # pixels saved
 
@@ -31,8 +33,8 @@ class Breed:
         shaggy: long hair breaks the outline.
     """
 
-    coat: tuple
-    second: tuple
+    coat: Colour
+    second: Colour
     marking: str
     length: float
     legs: float
@@ -63,17 +65,19 @@ BREEDS = {
 }
 
 
-def draw_breeds(folder, photos_per_breed, seed, labelled=True):
+def draw_breeds(
+    folder: str | pathlib.Path, photos_per_breed: int, seed: int, labelled: bool = True
+) -> dict[str, str]:
     """Draws a data set.
 
     Args:
         folder: made if absent.
-        photos_per_breed: int.
-        seed: int; the same seed draws the same photos.
+        photos_per_breed: how many.
+        seed: the same seed draws the same photos.
         labelled: names `typeid_hash.jpg`; otherwise `hash.jpg`.
 
     Returns:
-        dict from image id (the file name without ending) to typeid.
+        the typeid of each image id (the file name without ending).
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,14 +94,14 @@ def draw_breeds(folder, photos_per_breed, seed, labelled=True):
     return answers
 
 
-def draw_photo(breed, rng):
+def draw_photo(breed: Breed, rng: np.random.Generator) -> Image.Image:
     """Draws one dog: `PIL.Image.Image`, RGB, `PHOTO` pixels square."""
     background = draw_background(rng)
     shape, marks, face = draw_dog(breed, rng)
     coat = fur(breed.coat, rng)
     coat.paste(fur(breed.second, rng), mask=marks)
     coat.paste((24, 20, 22), mask=face)
-    turn = {"resample": Image.Resampling.BICUBIC, "angle": rng.uniform(-12, 12)}
+    turn: dict[str, Any] = {"resample": Image.Resampling.BICUBIC, "angle": rng.uniform(-12, 12)}
     turn["translate"] = tuple(rng.uniform(-0.07, 0.07, size=2) * CANVAS)
     coat, shape = coat.rotate(**turn), shape.rotate(**turn)
     background.paste(coat, mask=shape)
@@ -107,7 +111,7 @@ def draw_photo(breed, rng):
     return light(small, rng)
 
 
-def draw_background(rng):
+def draw_background(rng: np.random.Generator) -> Image.Image:
     """Wall or sky over grass, sand or floor, with blurred things in it."""
     wall = np.array(WALLS[rng.integers(len(WALLS))]) + rng.normal(0, 8, size=3)
     ground = np.array(GROUNDS[rng.integers(len(GROUNDS))]) + rng.normal(0, 8, size=3)
@@ -125,12 +129,12 @@ def draw_background(rng):
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.01, 0.03) * CANVAS))
 
 
-def colour_of(values):
+def colour_of(values: Any) -> tuple[int, ...]:
     """Three numbers as Pillow's RGB."""
     return tuple(np.clip(values, 0, 255).astype(int).tolist())
 
 
-def fur(colour, rng):
+def fur(colour: Colour, rng: np.random.Generator) -> Image.Image:
     """A canvas of one coat colour, a little different in every dog, with grain."""
     tone = np.array(colour) * rng.uniform(0.94, 1.06) + rng.normal(0, 4, size=3)
     grain = rng.normal(0, 9, size=(CANVAS // 3, CANVAS // 3, 1))
@@ -138,7 +142,7 @@ def fur(colour, rng):
     return Image.fromarray(pixels).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
 
 
-def light(image, rng):
+def light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Brighter to one side, warmer or colder, with a little sensor noise."""
     angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.2)
     axis = np.linspace(-1, 1, PHOTO)
@@ -149,7 +153,7 @@ def light(image, rng):
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def draw_dog(breed, rng):
+def draw_dog(breed: Breed, rng: np.random.Generator) -> list[Image.Image]:
     """Draws one dog from the side, facing left.
 
     Returns:
@@ -188,13 +192,15 @@ def draw_dog(breed, rng):
     return layers
 
 
-def circle(centre, radius):
+def circle(centre: Any, radius: float) -> Any:
     """The box of a circle, as Pillow wants it."""
     x, y = centre
     return (x - radius, y - radius, x + radius, y + radius)
 
 
-def draw_tail(outline, breed, right, top, unit, rng):
+def draw_tail(
+    outline: Any, breed: Breed, right: float, top: float, unit: float, rng: np.random.Generator
+) -> None:
     """The tail, from the rump on."""
     root = (right - 0.12 * unit, top + 0.35 * unit)
     width = int(0.13 * unit)
@@ -206,7 +212,7 @@ def draw_tail(outline, breed, right, top, unit, rng):
     outline.line((*root, root[0] + 0.45 * unit, root[1] - rise * unit), fill=255, width=width)
 
 
-def draw_ear(outline, marks, breed, head, radius, unit):
+def draw_ear(outline: Any, marks: Any, breed: Breed, head: Any, radius: float, unit: float) -> None:
     """The ear; a hanging one has the second colour, so it can be seen."""
     x, y = head
     if breed.ears == "pointed":
@@ -220,7 +226,9 @@ def draw_ear(outline, marks, breed, head, radius, unit):
         marks.ellipse(ear, fill=150)
 
 
-def draw_marking(marks, breed, body, unit, rng):
+def draw_marking(
+    marks: Any, breed: Breed, body: Any, unit: float, rng: np.random.Generator
+) -> None:
     """Where the second colour goes on the body."""
     left, top, right, bottom = body
     if breed.marking == "saddle":
@@ -239,7 +247,7 @@ def draw_marking(marks, breed, body, unit, rng):
             marks.line((x, top - unit, x + slant, bottom), fill=255, width=int(0.08 * unit))
 
 
-def hair(outline, unit, rng):
+def hair(outline: Image.Image, unit: float, rng: np.random.Generator) -> Image.Image:
     """Long hair: short strokes outwards and down from points of the outline."""
     ys, xs = np.nonzero(np.asarray(outline.filter(ImageFilter.FIND_EDGES)))
     draw = ImageDraw.Draw(outline)

@@ -26,7 +26,7 @@ class Share:
     value: float
     standard_error: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.value:.4f} ± {self.standard_error:.4f}"
 
 

@@ -19,7 +19,7 @@ class SquaredDifference(keras.layers.Layer):
     A registered layer and not a Lambda: a Lambda is code in the model file.
     """
 
-    def call(self, features):
+    def call(self, features: Any) -> Any:
         first, second = features
         return keras.ops.square(first - second)
 
@@ -77,7 +77,7 @@ class MatrixProduct(keras.layers.Layer):
             is_1x1 = type(layer) is keras.layers.Conv2D and layer.kernel_size == (1, 1)
         return is_1x1 and layer.dilation_rate == (1, 1) and layer.data_format == "channels_last"
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         layer = self.convolution
         if isinstance(layer, keras.layers.SeparableConv2D):
             kernel = layer.pointwise_kernel

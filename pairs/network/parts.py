@@ -13,7 +13,7 @@ import keras
 from pairs.network.layers import CONVOLUTIONS, as_product
 
 
-def split(model, cut):
+def split(model: keras.Model, cut: int | None) -> tuple[keras.Model, keras.Model]:
     """Cuts a model in two that share its layers.
 
     Args:
@@ -88,13 +88,13 @@ def uses_xla(jit: bool = False) -> bool:
     return jit or keras.backend.backend() == "jax"
 
 
-def for_prediction(model):
+def for_prediction(model: keras.Model) -> keras.Model:
     """The same model; without XLA where Keras would turn it on by itself."""
     model.jit_compile = uses_xla()
     return model
 
 
-def split_trunk(model, cut):
+def split_trunk(model: keras.Model, cut: int | None) -> tuple[keras.Model, keras.Model | None]:
     """The trunk of `split`, in two parts.
 
     Returns:
@@ -113,12 +113,12 @@ def split_trunk(model, cut):
     return below, for_prediction(upper)
 
 
-def classify(model, feature, number):
+def classify(model: keras.Model, feature: keras.KerasTensor, number: int) -> keras.KerasTensor:
     """Dropout and softmax `number` of `model` on a feature."""
     return model.get_layer(f"ctg_out_{number}")(model.get_layer(f"dropout_{number}")(feature))
 
 
-def connect(below, above):
+def connect(below: keras.Model, above: keras.Model) -> keras.Model:
     """Joins the two parts of `split`: every image passes the trunk once.
 
     Returns:
@@ -132,7 +132,7 @@ def connect(below, above):
     return keras.Model(inputs, above(parts), name="one_pass")
 
 
-def photo_model(model, head="mean"):
+def photo_model(model: keras.Model, head: str = "mean") -> keras.Model:
     """Single photos to class probabilities and features.
 
     Args:
@@ -141,7 +141,7 @@ def photo_model(model, head="mean"):
             model without pair has only the first).
 
     Returns:
-        `keras.Model`: uint8 images to a dict of `probabilities`, shape
+        a model from uint8 images to `probabilities`, shape
         `(batch, classes)`, and `feature`, shape `(batch, 2048)`.
     """
     below, _ = split(model, None)
@@ -154,7 +154,7 @@ def photo_model(model, head="mean"):
     return for_prediction(keras.Model(below.input, outputs, name="photo_model"))
 
 
-def class_map_model(model):
+def class_map_model(model: keras.Model) -> keras.Model:
     """Single photos to a map of where each class is seen.
 
     The trunk ends in an average pool and the heads are linear on it, so the
@@ -175,7 +175,7 @@ def class_map_model(model):
     return for_prediction(keras.Model(image, class_maps))
 
 
-def pair_head(model):
+def pair_head(model: keras.Model) -> keras.Model:
     """Two features to the probabilities of "different" and "same", `(batch, 2)`."""
     shape = model.get_layer("trunk").output_shape[1:]
     features = [keras.Input(shape), keras.Input(shape)]
