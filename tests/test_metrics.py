@@ -89,6 +89,9 @@ def test_the_fitted_temperature_undoes_a_known_one(wrong):
 def test_a_model_that_is_always_right_gets_a_finite_temperature():
     temperature = metrics.fit_temperature(np.eye(3)[[0, 1, 2]] * 0.9 + 0.1 / 3, np.arange(3))
     assert 0.04 < temperature < 0.2
+    unsure = np.eye(3)[[0, 1, 2]] * 0.1 + 0.9 / 3
+    assert metrics.fit_temperature(unsure, np.arange(3)) == pytest.approx(1 / 20, rel=1e-3)
+    assert metrics.fit_temperature(unsure, np.array([1, 2, 0])) == pytest.approx(20, rel=1e-3)
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=30), st.integers(1, 12))
@@ -199,10 +202,12 @@ def test_bins_are_of_equal_width_and_one_belongs_to_the_last():
     assert confidence[[5, 9]].tolist() == pytest.approx([0.525, 0.975])
     assert accuracy[[5, 9]].tolist() == [1.0, 0.5]
     assert metrics.calibration_error(probabilities, labels, num_bins=10) == pytest.approx(0.475)
-    # Four bins of 1/4: 0.5 and 0.55 in the third, two photos of one bin each.
-    assert metrics.calibration_error(probabilities[2:], labels[2:], num_bins=2) == pytest.approx(
-        0.475
-    )
+    # Two bins of a half: 0.55 is right and 0.65 wrong, both in the upper one.
+    close = np.array([[0.55, 0.45], [0.65, 0.35]])
+    wide = metrics.calibration_error(close, np.array([0, 1]), num_bins=2)
+    assert wide == pytest.approx(0.1)
+    narrow = metrics.calibration_error(close, np.array([0, 1]), num_bins=10)
+    assert narrow == pytest.approx((0.45 + 0.65) / 2)
     one = metrics.calibration_error(np.array([[0.8, 0.2]]), np.array([0]))
     assert one == pytest.approx(0.2)
 

@@ -163,6 +163,23 @@ def test_restart_makes_the_old_run_unusable_before_anything_else(begun, found, m
         with pytest.raises(KeyboardInterrupt):
             run_folder.set_aside(begun)
     assert moved == ["settings.json"]
+    (begun / "run-1").rename(begun / "aside")  # cut again, after the second file
+    (begun / "settings.json").write_text("{}")
+    calls = []
+
+    def second_cut(source, target):
+        source.rename(target)
+        calls.append(source.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", second_cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_folder.set_aside(begun)
+    # Decisions of the old run are gone as soon as nothing can resume it.
+    assert not (begun / "activations").exists()
+    (begun / "run-1" / "checkpoint.npz").rename(begun / "checkpoint.npz")
     with pytest.raises(UserError, match="not of a run that could resume"):
         go_on(begun, found)
     run_folder.set_aside(begun)
