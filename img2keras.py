@@ -175,7 +175,8 @@ def check_nothing_in_the_way(out, places):
     """
     planned = set(places.values())
     for side in SIDES:
-        for folder, _, names in os.walk(out / side):
+        for folder, folders, names in os.walk(out / side):
+            folders[:] = [name for name in folders if not is_hidden(name)]
             for name in names:
                 place = pathlib.Path(folder, name).relative_to(out)
                 if place not in planned and why_not_a_name(name) is None:

@@ -21,7 +21,7 @@ from pairs.errors import UserError
 from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
-from pairs.evaluation.predictor import Predictor, average
+from pairs.evaluation.predictor import Calibration, Predictor, average
 from pairs.files import file_digest, read_json, write_csv, write_text
 from pairs.photos.check import readable
 from pairs.photos.read import TRAIN, find_class_photos, find_photos, printable
@@ -102,8 +102,9 @@ def print_same(predictor, predictions):
         raise UserError("--same: both photos must be readable")
     first, second = predictions.features
     probability = predictor.same_probabilities(first[None], second[None])[0]
-    threshold = predictor.calibration.same_threshold
-    fitted = "" if predictor.calibration.photos else ", not fitted yet: see --evaluate"
+    calibration = predictor.calibration if predictor.is_plain else Calibration()
+    threshold = calibration.same_threshold
+    fitted = "" if calibration.photos else ", not fitted yet: see --evaluate"
     verdict = "the same class" if probability >= threshold else "two classes"
     print(
         f"same {probability:.4f}, squared distance {((first - second) ** 2).sum():.4f}: {verdict} "
@@ -144,6 +145,23 @@ def predict_photos(predictors, paths):
         [predictor.predict(paths) for predictor in predictors],
         [predictor.typeids for predictor in predictors],
     )
+
+
+def check_models(predictors, args):
+    """Raises a UserError if the models do not fit together or the flags, before any photo."""
+    first, *others = predictors
+    for other in others:
+        if set(other.typeids) != set(first.typeids):
+            odd = sorted(set(other.typeids) ^ set(first.typeids))[0]
+            raise UserError(
+                f"{first.weights} and {other.weights} know different classes: "
+                f"{len(first.typeids)} and {len(other.typeids)}, only one of them {odd!r}"
+            )
+    for predictor in predictors:
+        if args.head != "mean" and not predictor.is_paired:
+            raise UserError(
+                f"--head {args.head}: {predictor.weights} was trained with --loss softmax: one head"
+            )
 
 
 def temperature_of(predictors):
@@ -224,6 +242,7 @@ def main():
         Predictor(weights, args.batch_size, args.workers, args.tta, args.head)
         for weights in args.weights
     ]
+    check_models(predictors, args)
     if args.evaluate:
         judge(predictors, args, names)
     elif args.same:

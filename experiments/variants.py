@@ -21,6 +21,9 @@ from pairs.command_line import run
 from pairs.errors import UserError
 from pairs.training import recipe, run_folder
 
+# What only pairs notice: nothing of `--loss softmax`.
+OF_PAIRS = {"pair_generator.swap_partners", "pairs.training.recipe.LOSS_WEIGHTS"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
@@ -37,14 +40,22 @@ class Variant:
     replaced: dict = dataclasses.field(default_factory=dict)
     stages: dict = dataclasses.field(default_factory=dict)
 
-    def check(self, recipe_name):
-        """Raises a UserError where the variant changes nothing of a recipe."""
-        names = {"all", *(stage.name for stage in recipe.RECIPES[recipe_name])}
-        if self.stages and not names & self.stages.keys():
-            raise UserError(
-                f"--recipe {recipe_name} has no stage {' or '.join(self.stages)}, and this variant "
-                f"changes nothing else"
-            )
+    def check(self, args):
+        """Raises a UserError if the variant changes nothing of a training.
+
+        Args:
+            args: of train.py.
+        """
+        before = recipe.plan(args.recipe, args.epochs)
+        changes_plan = [self.changed(stage) for stage in before] != before
+        works = {place for place in self.replaced if args.loss == "paired" or place not in OF_PAIRS}
+        if args.demo or not (changes_plan or works):
+            raise UserError("this variant would change nothing of this training")
+
+    def changed(self, stage):
+        """A stage with the fields that the variant changes."""
+        fields = {**self.stages.get("all", {}), **self.stages.get(stage.name, {})}
+        return dataclasses.replace(stage, **fields)
 
     def apply(self):
         """Changes the modules of this process, for good."""
@@ -52,12 +63,7 @@ class Variant:
             owner, name = find(place)
             setattr(owner, name, value)
         for name, stages in recipe.RECIPES.items():
-            recipe.RECIPES[name] = tuple(
-                dataclasses.replace(
-                    stage, **self.stages.get("all", {}), **self.stages.get(stage.name, {})
-                )
-                for stage in stages
-            )
+            recipe.RECIPES[name] = tuple(map(self.changed, stages))
 
 
 def together(what, *variants):
@@ -184,7 +190,7 @@ def parse_args(argv):
     if name not in VARIANTS:
         raise UserError(f"{name!r} is no variant; python -m experiments.variants --help lists them")
     args = train.parse_args(flags)
-    VARIANTS[name].check(args.recipe)
+    VARIANTS[name].check(args)
     return name, args
 
 

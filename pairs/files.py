@@ -38,7 +38,7 @@ def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Pa
     try:
         if path.is_symlink():
             path = path.resolve()
-        if path.exists() and not path.is_file():
+        if path.is_symlink() or (path.exists() and not path.is_file()):
             raise UserError(f"{path}: not a regular file; choose another name")
     except (OSError, RuntimeError) as error:  # a link to itself
         raise UserError(f"{path}: cannot be written ({error})") from error

@@ -7,6 +7,8 @@ import pytest
 from conftest import ROOT, assert_one_line_error, make_raw, run_script
 from scipy import stats
 
+from pairs.errors import UserError
+
 
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
@@ -129,9 +131,27 @@ def test_every_variant_replaces_what_is_there():
             assert set(changed) <= fields
 
 
-def test_a_variant_that_changes_nothing_of_a_recipe_is_refused():
-    done = run_script("experiments.variants", "larger-last", "--recipe", "tuned")
-    assert_one_line_error(done, "--recipe tuned has no stage plain")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("larger-last --recipe tuned", "larger --recipe tuned", "not-larger", "plateau"),
+        *("one-in-four --loss softmax", "pair-weight-2 --loss softmax", "nearest --demo"),
+    ],
+)
+def test_a_variant_that_changes_nothing_is_refused(words):
+    from experiments import variants
+
+    with pytest.raises(UserError, match="would change nothing"):
+        variants.parse_args(words.split())
+
+
+@pytest.mark.parametrize(
+    "words", ["larger", "not-larger --recipe tuned", "scale-0-1 --loss softmax", "pair-weight-2"]
+)
+def test_a_variant_that_changes_something_is_not(words):
+    from experiments import variants
+
+    assert variants.parse_args(words.split())[0] == words.split()[0]
 
 
 @pytest.mark.slow

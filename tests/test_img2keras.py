@@ -93,6 +93,15 @@ def test_what_a_file_manager_leaves_does_not_block_a_second_run(tmp_path):
     assert img2keras.sort_photos(raw, tmp_path / "out").num_written == 0
 
 
+def test_what_a_disk_station_leaves_does_not_block_a_second_run(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    img2keras.sort_photos(raw, tmp_path / "out")
+    for place in ("train/2/@eaDir/2_1.jpg", "train/__MACOSX/2_1.jpg", "valid/.cache/2_1.jpg"):
+        (tmp_path / "out" / place).parent.mkdir(parents=True)
+        shutil.copy(raw / "2_1,0.jpg", tmp_path / "out" / place)
+    assert img2keras.sort_photos(raw, tmp_path / "out").num_written == 0
+
+
 def test_commas_spaces_and_unicode_in_names_are_kept(tmp_path):
     raw = make_raw(tmp_path / "raw")
     names = ["西藏 獒_1,2 (copy).jpg", "西藏 獒_ü_3.JPG"]

@@ -109,6 +109,7 @@ def test_a_few_photos_may_vanish_but_nothing_else_may_change():
     assert check.vanished(known, facts(a1="x", b1="other")) == []
     assert check.vanished(known, facts(a1="x", b1="z", b2="new")) == []
     assert check.vanished(known, facts(b1="z")) == []  # two of three: another data set
+    assert check.vanished(known, facts(a1="x", a2="y")) == []  # nobody could replace it
     many = facts(**{f"a{number}": str(number) for number in range(300)})
     for count, allowed in ((3, 3), (4, 0)):
         fewer = dict(list(many.items())[count:])

@@ -1,3 +1,4 @@
+import argparse
 import csv
 import dataclasses
 import json
@@ -235,7 +236,7 @@ def test_models_are_averaged_by_typeid_and_not_by_column(trained, predictor, tes
     np.testing.assert_allclose(together, alone, atol=1e-6)
     turned.typeids = ["2", "10", "another"]
     with pytest.raises(UserError, match=r"know different classes.*'another'"):
-        predict.predict_photos([predictor, turned], paths)
+        predict.check_models([predictor, turned], argparse.Namespace(head="mean"))
 
 
 def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test_folder):
@@ -311,6 +312,8 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, predictor, facts, t
         ("FOLDER --csv same.txt --out ./same.txt", "two files are needed"),
         ("FOLDER --out /dev/null", "cannot be written"),
         ("FOLDER --report r", "needs --evaluate"),
+        ("FOLDER --names names.txt", "with --csv names are written"),
+        ("FOLDER --evaluate=", "--evaluate: an empty name"),
         ("PHOTO PHOTO --same --head first", "no --names, --head"),
     ],
 )
@@ -338,6 +341,7 @@ def test_a_names_file_that_is_something_else_is_one_line(trained, test_folder, t
         done = run_script(
             *("predict.py", test_folder, "--weights", trained),
             *("--names", tmp_path / "names.txt", "--out", tmp_path / "p.txt"),
+            *("--csv", tmp_path / "p.csv"),
         )
         assert_one_line_error(done, words)
 

@@ -82,7 +82,10 @@ def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found)
         go_on(begun, {**found, "train": changed})
 
 
-@pytest.mark.parametrize("name", ["model.keras", "checkpoint.npz", "results.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.keras", "checkpoint.npz", "results.json", "heads-best.keras", "plain-last.keras"],
+)
 def test_files_of_unknown_origin_are_not_overwritten(tmp_path, found, name):
     (tmp_path / name).write_bytes(b"mine")
     with pytest.raises(UserError, match="not of a run that could resume"):

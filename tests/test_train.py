@@ -445,3 +445,27 @@ def test_a_run_goes_on_though_a_photo_has_vanished_since(data, trained, tmp_path
     assert json.loads((folder / "photos.json").read_text())["train"].keys() == (
         json.loads((trained / "photos.json").read_text())["train"].keys()
     )
+
+
+@pytest.mark.slow
+def test_the_demo_prints_and_runs_the_commands_of_the_readme(tmp_path):
+    """On three photos per breed and one stage of one epoch."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pairs.demo import demo\n"
+        "demo.PHOTOS_PER_BREED, demo.TEST_PHOTOS_PER_BREED = 3, 1\n"
+        f"demo.TRAINING = '--pretrained none --image-size {SIZE} --batch-size 16 --epochs 1 0 0'\n"
+        "demo.run_demo(seed=1, workers=2)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    shown = [line.split()[2] for line in lines if line.startswith("$ python ")]
+    assert shown == ["img2keras.py", "train.py", "predict.py", "predict.py"]
+    submission = (tmp_path / "weights" / "demo" / "predict.txt").read_text().splitlines()
+    assert len(submission) == 12
+    wrong = round(float(lines[-1].split()[2].rstrip(",")) * 12)
+    assert f"; {wrong} of 12 held-out photos wrong" in lines[-2]
+    assert lines[-1].endswith("chance 0.9167")

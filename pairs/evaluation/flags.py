@@ -56,6 +56,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_args(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses flags that do not go together: none may be given for nothing."""
+    for name in ("test", "out", "csv", "names", "evaluate", "report"):
+        if getattr(args, name) == "":
+            parser.error(f"--{name}: an empty name was given")
     if len(args.photos) == 1 and os.path.isdir(args.photos[0]):
         if args.test:
             parser.error(f"{args.photos[0]} and --test {args.test}: one folder is predicted")
@@ -74,6 +77,8 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
     for name in ("test", "out", "csv"):
         if getattr(args, name) and (args.photos or args.evaluate):
             parser.error(f"--{name}: needs a folder of photos to predict")
+    if args.names and not (args.photos or args.evaluate or args.csv):
+        parser.error("--names: the submission has typeids alone; with --csv names are written")
 
 
 def check_files(parser: Parser, args: argparse.Namespace) -> None:

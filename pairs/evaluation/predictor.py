@@ -251,23 +251,16 @@ def average(all_predictions: list[Predictions], typeids: list[list[str]]) -> Pre
 
     Args:
         all_predictions: of the same paths.
-        typeids: for each model, what its columns stand for; the result has the
-            columns of the first.
+        typeids: for each model, what its columns stand for, the same classes in
+            any order; the result has the columns of the first.
 
     Returns:
         the mean of the class probabilities; features are the first model's.
-
-    Raises:
-        UserError: the models know different classes.
     """
     first = typeids[0]
-    probabilities = []
-    for predictions, own in zip(all_predictions, typeids, strict=True):
-        if set(own) != set(first):
-            raise UserError(
-                f"these models know different classes: {len(first)} and {len(own)}, only in one of "
-                f"them {sorted(set(own) ^ set(first))[0]!r}"
-            )
-        # The same classes may be in another order.
-        probabilities.append(predictions.probabilities[:, [own.index(name) for name in first]])
+    # The same classes may be in another order.
+    probabilities = [
+        predictions.probabilities[:, [own.index(name) for name in first]]
+        for predictions, own in zip(all_predictions, typeids, strict=True)
+    ]
     return dataclasses.replace(all_predictions[0], probabilities=np.mean(probabilities, axis=0))

@@ -40,6 +40,8 @@ def load_model(path: str | pathlib.Path) -> keras.Model:
         classifier = model.get_layer("ctg_out_1")
         if not isinstance(classifier, TypeidHead):
             raise TypeError("it does not know its typeids")
+        if len(classifier.num_photos) != len(classifier.typeids):
+            raise ValueError("its classes and their numbers of photos differ in length")
         for typeid in classifier.typeids:
             if reason := why_not_a_typeid(typeid):
                 raise ValueError(f"its typeid {typeid!r} {reason}")
@@ -90,8 +92,10 @@ def digest(variables: Iterable[keras.Variable]) -> str:
 def draw_model(model: keras.Model, path: pathlib.Path) -> str | None:
     """Draws the layers through pydot; returns a warning where that cannot be."""
     try:
-        keras.utils.plot_model(model, path, show_shapes=True, show_layer_names=True, dpi=96)
-    except (ImportError, OSError) as error:
+        with replacing(path) as temporary:
+            shown = {"show_shapes": True, "show_layer_names": True, "dpi": 96}
+            keras.utils.plot_model(model, temporary, **shown)
+    except (ImportError, OSError, UserError) as error:
         # Graphviz is not a Python package; a picture must not stop a training.
         return f"no picture of the model: {' '.join(str(error).split())}"
     return None

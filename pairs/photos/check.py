@@ -229,13 +229,20 @@ def keep_vanished(
 def vanished(known: Known, found: Known) -> list[str]:
     """The photos that an earlier check could read and a later one cannot.
 
-    Only a few, and nothing else may have changed: else it is another data set,
-    and the list is empty.
+    Only a few, of classes that still have others, and nothing else may have
+    changed: else it is another data set, and the list is empty.
     """
     before, now = readable(known), readable(found)
     gone = [name for name in before if name not in now]
+    if len(gone) > max(1, MOST_VANISHED * len(before)) or class_folders(gone) - class_folders(now):
+        return []
     others_changed = any(before.get(name) != digest for name, digest in now.items())
-    return [] if others_changed or len(gone) > max(1, MOST_VANISHED * len(before)) else gone
+    return [] if others_changed else gone
+
+
+def class_folders(names: Iterable[str]) -> set[str]:
+    """The class folders of some paths below a side."""
+    return {pathlib.PurePath(name).parts[0] for name in names}
 
 
 def photos_of(found: Known, folder: pathlib.Path, typeids: list[str]) -> Photos:

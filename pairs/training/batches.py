@@ -102,7 +102,7 @@ class KerasBatches(keras.utils.PyDataset):
 
         with self.original_errors():
             signature = keras.tree.map_structure(
-                lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self[0]
+                lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self.batch(0)
             )
         dataset = tf.data.Dataset.from_generator(
             lambda: (self[step] for step in range(len(self))), output_signature=signature
@@ -112,6 +112,7 @@ class KerasBatches(keras.utils.PyDataset):
     @contextlib.contextmanager
     def original_errors(self) -> Iterator[None]:
         """Raises what a batch raised, which TensorFlow hides in an error of its own."""
+        self.error = None
         try:
             yield
         except Exception as error:

@@ -67,7 +67,9 @@ class RunLog:
         """Writes log.csv, times.csv and curves.png."""
         if not self.writes:
             return
-        write_csv(self.folder / "log.csv", list(self.rows[0]), map(dict.values, self.rows))
+        header = list(self.rows[0])
+        rows = [[row[name] for name in header] for row in self.rows]
+        write_csv(self.folder / "log.csv", header, rows)
         times = [
             [row["stage"], row["epoch"], seconds]
             for row, seconds in zip(self.rows, self.seconds, strict=True)

@@ -193,8 +193,11 @@ def holds_run(
             )
         check_same_run(folder, old, settings, known, found)
         return True
-    for name in ("checkpoint.npz", "results.json", "model.keras"):
-        if (folder / name).exists():
+    for name in RUN_FILES:
+        # A new run that was killed at once may have left a start.keras and pictures.
+        is_result = name.endswith(("-best.keras", "-last.keras"))
+        is_result |= name in ("checkpoint.npz", "results.json", "model.keras")
+        if is_result and (folder / name).exists():
             raise UserError(
                 f"{folder / name} is not of a run that could resume (no settings.json); choose "
                 f"another --weights, or {RESTART}"
