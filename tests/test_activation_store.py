@@ -330,3 +330,20 @@ def test_where_a_quota_leaves_no_room_the_line_says_how_to_go_on(
     monkeypatch.setattr(np.lib.format, "write_array_header_2_0", full)
     with pytest.raises(UserError, match=r"quota exceeded.*--cache off"):
         open_store(tmp_path, below, photos)
+
+
+def test_what_a_store_needs_is_counted_in_bytes(tmp_path, below, photos, monkeypatch, capsys):
+    needed = 2 * 5 * 5 * 5 * 728 * 4  # views, photos, rows, columns, channels, bytes
+    spare = activation_store.SPARE_BYTES
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed + spare - 1))
+    assert open_store(tmp_path / "short", below, photos, mirror=True) is None
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed + spare))
+    store = open_store(tmp_path / "enough", below, photos, mirror=True)
+    assert store.shard(0).stat().st_size == pytest.approx(needed, abs=200)  # and a header
+    assert "0.7 MB of 1.1 GB free: computed once and stored" in capsys.readouterr().out
+
+
+def test_rows_are_mapped_and_not_read_into_memory(tmp_path, below, photos):
+    """A store may be larger than the computer's memory."""
+    assert isinstance(open_store(tmp_path, below, photos).open_shard(0), np.memmap)
