@@ -182,8 +182,8 @@ def check_nothing_in_the_way(out, places):
                 if place not in planned and why_not_a_name(name) is None:
                     raise UserError(
                         f"{out / place} is not part of this split (another seed, fraction or "
-                        f"--raw made it). Remove {out / TRAIN} and {out / VALID}, or choose "
-                        f"another --out"
+                        f"--raw made it, or the photo is gone from --raw). Remove {out / TRAIN} "
+                        f"and {out / VALID}, or choose another --out"
                     )
 
 
@@ -227,6 +227,8 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2):
         UserError: no photos, or `out` holds another split.
     """
     raw, out = pathlib.Path(raw), pathlib.Path(out)
+    if raw.resolve() == out.resolve():
+        raise UserError(f"--raw and --out are both {raw}: sort into another folder")
     classes, skipped = read_raw(raw)
     digests, unusable = inspect_photos(raw, classes, workers)
     skipped += unusable

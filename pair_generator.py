@@ -35,6 +35,8 @@ from pairs.photos.partners import (
 from pairs.photos.read import Photos, find_class_photos
 from pairs.training.recipe import AUGMENTATION
 
+# From this share of same-class pairs on, the pair head hardly sees another one.
+MOSTLY_SAME = 0.9
 # What a random generator is for: no two uses share their numbers.
 FOR_ORDER, FOR_PARTNERS, FOR_AUGMENTATION = 1, 2, 3
 
@@ -252,6 +254,19 @@ class PairBatches:
         return np.stack(images)
 
 
+def note_on_pairs(batches: PairBatches) -> str | None:
+    """What to know if nearly all pairs are of one class, or None: few classes, large batches."""
+    steps = range(min(20, len(batches)))
+    same = np.concatenate([batches.pairs(step)[2]["bin_out"] for step in steps])
+    if same.mean() < MOSTLY_SAME:
+        return None
+    return (
+        f"note: {same.mean():.0%} of the pairs are of one class: of {len(batches.photos.typeids)} "
+        f"classes a batch of {batches.batch_size} holds each many times, and the pair head learns "
+        f"little about different ones; a smaller --batch-size has more of them"
+    )
+
+
 def parse_args(argv=None):
     parser = Parser(description="Draw one batch of pairs with their labels.")
     parser.add_argument("--data", default="data/train", help="class folders (default: %(default)s)")
@@ -266,8 +281,10 @@ def parse_args(argv=None):
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: 0 or more is needed")
     out = pathlib.Path(args.out)
-    if out.suffix.lower() not in (".png", ".jpg") or not out.parent.is_dir():
-        parser.error(f"--out {out}: a .png or .jpg in a folder that is there is needed")
+    if out.suffix.lower() not in (".png", ".jpg"):
+        parser.error(f"--out {out}: the name must end in .png or .jpg")
+    if not out.parent.is_dir():
+        parser.error(f"--out {out}: the folder {out.parent} does not exist; create it first")
     return args
 
 
@@ -282,6 +299,8 @@ def main():
         draw_pairs(batch, photos.typeids).save(temporary)
     same = int(batch[1]["bin_out"].sum())
     print(f"{args.out}: {len(batch[1]['bin_out'])} pairs, {same} of them of one class")
+    if note := note_on_pairs(batches):
+        print(note)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def predict_folder(predictors, args, names):
     ids = collections.Counter(map(image_id, predictions.paths))
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
-        print(f"warning: {len(twice)} image ids are those of several photos, e.g. {twice[0]!r}")
+        print(f"warning: several photos share an image id ({len(twice)} ids, e.g. {twice[0]!r})")
     num_unreadable = int((~predictions.readable()).sum())
     unreadable = f", {num_unreadable} of them not readable" if num_unreadable else ""
     also = f", and as a table {args.csv}" if args.csv else ""

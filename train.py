@@ -23,7 +23,7 @@ import shlex
 
 import numpy as np
 
-from pair_generator import PairBatches
+from pair_generator import PairBatches, note_on_pairs
 from pairs.command_line import run, stop_at_once
 from pairs.devices import cluster, inventory, supervisor
 from pairs.errors import UserError
@@ -139,6 +139,9 @@ def draw_first_pairs(args, stages, photos, picture):
     with replacing(picture) as temporary:
         draw_pairs(batches[0], photos.typeids).save(temporary)
     print(f"drawing of the first pairs: {picture}")
+    trained = PairBatches(photos, 160, args.batch_size, args.seed)
+    if args.loss == "paired" and (note := note_on_pairs(trained)):
+        print(note)
 
 
 def make_run(args, stages, folder, devices):

@@ -161,7 +161,7 @@ def test_a_different_photo_of_the_same_name_is_never_overwritten(tmp_path):
 def test_missing_or_empty_raw_folder_is_one_line(tmp_path):
     done = run_script("img2keras.py", "--raw", tmp_path / "none", "--out", tmp_path)
     assert_one_line_error(done, "no such folder")
-    done = run_script("img2keras.py", "--raw", tmp_path, "--out", tmp_path)
+    done = run_script("img2keras.py", "--raw", tmp_path, "--out", tmp_path / "out")
     assert_one_line_error(done, "no class with two different photos")
 
 
@@ -332,3 +332,9 @@ def test_of_two_photos_in_many_copies_the_one_in_fewer_is_for_validation():
     digests = {name: "x" if number < 4 else "y" for number, name in enumerate(names)}
     for seed in range(4):
         assert split.split_class("a", names, 0.1, seed, digests) == set(names[4:])
+
+
+def test_photos_are_not_sorted_into_their_own_folder(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    with pytest.raises(UserError, match="sort into another folder"):
+        img2keras.sort_photos(raw, tmp_path / "raw" / ".." / "raw")

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pair_generator import PairBatches, swap_pairs, swap_partners, validation_partners
+from pair_generator import (
+    PairBatches,
+    note_on_pairs,
+    swap_pairs,
+    swap_partners,
+    validation_partners,
+)
 from pairs.errors import UserError
 from pairs.photos.read import Photos, find_class_photos, read_photo
 
@@ -317,3 +323,14 @@ def test_the_two_image_model_trains_behind_a_real_flow_from_directory(data, trun
     history = fitted.history
     assert history["ctg_out_1_accuracy"][-1] > history["ctg_out_1_accuracy"][0]
     assert history["ctg_out_2_accuracy"][-1] > 0.7  # three colours
+
+
+@pytest.mark.parametrize(("num_classes", "noted"), [(2, True), (3, True), (40, False)])
+def test_batches_that_hold_hardly_any_other_pair_are_noted(num_classes, noted):
+    photos = photos_of(np.arange(320) % num_classes)
+    note = note_on_pairs(PairBatches(photos, SIZE, 32, seed=0))
+    assert bool(note) == noted
+    if noted:
+        assert "% of the pairs are of one class" in note
+        assert "a smaller --batch-size" in note
+        assert not note_on_pairs(PairBatches(photos, SIZE, 2, seed=0))

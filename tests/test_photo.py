@@ -263,3 +263,13 @@ def test_folders_that_other_programs_leave_are_passed_over(tmp_path):
     assert [os.path.relpath(path, tmp_path) for path in found.paths] == [
         *("a/1.jpg", "a/deeper/3.jpg", "b/2.jpg")
     ]
+
+
+def test_a_folder_one_too_high_or_too_low_is_named(tmp_path):
+    for place in ("train/a/1.jpg", "train/b/1.jpg", "valid/a/2.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    with pytest.raises(UserError, match=r"class folders are expected; is it .*/train or .*/valid"):
+        find_class_photos(tmp_path)
+    with pytest.raises(UserError, match=r"/train: no folder valid in it; train and valid"):
+        find_class_photos(tmp_path / "train" / "valid")

@@ -161,7 +161,7 @@ def test_two_photos_are_the_same_or_not(trained, test_folder):
     assert there == back
     assert float(there.split("distance ")[1].split(":")[0]) > 0
     done = run_script("predict.py", photo, "--same", "--weights", trained)
-    assert_one_line_error(done, "1 photos given, 2 are needed")
+    assert_one_line_error(done, "1 photos given, exactly 2")
 
 
 def test_a_folder_gives_the_submission_and_a_table(trained, test_folder, tmp_path):
@@ -306,8 +306,8 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, predictor, facts, t
         ("PHOTO --csv a.csv", "--csv: needs a folder"),
         ("PHOTO --out a.txt", "--out: needs a folder"),
         ("--evaluate FOLDER --out a.txt", "--out: needs a folder"),
-        ("PHOTO --evaluate FOLDER", "judge the one or predict the other"),
-        ("--evaluate FOLDER --test FOLDER", "judge the one or predict the other"),
+        ("PHOTO --evaluate FOLDER", "exclude each other"),
+        ("--evaluate FOLDER --test FOLDER", "exclude each other"),
         ("FOLDER --test OTHER", "one folder is predicted"),
         ("FOLDER --csv same.txt --out ./same.txt", "two files are needed"),
         ("FOLDER --out /dev/null", "cannot be written"),
@@ -352,7 +352,7 @@ def test_user_errors_are_one_line(trained, tmp_path, test_folder):
     done = run_script(
         *("predict.py", "--weights", trained, "--test", test_folder, "--out", tmp_path / "no" / "p")
     )
-    assert_one_line_error(done, "no folder")
+    assert_one_line_error(done, "does not exist; create it first")
     done = run_script("predict.py", "--weights", trained, "--test", tmp_path / "nowhere")
     assert_one_line_error(done, "no such folder")
     (tmp_path / "99").mkdir()

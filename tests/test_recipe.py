@@ -15,8 +15,12 @@ def test_epochs_replace_those_of_a_recipe_and_zero_leaves_a_stage_out():
 @pytest.mark.parametrize(
     ("recipe", "epochs", "words"),
     [
-        ("seed", [1, 1], "2 numbers given, seed has stages heads blocks plain"),
-        ("tuned", [1, 1, 1], "3 numbers given, tuned has stages heads blocks"),
+        (
+            "seed",
+            [1, 1],
+            "3 are needed, one for each stage of the seed recipe: heads, blocks, plain",
+        ),
+        ("tuned", [1, 1, 1], "2 are needed, one for each stage of the tuned recipe: heads, blocks"),
         ("tuned", [0, 0], "at least one stage must train"),
     ],
 )

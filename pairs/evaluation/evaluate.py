@@ -131,7 +131,7 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
         print(f"{name(label):<24} {classes['photos'][label]:>6} {values}")
     print("\nmost confused")
     for a, b, a_as_b, b_as_a in metrics.most_confused(evaluation.confusions):
-        print(f"{name(a)} and {name(b)}: {a_as_b + b_as_a} photos ({a_as_b} and {b_as_a})")
+        print(f"{name(a)} taken for {name(b)}: {a_as_b}, the other way: {b_as_a}")
     print(
         f"\ncalibration error {numbers['calibration_error']:.4f}, "
         f"{numbers['calibration_error_with_temperature']:.4f} with the temperature "
@@ -142,7 +142,8 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
         print(
             f"same or different, {pairs['pairs']} pairs: ROC AUC {pairs['roc_auc']:.4f}; at 0.5, "
             f"{pairs['missed']:.4f} of the same missed, {pairs['false']:.4f} of the different "
-            f"called same; equal errors of {pairs['equal_error']:.4f} at {pairs['threshold']:.4f}"
+            f"called same; at {pairs['threshold']:.4f} both error rates are "
+            f"{pairs['equal_error']:.4f}"
         )
     print(
         f"error {numbers['error']:.4f}, top-5 error {numbers['top5_error']:.4f} "

@@ -66,14 +66,14 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
     if args.tta > MAX_VIEWS:
         parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
     if args.same and len(args.photos) != 2:
-        parser.error(f"--same: {len(args.photos)} photos given, 2 are needed")
+        parser.error(f"--same: {len(args.photos)} photos given, exactly 2 are needed")
     if args.same and (args.names or args.head != "mean" or len(args.weights or []) > 1):
         parser.error("--same: one model's pair head answers; no --names, --head, second --weights")
     if args.report and not args.evaluate:
         parser.error("--report: needs --evaluate DIR, photos whose class is known")
     if args.evaluate and (args.photos or args.test):
         other = args.test or args.photos[0]
-        parser.error(f"--evaluate {args.evaluate} and {other}: judge the one or predict the other")
+        parser.error(f"--evaluate {args.evaluate} and {other} exclude each other; give one")
     for name in ("test", "out", "csv"):
         if getattr(args, name) and (args.photos or args.evaluate):
             parser.error(f"--{name}: needs a folder of photos to predict")
@@ -93,7 +93,7 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
         for file in filter(None, (args.out, args.csv)):
             parent = os.path.dirname(file) or "."
             if not os.path.isdir(parent):
-                parser.error(f"{file}: no folder {parent}")
+                parser.error(f"{file}: the folder {parent} does not exist; create it first")
             is_special = os.path.exists(file) and not os.path.isfile(file)
             if is_special or not os.access(parent, os.W_OK):
                 parser.error(f"{file}: cannot be written")

@@ -169,8 +169,16 @@ def find_class_photos(folder: str | pathlib.Path, typeids: list[str] | None = No
             that is not in `typeids`.
     """
     root = pathlib.Path(folder)
+    if not root.is_dir() and root.name in SIDES and root.parent.is_dir():
+        raise UserError(
+            f"{root.parent}: no folder {root.name} in it; {TRAIN} and {VALID} are expected there "
+            f"(img2keras.py makes them from raw photos)"
+        )
     if not root.is_dir():
         raise UserError(f"{folder}: no such folder; img2keras.py makes it from your photos")
+    if all((root / side).is_dir() for side in SIDES):
+        places = f"{root / TRAIN} or {root / VALID}"
+        raise UserError(f"{folder}: class folders are expected; is it {places}?")
     found = {
         entry.name: find_photos(entry)
         for entry in root.iterdir()
@@ -182,7 +190,10 @@ def find_class_photos(folder: str | pathlib.Path, typeids: list[str] | None = No
     if typeids is None:
         typeids = sorted(found, key=typeid_order)
         if len(typeids) < 2:
-            raise UserError(f"{folder}: {len(typeids)} class folders, at least 2 are needed")
+            raise UserError(
+                f"{folder}: {len(typeids)} class folders, at least 2 are needed (img2keras.py "
+                f"makes them from raw photos)"
+            )
     unknown = sorted(set(found) - set(typeids), key=typeid_order)
     if unknown:
         raise UserError(
@@ -190,7 +201,7 @@ def find_class_photos(folder: str | pathlib.Path, typeids: list[str] | None = No
             f"known are {len(typeids)}, e.g. {typeids[0]!r}"
         )
     if not found:
-        raise UserError(f"{folder}: no class folders with photos in it")
+        raise UserError(f"{folder}: no class folders with photos in them")
     paths, labels = [], []
     for label, typeid in enumerate(typeids):
         paths += found.get(typeid, [])

@@ -98,8 +98,11 @@ def plan(recipe: str, epochs: list[int] | None = None) -> list[Stage]:
     if epochs is None:
         return list(stages)
     if len(epochs) != len(stages):
-        names = " ".join(stage.name for stage in stages)
-        raise UserError(f"--epochs: {len(epochs)} numbers given, {recipe} has stages {names}")
+        names = ", ".join(stage.name for stage in stages)
+        raise UserError(
+            f"--epochs: {len(epochs)} numbers given, {len(stages)} are needed, one for each stage "
+            f"of the {recipe} recipe: {names}"
+        )
     planned = [
         dataclasses.replace(stage, epochs=count)
         for stage, count in zip(stages, epochs, strict=True)
