@@ -21,7 +21,7 @@ from pairs.errors import UserError
 from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
-from pairs.evaluation.predictor import Calibration, Predictor, average
+from pairs.evaluation.predictor import Predictor, average
 from pairs.files import file_digest, read_json, write_csv, write_text
 from pairs.photos.check import readable
 from pairs.photos.read import TRAIN, find_class_photos, find_photos, printable
@@ -102,9 +102,8 @@ def print_same(predictor, predictions):
         raise UserError("--same: both photos must be readable")
     first, second = predictions.features
     probability = predictor.same_probabilities(first[None], second[None])[0]
-    calibration = predictor.calibration if predictor.is_plain else Calibration()
-    threshold = calibration.same_threshold
-    fitted = "" if calibration.photos else ", not fitted yet: see --evaluate"
+    threshold = predictor.calibration.same_threshold
+    fitted = "" if predictor.calibration.photos else ", not fitted yet: see --evaluate"
     verdict = "the same class" if probability >= threshold else "two classes"
     print(
         f"same {probability:.4f}, squared distance {((first - second) ** 2).sum():.4f}: {verdict} "
@@ -165,9 +164,9 @@ def check_models(predictors, args):
 
 
 def temperature_of(predictors):
-    """The stored temperature of a single model as it was fitted; of anything else, 1."""
+    """The stored temperature of a single model; of several, which nobody fitted, 1."""
     first, *others = predictors
-    return first.calibration.temperature if first.is_plain and not others else 1.0
+    return 1.0 if others else first.calibration.temperature
 
 
 def predict_folder(predictors, args, names):

@@ -191,6 +191,8 @@ def test_evaluation_leaves_a_calibration_that_belongs_to_the_model(trained, data
             assert picture.width > 400
     with (tmp_path / "report" / "per_class.csv").open(newline="") as file:
         assert [row["photos"] for row in csv.DictReader(file)] == ["2", "2", "2"]
+    for other in ({"num_views": 2}, {"head": "first"}):  # it was not fitted on these
+        assert Predictor(tmp_path / "w", **other).calibration == Calibration()
     shutil.copy(trained / "heads-best.keras", tmp_path / "w" / "model.keras")
     assert Predictor(tmp_path / "w").calibration.photos == 0  # of another model
 

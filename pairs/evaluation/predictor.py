@@ -115,7 +115,8 @@ class Predictor:
         typeids: what the columns of probabilities stand for.
         most_frequent: the label with the most training photos.
         is_paired: whether the model can say "same" or "different".
-        calibration: of this very model file, if there is one.
+        is_plain: whether photos are seen as they are, by the mean of the heads.
+        calibration: of this very model file, if there is one and `is_plain`.
 
     Raises:
         UserError: there is no model of ours in `weights`.
@@ -144,7 +145,8 @@ class Predictor:
         self.workers = workers
         self.num_views = num_views
         self.is_plain = num_views == 1 and head == "mean"
-        self.calibration = self.read_calibration()
+        # Fitted on photos as they are, and on the mean of the heads: of nothing else.
+        self.calibration = self.read_calibration() if self.is_plain else Calibration()
 
     def predict(self, paths: Sequence[str]) -> Predictions:
         """Predicts photos; reports those that it cannot read."""

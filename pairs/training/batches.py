@@ -100,10 +100,9 @@ class KerasBatches(keras.utils.PyDataset):
             return self
         import tensorflow as tf
 
-        with self.original_errors():
-            signature = keras.tree.map_structure(
-                lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self.batch(0)
-            )
+        signature = keras.tree.map_structure(
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self.batch(0)
+        )
         dataset = tf.data.Dataset.from_generator(
             lambda: (self[step] for step in range(len(self))), output_signature=signature
         )
