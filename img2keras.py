@@ -5,37 +5,32 @@
 
 The typeid is what stands before the first `_`. Which side a photo goes to
 depends on its name, its class and the seed: not on the order of the directory,
-nor on the machine. Copies of one photo stay on one side. Every photo is read
-once; what cannot be read is skipped and listed. Sources are copied, never moved or changed.
+nor on the machine. Copies and near-duplicates of one photo stay on one side. Every photo
+is read once; what cannot be read is skipped and listed. Sources are copied, never moved
+or changed.
 
 Run it:  python img2keras.py --raw data/raw --out data --valid-fraction 0.1 --seed 0
 """
 
 import dataclasses
-import filecmp
 import os
 import pathlib
-import shutil
-import tempfile
-import unicodedata
 
 from tqdm import tqdm
 
 from pairs.command_line import Parser, add_workers_flag, run
 from pairs.errors import UserError
-from pairs.files import replacing
-from pairs.photos.check import inspect_photo
-from pairs.photos.read import (
-    PHOTO_SUFFIXES,
-    SIDES,
-    TRAIN,
-    VALID,
-    is_hidden,
-    read_ahead,
-    typeid_order,
-    why_not_a_typeid,
+from pairs.photos.check import MOST_LISTED, inspect_photo
+from pairs.photos.corrections import correct, read_corrections
+from pairs.photos.place import (
+    check_case,
+    find_stale,
+    place_photo,
+    remove_places,
+    why_not_a_name,
 )
-from pairs.photos.split import find_copies, plan_copies
+from pairs.photos.read import SIDES, TRAIN, VALID, read_ahead, typeid_order
+from pairs.photos.split import find_copies, group_photos, plan_copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +42,19 @@ class Sorted:
         skipped: list of `(file name, reason)`.
         num_written: photos that were not in place already.
         copies: groups of the same photo, see `find_copies`.
+        near_duplicates: groups of photos of the same picture, copies of it among them.
+        num_removed: places of other corrections that were removed.
+        relabelled, left_out: see `corrections.Corrected`.
     """
 
     places: dict
     skipped: list
     num_written: int
     copies: list
+    near_duplicates: list
+    num_removed: int
+    relabelled: list
+    left_out: list
 
 
 def read_raw(raw):
@@ -92,21 +94,6 @@ def why_not_a_photo(entry):
     return why_not_a_name(entry.name)
 
 
-def why_not_a_name(name):
-    """The reason why a file name is not `typeid_hash.jpg`, or None if it is."""
-    typeid, underscore, _ = name.partition("_")
-    if is_hidden(name):
-        return "a hidden file"
-    if pathlib.Path(name).suffix.lower() not in PHOTO_SUFFIXES:
-        return "not named as a photo (.jpg, .png, ...)"
-    if not underscore:
-        return "no '_' in the name, so no typeid"
-    if not typeid.strip():
-        return "nothing before the first '_', so no typeid"
-    reason = why_not_a_typeid(typeid)
-    return f"the typeid {typeid!r} {reason}" if reason else None
-
-
 def inspect_photos(raw, classes, workers):
     """Reads every photo from end to end.
 
@@ -116,100 +103,31 @@ def inspect_photos(raw, classes, workers):
         workers: threads that read photos.
 
     Returns:
-        `(digests, skipped)`: dict from file name to the SHA-256 of its bytes,
-        and a list of `(file name, reason)`.
+        `(inspected, skipped)`: dict from file name to `check.Inspection`, and a
+        list of `(file name, reason)`.
     """
     names = [name for members in classes.values() for name in members]
-    inspected = read_ahead(lambda name: inspect_photo(raw / name), names, workers)
+    inspections = read_ahead(lambda name: inspect_photo(raw / name), names, workers)
     # No bar where nobody watches.
-    shown = tqdm(inspected, desc="reading", total=len(names), unit=" photos", disable=None)
-    digests, skipped = {}, []
-    for name, (digest, reason) in zip(names, shown, strict=True):
-        if reason:
-            skipped.append((name, reason))
+    shown = tqdm(inspections, desc="reading", total=len(names), unit=" photos", disable=None)
+    inspected, skipped = {}, []
+    for name, inspection in zip(names, shown, strict=True):
+        if inspection.reason:
+            skipped.append((name, inspection.reason))
         else:
-            digests[name] = digest
+            inspected[name] = inspection
     for typeid, members in list(classes.items()):
-        usable = [name for name in members if name in digests]
-        if len({digests[name] for name in usable}) > 1:
+        usable = [name for name in members if name in inspected]
+        if len({inspected[name].digest for name in usable}) > 1:
             classes[typeid] = usable
             continue
         del classes[typeid]
         reason = "the only photo of its class; one for training and one for validation are needed"
         skipped += [(name, reason) for name in usable]
-    return digests, skipped
+    return inspected, skipped
 
 
-def check_case(classes, out):
-    """Refuses typeids that would share a folder on the disk of `out`.
-
-    Raises:
-        UserError: names two of them.
-    """
-    by_folder = {}
-    for typeid in classes:
-        folder = unicodedata.normalize("NFC", typeid).casefold()
-        other = by_folder.setdefault(folder, typeid)
-        if other != typeid and not tells_apart(out, other, typeid):
-            raise UserError(
-                f"the typeids {other!r} and {typeid!r} would share a folder: the disk of --out "
-                f"{out} does not tell them apart. Rename one, or choose an --out on another disk"
-            )
-
-
-def tells_apart(out, name, other):
-    """Whether two names are two folders on a disk (upper and lower case, composed letters)."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
-        pathlib.Path(scratch, name).mkdir()
-        return not pathlib.Path(scratch, other).exists()
-
-
-def check_nothing_in_the_way(out, places):
-    """Refuses an `--out` that holds photos of another split.
-
-    They would stay beside the new ones, and a photo could be on both sides.
-
-    Raises:
-        UserError: names one such file.
-    """
-    planned = set(places.values())
-    for side in SIDES:
-        for folder, folders, names in os.walk(out / side):
-            folders[:] = [name for name in folders if not is_hidden(name)]
-            for name in names:
-                place = pathlib.Path(folder, name).relative_to(out)
-                if place not in planned and why_not_a_name(name) is None:
-                    raise UserError(
-                        f"{out / place} is not part of this split (another seed, fraction or "
-                        f"--raw made it, or the photo is gone from --raw). Remove {out / TRAIN} "
-                        f"and {out / VALID}, or choose another --out"
-                    )
-
-
-def place_photo(source, target, link):
-    """Copies or links one photo, unless it is there already.
-
-    Returns:
-        True if it was written, False if it was there.
-
-    Raises:
-        UserError: a different photo has that name.
-    """
-    if os.path.lexists(target):
-        if target.exists() and filecmp.cmp(source, target, shallow=False):
-            return False
-        raise UserError(f"{target} differs from {source}. Remove it if the new photo is right")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        os.link(source.resolve(), target)  # the photo, not a link to it
-    else:
-        with replacing(target) as temporary:
-            shutil.copy2(source, temporary)
-    return True
-
-
-def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2):
+def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, corrections=()):
     """Sorts all photos of `raw` into `out/train` and `out/valid`.
 
     Args:
@@ -219,18 +137,21 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2):
         seed: int, chooses which photos.
         link: hard links instead of copies (no disk space, same file system).
         workers: threads that read photos.
+        corrections: files of them, see `corrections.read_corrections`.
 
     Returns:
         `Sorted`.
 
     Raises:
-        UserError: no photos, or `out` holds another split.
+        UserError: no photos, `out` holds another split, or of corrections.
     """
     raw, out = pathlib.Path(raw), pathlib.Path(out)
     if raw.resolve() == out.resolve():
         raise UserError(f"--raw and --out are both {raw}: sort into another folder")
     classes, skipped = read_raw(raw)
-    digests, unusable = inspect_photos(raw, classes, workers)
+    names = {name for members in classes.values() for name in members}
+    decided = read_corrections(corrections, names | {name for name, _ in skipped}, set(classes))
+    inspected, unusable = inspect_photos(raw, classes, workers)
     skipped += unusable
     if not classes:
         raise UserError(
@@ -239,11 +160,59 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2):
             + (f", e.g. {skipped[0][0]!r}: {skipped[0][1]})" if skipped else ")")
         )
     check_case(classes, out)
-    places = plan_copies(classes, digests, valid_fraction, seed)
-    check_nothing_in_the_way(out, places)
+    groups = group_photos(classes, inspected)
+    split = plan_copies(classes, groups, valid_fraction, seed)
+    if not any(place.parts[0] == VALID for place in split.values()):
+        raise UserError(
+            f"--raw {raw}: no photo is left for validation, because each is like another under "
+            f"another typeid, or all of its class are alike. Add photos that differ"
+        )
+    corrected = correct(split, decided)
+    places = corrected.places
+    stale = find_stale(raw, out, split, places)
     shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
     num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
-    return Sorted(places, skipped, num_written, find_copies(classes, digests))
+    remove_places(out, stale)  # now: what is killed before has a photo in two folders, not in none
+    kept = {typeid: [] for typeid in classes}
+    for name, place in places.items():
+        kept[place.parts[1]].append(name)
+    copies = find_copies(kept, {name: inspected[name].digest for name in places})
+    near_duplicates = [
+        group
+        for group in find_copies(kept, groups)
+        if len({inspected[name].digest for _, name in group}) > 1
+    ]
+    return Sorted(
+        places=places,
+        skipped=skipped,
+        num_written=num_written,
+        copies=copies,
+        near_duplicates=near_duplicates,
+        num_removed=len(stale),
+        relabelled=corrected.relabelled,
+        left_out=corrected.left_out,
+    )
+
+
+def print_groups(groups, of_one_class, of_two):
+    """Prints the photos of each group; of the harmless groups, the first."""
+    harmless = []
+    for group in groups:
+        # repr: a hostile name cannot forge a line of these lists.
+        names = ", ".join(repr(name) for _, name in group)
+        if len({typeid for typeid, _ in group}) > 1:
+            print(f"{of_two} under two typeids, all to train: {names}")
+        else:
+            harmless.append(names)
+    print_first(f"{of_one_class}, kept on one side", harmless)
+
+
+def print_first(what, texts):
+    """Prints a line for each of the first texts, and how many more there are."""
+    for text in texts[:MOST_LISTED]:
+        print(f"{what}: {text}")
+    if len(texts) > MOST_LISTED:
+        print(f"{what}: and {len(texts) - MOST_LISTED} more")
 
 
 def print_table(result):
@@ -258,19 +227,23 @@ def print_table(result):
         print(f"{typeid:<{width}} {counts[typeid][TRAIN]:>7} {counts[typeid][VALID]:>7}")
     train, valid = (sum(count[side] for count in counts.values()) for side in SIDES)
     print(f"{'all':<{width}} {train:>7} {valid:>7}")
-    for group in result.copies:
-        # repr: a hostile name cannot forge a line of these lists.
-        names = ", ".join(repr(name) for _, name in group)
-        if len({typeid for typeid, _ in group}) > 1:
-            print(f"one photo under two typeids, all to train: {names}")
-        else:
-            print(f"copies of one photo, kept on one side: {names}")
+    print_groups(result.copies, "copies of one photo", "one photo")
+    print_groups(result.near_duplicates, "near-duplicates", "near-duplicates")
+    moves = [f"{name!r}: {before!r} -> {now!r}" for name, before, now in result.relabelled]
+    print_first("relabelled", moves)
+    print_first("left out", [repr(name) for name in result.left_out])
     for name, reason in result.skipped:
         print(f"skipped: {name!r}: {reason}")
     num_photos = len(result.places)
+    more = {
+        "relabelled": len(result.relabelled),
+        "left out": len(result.left_out),
+        "old places removed": result.num_removed,
+    }
     print(
         f"{len(counts)} classes, {num_photos} photos: {result.num_written} written, "
         f"{num_photos - result.num_written} there already, {len(result.skipped)} skipped"
+        + "".join(f", {count} {what}" for what, count in more.items() if count)
     )
 
 
@@ -287,6 +260,13 @@ def parse_args(argv=None):
         help="share of each class for validation, at least one photo (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
+    parser.add_argument(
+        "--corrections",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="CSV of image,decision,typeid from judging labels; may be repeated, later ones win",
+    )
     parser.add_argument("--link", action="store_true", help="hard links instead of copies")
     add_workers_flag(parser)
     args = parser.parse_args(argv)
@@ -298,7 +278,15 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     print_table(
-        sort_photos(args.raw, args.out, args.valid_fraction, args.seed, args.link, args.workers)
+        sort_photos(
+            args.raw,
+            args.out,
+            args.valid_fraction,
+            args.seed,
+            args.link,
+            args.workers,
+            args.corrections,
+        )
     )
 
 

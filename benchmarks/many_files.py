@@ -21,9 +21,14 @@ from PIL import Image
 import img2keras
 from pair_generator import PairBatches
 from pairs.command_line import positive_int, run
-from pairs.photos.check import check_sides, fingerprint, list_photos
+from pairs.photos.check import (
+    check_sides,
+    fingerprint,
+    list_photos,
+    read_check,
+    write_check,
+)
 from pairs.photos.read import read_ahead
-from pairs.training import run_folder
 
 # Runs a script and prints, last of all, the most memory it has had.
 WITH_PEAK = (
@@ -68,12 +73,12 @@ def time_start(data, weights):
     """Seconds that train.py takes to list and check photos before TensorFlow loads."""
     start = time.perf_counter()
     listed = list_photos(data)
-    known = run_folder.read_check(weights)
+    known = read_check(weights)
     _, found = check_sides(data, listed, known, workers=2)
     for side in found.values():
         fingerprint(side)
     if found != known:
-        run_folder.write_check(weights, found)
+        write_check(weights, found)
     return time.perf_counter() - start, sum(map(len, found.values()))
 
 

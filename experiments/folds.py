@@ -14,29 +14,30 @@ Run it:  python -m experiments.folds --raw data/raw --out data/folds
 
 import pathlib
 
-from img2keras import inspect_photos, place_photo, read_raw
+from img2keras import inspect_photos, read_raw
 from pairs.command_line import Parser, add_workers_flag, run
 from pairs.errors import UserError
-from pairs.photos.split import split_class
+from pairs.photos.place import place_photo
+from pairs.photos.split import group_photos, split_class
 
 VALID_FRACTION = 0.1
 
 
-def cut_class(typeid, names, num_folds, seed, digests):
+def cut_class(typeid, names, num_folds, seed, groups):
     """Cuts the photos of a class into folds of one size, give or take one.
 
     Args and raises: as `split.split_class`, which draws every fold.
 
     Returns:
-        list of lists of file names, `num_folds` long; copies of one photo are in
-        one fold.
+        list of lists of file names, `num_folds` long; copies and near-duplicates
+        of one photo are in one fold.
 
     Raises:
         UserError: the class has too few different photos.
     """
     folds, rest = [], list(names)
     for left in range(num_folds, 1, -1):
-        drawn = split_class(typeid, rest, 1 / left, seed, digests)
+        drawn = split_class(typeid, rest, 1 / left, seed, groups)
         folds.append([name for name in rest if name in drawn])
         rest = [name for name in rest if name not in drawn]
     folds.append(rest)
@@ -51,16 +52,17 @@ def cut_class(typeid, names, num_folds, seed, digests):
 def cut_folds(raw, out, num_folds, seed, workers):
     """Copies the photos into the folders of all folds; returns the photos in each test folder."""
     classes, _ = read_raw(raw)
-    digests, _ = inspect_photos(raw, classes, workers)
+    inspected, _ = inspect_photos(raw, classes, workers)
+    groups = group_photos(classes, inspected)
     if not classes:
         raise UserError(f"--raw {raw}: no photos named typeid_hash.jpg")
     counts = [0] * num_folds
     for typeid, names in classes.items():
-        folds = cut_class(typeid, names, num_folds, seed, digests)
+        folds = cut_class(typeid, names, num_folds, seed, groups)
         for number, test in enumerate(folds):
             others = [fold for fold in folds if fold is not test and fold is not folds[0]]
             rest = [name for fold in others for name in fold]
-            valid = split_class(typeid, rest, VALID_FRACTION, seed, digests)
+            valid = split_class(typeid, rest, VALID_FRACTION, seed, groups)
             counts[number] += len(test)
             for name in (*test, *rest):
                 side = "test" if name in test else "valid" if name in valid else "train"

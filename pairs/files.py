@@ -104,12 +104,21 @@ def write_csv(path: str | pathlib.Path, header: list[str], rows: Iterable[Iterab
         header: names of the columns.
         rows: the cells of each row; texts are guarded, numbers written as they are.
     """
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+    ):
+        file.write(csv_line(header))
+        file.writelines(csv_line([guard_cell(cell) for cell in row]) for row in rows)
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """A row of CSV with its line end."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([guard_cell(cell) for cell in row])
-    write_text(path, text.getvalue())
+    # In a cell, only the signs of the writer's own line end are quoted: with "\n"
+    # alone, a "\r" in a name would begin a row.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def guard_cell(cell: Any) -> Any:
@@ -117,6 +126,11 @@ def guard_cell(cell: Any) -> Any:
     if isinstance(cell, str) and cell.startswith(BEGINS_FORMULA):
         return f"'{cell}"
     return cell
+
+
+def unguard_cell(cell: str) -> str:
+    """The text that `guard_cell` has put an apostrophe in front of."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(BEGINS_FORMULA) else cell
 
 
 def read_json(path: pathlib.Path, mend: str = "delete it") -> Any:
@@ -133,7 +147,7 @@ def read_json(path: pathlib.Path, mend: str = "delete it") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); {mend}") from error
 
 

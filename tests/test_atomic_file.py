@@ -83,3 +83,11 @@ def test_no_cell_is_run_by_a_spreadsheet_and_numbers_stay_numbers(tmp_path):
     assert header == ["name", "x", "y", "z"]
     assert [row[0] for row in read] == [*(f"'{cell}" for cell in formulas), "plain", "a=b"]
     assert {tuple(row[1:]) for row in read} == {("-1.5", "2", "a,b")}
+
+
+@pytest.mark.parametrize("name", ['a,"b".jpg', "a\nb.jpg", "a\rb.jpg", "a\r\nb.jpg", " .jpg"])
+def test_a_name_is_one_cell_of_one_row(tmp_path, name):
+    files.write_csv(tmp_path / "table.csv", ["image", "typeid"], [[name, "2"], ["b.jpg", 3.5]])
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["image", "typeid"], [name, "2"], ["b.jpg", "3.5"]]
+    assert (tmp_path / "table.csv").read_text().endswith("\nb.jpg,3.5\n")

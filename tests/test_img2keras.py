@@ -5,10 +5,12 @@ import pytest
 from conftest import COLOURS, assert_one_line_error, make_photo, make_raw, run_script
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 import img2keras
+from pairs.demo.breeds import draw_breeds
 from pairs.errors import UserError
-from pairs.photos import split
+from pairs.photos import place, split
 
 
 def tree(folder):
@@ -96,9 +98,9 @@ def test_what_a_file_manager_leaves_does_not_block_a_second_run(tmp_path):
 def test_what_a_disk_station_leaves_does_not_block_a_second_run(tmp_path):
     raw = make_raw(tmp_path / "raw")
     img2keras.sort_photos(raw, tmp_path / "out")
-    for place in ("train/2/@eaDir/2_1.jpg", "train/__MACOSX/2_1.jpg", "valid/.cache/2_1.jpg"):
-        (tmp_path / "out" / place).parent.mkdir(parents=True)
-        shutil.copy(raw / "2_1,0.jpg", tmp_path / "out" / place)
+    for left in ("train/2/@eaDir/2_1.jpg", "train/__MACOSX/2_1.jpg", "valid/.cache/2_1.jpg"):
+        (tmp_path / "out" / left).parent.mkdir(parents=True)
+        shutil.copy(raw / "2_1,0.jpg", tmp_path / "out" / left)
     assert img2keras.sort_photos(raw, tmp_path / "out").num_written == 0
 
 
@@ -195,6 +197,80 @@ def test_copies_of_one_photo_are_named_and_stay_on_one_side(tmp_path):
     assert {"10_stolen.jpg", "pug_1,2.jpg"} <= train
 
 
+def resave(path, target, mirror=False):
+    """Writes a near-duplicate of a photo."""
+    with Image.open(path) as image:
+        image = ImageOps.mirror(image) if mirror else image
+        image.resize((120, 90)).save(target, quality=80)
+
+
+def make_scenes(folder):
+    """Drawn photos of twelve typeids, eight each."""
+    draw_breeds(folder, 8, seed=0)
+    return sorted(folder.glob("*.jpg"))
+
+
+def test_near_duplicates_are_named_and_stay_on_one_side(tmp_path):
+    scenes = make_scenes(tmp_path / "raw")
+    dogs = [path for path in scenes if path.name.startswith("33_")]
+    for number, dog in enumerate(dogs):
+        resave(dog, dog.with_name(f"33_again{number}.jpg"), mirror=number % 2 == 1)
+    shutil.copy(dogs[0], dogs[0].with_name("33_copy.jpg"))
+    fair = next(path for path in scenes if path.name.startswith("88_"))
+    resave(fair, fair.with_name("64_stolen.jpg"))
+    for seed in range(3):
+        out = tmp_path / f"out{seed}"
+        flags = ("--raw", tmp_path / "raw", "--out", out, "--valid-fraction", 0.3, "--seed", seed)
+        done = run_script("img2keras.py", *flags)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert sum(line.startswith("near-duplicates, kept on one side: ") for line in lines) == 8
+        stolen = f"near-duplicates under two typeids, all to train: '64_stolen.jpg', '{fair.name}'"
+        assert sorted(lines)[::-1].count(stolen) == 1
+        copies = next(line for line in lines if line.startswith("copies of one photo, kept"))
+        assert copies.endswith(f": '{dogs[0].name}', '33_copy.jpg'")
+        train, valid = sides(out)
+        for number, dog in enumerate(dogs):
+            group = {dog.name, f"33_again{number}.jpg", *(["33_copy.jpg"] if not number else [])}
+            assert group <= train or group <= valid
+        assert {"64_stolen.jpg", fair.name} <= train
+        assert any(name.startswith("33_") for name in valid)
+
+
+def test_a_class_of_near_duplicates_of_one_photo_is_for_training(tmp_path):
+    scenes = make_scenes(tmp_path / "raw")
+    make_raw(tmp_path / "raw")
+    for number in range(2):
+        resave(scenes[0], scenes[0].with_name(f"solo_{number}.jpg"), mirror=bool(number))
+    scenes[0].unlink()
+    img2keras.sort_photos(tmp_path / "raw", tmp_path / "out")
+    train, valid = sides(tmp_path / "out")
+    assert {"solo_0.jpg", "solo_1.jpg"} <= train
+    assert len({name.split("_")[0] for name in valid}) == 13
+
+
+def test_photos_that_are_all_alike_leave_nothing_to_validate_on(tmp_path):
+    scenes = make_scenes(tmp_path / "raw")
+    for number, path in enumerate(scenes):
+        if number < 2:
+            resave(path, path.with_name(f"a{number}_again.jpg"), mirror=True)
+            shutil.copy(path, path.with_name(f"a{number}_same.jpg"))
+        path.unlink()
+    done = run_script("img2keras.py", "--raw", tmp_path / "raw", "--out", tmp_path / "out")
+    assert_one_line_error(done, "no photo is left for validation", "Add photos that differ")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.jpg"))
+
+
+def test_very_many_near_duplicates_are_not_all_listed(capsys):
+    groups = [[("2", f"2_{number}.jpg"), ("2", f"2_{number}b.jpg")] for number in range(25)]
+    groups.append([("2", "2_x.jpg"), ("3", "3_x.jpg")])
+    img2keras.print_groups(groups, "near-duplicates", "near-duplicates")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("near-duplicates under two typeids, all to train")
+    assert len(lines) == 22
+    assert lines[-1] == "near-duplicates, kept on one side: and 5 more"
+
+
 def test_a_class_of_copies_of_one_photo_has_nothing_to_validate_on(tmp_path):
     raw = make_raw(tmp_path / "raw")
     make_photo(raw / "solo_1.jpg", (9, 9, 9), seed=0)
@@ -245,10 +321,10 @@ def test_any_split_keeps_copies_together_and_both_sides_filled(names, copies, fr
 @given(name=st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=60))
 def test_no_name_makes_a_typeid_that_leads_out(name):
     name = f"{name}.jpg"
-    if img2keras.why_not_a_name(name) is None:
+    if place.why_not_a_name(name) is None:
         typeid = name.partition("_")[0]
-        place = os.path.normpath(os.path.join("/out/train", typeid))
-        assert os.path.dirname(place) == "/out/train"
+        folder = os.path.normpath(os.path.join("/out/train", typeid))
+        assert os.path.dirname(folder) == "/out/train"
         assert len(typeid.splitlines()) == 1
         assert "\t" not in typeid
 
@@ -295,9 +371,9 @@ def test_typeids_that_the_disk_does_not_tell_apart_are_refused(tmp_path, monkeyp
         make_photo(raw / f"Pug_{number}.jpg", (9, 9, 9), 500 + number)
     img2keras.sort_photos(raw, tmp_path / "out")  # this disk does
     assert {path.name for path in (tmp_path / "out" / "train").iterdir()} >= {"pug", "Pug"}
-    assert img2keras.tells_apart(tmp_path, "pug", "Pug")
-    assert not img2keras.tells_apart(tmp_path, "pug", "pug")
-    monkeypatch.setattr(img2keras, "tells_apart", lambda *_: False)
+    assert place.tells_apart(tmp_path, "pug", "Pug")
+    assert not place.tells_apart(tmp_path, "pug", "pug")
+    monkeypatch.setattr(place, "tells_apart", lambda *_: False)
     with pytest.raises(UserError, match=r"'Pug' and 'pug' would share a folder"):
         img2keras.sort_photos(raw, tmp_path / "other")
     assert not list((tmp_path / "other").glob("*/*/*"))

@@ -20,6 +20,15 @@ def test_a_photo_is_squashed_to_a_square_of_bytes(tmp_path):
     np.testing.assert_allclose(pixels.mean(axis=(0, 1)), COLOURS["2"], atol=6)
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [((90, 40), (50, 22)), ((40, 90), (22, 50)), ((900, 2), (50, 1))]
+)
+def test_a_photo_for_people_keeps_its_proportions(tmp_path, size, expected):
+    make_photo(tmp_path / "a.jpg", COLOURS["2"], seed=0, size=size)
+    image = photo.open_photo(tmp_path / "a.jpg", 50, squashed=False)
+    assert (image.size, image.mode) == (expected, "RGB")
+
+
 def test_grey_palette_and_transparent_photos_become_rgb(tmp_path):
     for mode in ("L", "P", "RGBA", "CMYK", "I;16", "1"):
         path = tmp_path / f"{mode[0]}{len(mode)}.tif"

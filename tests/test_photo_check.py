@@ -1,3 +1,4 @@
+import dataclasses
 import os
 
 import numpy as np
@@ -47,6 +48,16 @@ def test_a_photo_that_did_not_change_is_not_read_again(folder, monkeypatch):
     assert {name: facts for name, facts in again.items() if name != "b/b_2.jpg"} == {
         name: facts for name, facts in found.items() if name != "b/b_2.jpg"
     }
+
+
+def test_a_photo_that_an_earlier_version_checked_is_read_again(folder, monkeypatch):
+    _, found = check_folder(folder)
+    assert len({facts.perceptual_hash for facts in found.values()}) == 3  # a and b have the same
+    old = {name: dataclasses.replace(facts, perceptual_hash=None) for name, facts in found.items()}
+    assert check_folder(folder, old)[1] == found
+    monkeypatch.setattr(check, "inspect_photo", None)  # a flat photo is not read again
+    flat = {name: dataclasses.replace(facts, perceptual_hash="") for name, facts in found.items()}
+    assert check_folder(folder, flat)[1] == flat
 
 
 def test_the_fingerprint_is_of_names_and_bytes_and_not_of_times(folder):

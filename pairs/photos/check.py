@@ -8,6 +8,7 @@ are those of the last check is not read again.
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Iterable
@@ -16,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pairs.errors import UserError
-from pairs.files import file_digest
+from pairs.files import file_digest, read_json, write_text
+from pairs.photos.duplicates import perceptual_hash
 from pairs.photos.read import (
     SIDES,
     TRAIN,
@@ -32,6 +34,8 @@ from pairs.photos.read import (
 # every byte of it is read.
 DECODED_SIZE = 64
 PATHS_AT_ONCE = 512
+# In the weights folder: what was found, for the next start.
+PHOTOS = "photos.json"
 # Unreadable photos that are listed one by one; the rest are counted.
 MOST_LISTED = 20
 # The share of photos that a run resumes without; more, and it is another data set.
@@ -48,6 +52,8 @@ class Facts:
             whenever the bytes do. None: not even these could be read.
         digest: SHA-256 of its bytes; None: they could not be read.
         reason: why it is not usable; None: it is.
+        perceptual_hash: what it shows, see `duplicates`; None: it could not be
+            read, or an earlier version did.
     """
 
     size: int | None
@@ -55,11 +61,21 @@ class Facts:
     ctime_ns: int | None
     digest: str | None = None
     reason: str | None = None
+    perceptual_hash: str | None = None
 
     @property
     def times(self) -> tuple:
         """What is compared to see whether a photo must be read again."""
         return self.size, self.mtime_ns, self.ctime_ns
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What reading a photo from end to end found out, see `Facts`."""
+
+    digest: str | None = None
+    reason: str | None = None
+    perceptual_hash: str | None = None
 
 
 # What is known of the photos of one side: from their paths below it.
@@ -115,8 +131,8 @@ def check_photos(
     found, unknown = {}, []
     for index, now in enumerate(all_file_times(photos.paths, workers)):
         before = known.get(names[index])
-        # What could not be read is tried again: a network may have been down.
-        is_known = before and not before.reason and before.times == now.times
+        # What could not be read has no hash, and is tried again: a network may have been down.
+        is_known = before and before.times == now.times and before.perceptual_hash is not None
         found[names[index]] = before if before and is_known else now
         if not is_known:
             unknown.append(index)
@@ -128,9 +144,9 @@ def check_photos(
         disable=None,  # no bar where nobody watches
         leave=False,
     )
-    for index, (digest, reason) in zip(unknown, progress, strict=True):
+    for index, inspection in zip(unknown, progress, strict=True):
         name = names[index]
-        found[name] = dataclasses.replace(found[name], digest=digest, reason=reason)
+        found[name] = dataclasses.replace(found[name], **vars(inspection))
     reasons = [found[name].reason for name in names]
     photos = dataclasses.replace(photos, digests=[found[name].digest for name in names])
     usable = photos.take([index for index, reason in enumerate(reasons) if not reason])
@@ -150,20 +166,15 @@ def check_photos(
     return usable, found
 
 
-def inspect_photo(path: str | pathlib.Path) -> tuple[str | None, str | None]:
-    """Reads a photo from end to end.
-
-    Returns:
-        `(digest, reason)`: the SHA-256 of its bytes as hexadecimal digits (None
-        where not even they can be read), and why it is not usable, or None.
-    """
+def inspect_photo(path: str | pathlib.Path) -> Inspection:
+    """Reads a photo from end to end."""
     try:
-        open_photo(path, DECODED_SIZE)
-        return file_digest(path), None
+        shown = perceptual_hash(open_photo(path, DECODED_SIZE))
+        return Inspection(file_digest(path), perceptual_hash=shown)
     except UserError as error:
-        return None, str(error).removeprefix(f"{printable(path)}: ")
+        return Inspection(reason=str(error).removeprefix(f"{printable(path)}: "))
     except OSError as error:
-        return None, str(error.strerror)
+        return Inspection(reason=str(error.strerror))
 
 
 def all_file_times(paths: list[str], workers: int) -> Iterable[Facts]:
@@ -275,3 +286,32 @@ def warn_about_leakage(train: Known, valid: Known) -> None:
             f"warning: {len(both)} validation photos are copies of training photos, e.g. "
             f"{both[0]!r}: the validation error will be too low"
         )
+
+
+def read_check(folder: pathlib.Path, mend: str = "delete it") -> dict[str, Known]:
+    """What an earlier check of the photos found on each side, if there was one.
+
+    Args:
+        folder: the weights folder.
+        mend: what to do if the file is damaged.
+    """
+    found: dict[str, Known] = {side: {} for side in SIDES}
+    path = folder / PHOTOS
+    try:
+        for side, photos in read_json(path, mend).items():
+            found[side] = {name: Facts(*facts) for name, facts in photos.items()}
+            for facts in found[side].values():
+                if not all(isinstance(text, str | None) for text in dataclasses.astuple(facts)[3:]):
+                    raise TypeError("a text is expected")
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}); {mend}") from error
+    return found
+
+
+def write_check(folder: pathlib.Path, found: dict[str, Known]) -> None:
+    """Remembers what a check found."""
+    content = {
+        side: {name: dataclasses.astuple(facts) for name, facts in photos.items()}
+        for side, photos in found.items()
+    }
+    write_text(folder / PHOTOS, json.dumps(content) + "\n")

@@ -59,6 +59,8 @@ class Photos:
         digests: the SHA-256 of each photo's bytes if they have been read already
             (`pairs.photos.check`).
         broken: paths that could not be read and have been reported.
+        folds: int array, shape `(len(paths),)`: the fold that holds out each photo;
+            None: there are no folds.
     """
 
     paths: list[str]
@@ -68,6 +70,7 @@ class Photos:
         default=None, repr=False, compare=False
     )
     broken: set[str] = dataclasses.field(default_factory=set, repr=False, compare=False)
+    folds: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,7 +79,8 @@ class Photos:
         """`Photos` of some indices, with the same typeids."""
         paths = [self.paths[i] for i in indices]
         digests = self.digests and [self.digests[i] for i in indices]
-        return Photos(paths, self.labels[indices], self.typeids, digests)
+        folds = None if self.folds is None else self.folds[indices]
+        return Photos(paths, self.labels[indices], self.typeids, digests, folds=folds)
 
     def open(self, index: int, image_size: int) -> Image.Image:
         """Opens a photo, or the next of its class if it has become unreadable.
@@ -99,10 +103,17 @@ class Photos:
         raise UserError(f"no photo of class {typeid!r} can be read any more, e.g. {path}")
 
     def neighbours(self, index: int) -> Iterator[int]:
-        """Yields an index, then the others of its class: those after it first."""
+        """Yields an index, then the others of its class, those after it first.
+
+        Those of its fold come before all others: in the place of a photo that a
+        model must not see, no other model's photo is seen.
+        """
         yield index
         others = np.flatnonzero(self.labels == self.labels[index])
-        yield from np.roll(others, -np.searchsorted(others, index))[1:].tolist()
+        others = np.roll(others, -np.searchsorted(others, index))[1:]
+        if self.folds is not None:
+            others = others[np.argsort(self.folds[others] != self.folds[index], kind="stable")]
+        yield from others.tolist()
 
 
 def find_photos(folder: str | pathlib.Path) -> list[str]:
@@ -215,13 +226,14 @@ def typeid_order(typeid: str) -> tuple[bool, int, str]:
     return (not is_number, int(typeid) if is_number else 0, typeid)
 
 
-def open_photo(path: str | pathlib.Path, image_size: int) -> Image.Image:
-    """Opens one photo as the network sees it.
+def open_photo(path: str | pathlib.Path, image_size: int, squashed: bool = True) -> Image.Image:
+    """Opens one photo as the network sees it, or as people do.
 
     Args:
         path: a JPEG, PNG, BMP, GIF (its first frame), WebP or TIFF file,
             whatever its name says.
         image_size: side in pixels; the photo is squashed to a square.
+        squashed: False keeps its proportions: the longer side has `image_size`.
 
     Returns:
         an RGB image, rotated as its EXIF tag says.
@@ -241,7 +253,7 @@ def open_photo(path: str | pathlib.Path, image_size: int) -> Image.Image:
             image.draft("RGB", (2 * image_size, 2 * image_size))
             is_large = image.width * image.height > LARGE_PIXELS
             with ONE_LARGE_PHOTO if is_large else contextlib.nullcontext():
-                return squash(image, image_size)
+                return scale(image, image_size, squashed)
     except Exception as error:  # whatever a decoder raises on hostile bytes
         # Pillow's own message repeats the name; an operating system's is `strerror`.
         reason = getattr(error, "strerror", None) or str(error).split(repr(str(path)))[0].strip()
@@ -254,14 +266,18 @@ def printable(path: str | pathlib.Path) -> str:
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
-def squash(image: Image.Image, image_size: int) -> Image.Image:
-    """Decodes an opened image and makes it an upright RGB square."""
+def scale(image: Image.Image, image_size: int, squashed: bool) -> Image.Image:
+    """Decodes an opened image and makes it upright, RGB, and as large as asked for."""
     # Both would copy an image that needs neither.
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode != "RGB":
         image = to_rgb(image)
-    return image.resize((image_size, image_size), RESAMPLING)
+    width = height = image_size
+    if not squashed:
+        ratio = image_size / max(image.size)
+        width, height = (max(1, round(side * ratio)) for side in image.size)
+    return image.resize((width, height), RESAMPLING)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

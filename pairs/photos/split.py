@@ -1,20 +1,45 @@
 """Which photos are for training and which for validation.
 
-The side of a photo depends on its name, its class, the seed, and on copies of
-it: not on the order of a directory, nor on the machine.
+The side of a photo depends on its name, its class, the seed, and on copies and
+near-duplicates of it: not on the order of a directory, nor on the machine.
 """
 
 import hashlib
 import os
 import pathlib
 
+from pairs.photos.check import Inspection
+from pairs.photos.duplicates import find_groups
 from pairs.photos.read import TRAIN, VALID
 
 
-def find_copies(
-    classes: dict[str, list[str]], digests: dict[str, str]
-) -> list[list[tuple[str, str]]]:
-    """Groups photos that are the same, byte by byte.
+def group_photos(classes: dict[str, list[str]], inspected: dict[str, Inspection]) -> dict[str, str]:
+    """Finds copies and near-duplicates among the photos of all classes.
+
+    Args:
+        classes: the file names of each typeid.
+        inspected: of each readable photo, by file name.
+
+    Returns:
+        the group of each file name: the first digest of it. A photo that is like
+        no other is a group of its own.
+    """
+    names = sorted(name for members in classes.values() for name in members)
+    digests = [str(inspected[name].digest) for name in names]
+    hashes = [inspected[name].perceptual_hash or "" for name in names]
+    groups = dict(zip(names, digests, strict=True))
+    for indices in find_groups(digests, hashes):
+        groups.update({names[index]: digests[indices[0]] for index in indices})
+    return groups
+
+
+def find_copies(classes: dict[str, list[str]], keys: dict[str, str]) -> list[list[tuple[str, str]]]:
+    """Lists photos that are the same.
+
+    Args:
+        classes: the file names of each typeid.
+        keys: by file name: digests, for those that are the same byte by byte, or
+            the groups of `group_photos`.
 
     Returns:
         groups of `(typeid, file name)`, each with at least two.
@@ -22,7 +47,7 @@ def find_copies(
     groups: dict[str, list[tuple[str, str]]] = {}
     for typeid, names in classes.items():
         for name in names:
-            groups.setdefault(digests[name], []).append((typeid, name))
+            groups.setdefault(keys[name], []).append((typeid, name))
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -31,7 +56,7 @@ def split_class(
     names: list[str],
     valid_fraction: float,
     seed: int,
-    digests: dict[str, str] | None = None,
+    groups: dict[str, str] | None = None,
 ) -> set[str]:
     """Chooses the validation photos of one class.
 
@@ -40,50 +65,57 @@ def split_class(
         names: its file names.
         valid_fraction: share of photos for validation, between 0 and 1.
         seed: another seed, another choice.
-        digests: by file name; copies of one photo stay on one side. None: there
-            are no copies.
+        groups: of `group_photos`; a group stays on one side. None: there are no
+            copies.
 
     Returns:
         their file names, at least one and not all of them, if there are two
-        different photos.
+        groups.
     """
 
     def draw(name):
         # A hash, not a random generator: the same on every machine and version.
         return hashlib.sha256(os.fsencode(f"{seed}\0{typeid}\0{name}")).digest()
 
-    groups: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for name in sorted(names):
-        groups.setdefault(digests[name] if digests else name, []).append(name)
-    if len(groups) < 2:
+        members.setdefault(groups[name] if groups else name, []).append(name)
+    if len(members) < 2:
         return set()
     count = min(max(1, round(valid_fraction * len(names))), len(names) - 1)
     valid: set[str] = set()
-    for copies in sorted(groups.values(), key=lambda copies: draw(copies[0])):
+    for copies in sorted(members.values(), key=lambda copies: draw(copies[0])):
         if len(valid) + len(copies) <= count:
             valid.update(copies)
-    fewest: list[str] = min(groups.values(), key=len)
+    fewest: list[str] = min(members.values(), key=len)
     return valid or set(fewest)
 
 
 def plan_copies(
-    classes: dict[str, list[str]], digests: dict[str, str], valid_fraction: float, seed: int
+    classes: dict[str, list[str]], groups: dict[str, str], valid_fraction: float, seed: int
 ) -> dict[str, pathlib.Path]:
     """Places every photo.
+
+    A class whose photos are all near-duplicates of one is for training.
+
+    Args:
+        classes: the file names of each typeid.
+        groups: of `group_photos`.
+        valid_fraction, seed: of `split_class`.
 
     Returns:
         the place of each file name below `--out`, e.g. `valid/64/64_a.jpg`.
     """
     # A photo under two typeids is no fair question: it is never for validation.
     in_two = {
-        digests[group[0][1]]
-        for group in find_copies(classes, digests)
+        groups[group[0][1]]
+        for group in find_copies(classes, groups)
         if len({typeid for typeid, _ in group}) > 1
     }
     places = {}
     for typeid, names in classes.items():
-        own = [name for name in names if digests[name] not in in_two]
-        valid = split_class(typeid, own, valid_fraction, seed, digests) if own else set()
+        own = [name for name in names if groups[name] not in in_two]
+        valid = split_class(typeid, own, valid_fraction, seed, groups) if own else set()
         for name in names:
             places[name] = pathlib.Path(VALID if name in valid else TRAIN, typeid, name)
     return places

@@ -1,0 +1,157 @@
+"""Puts photos into class folders, and takes away the places of an earlier sorting.
+
+Nothing is lost: no photo is overwritten by another, and a place is only removed
+if its photo is, byte by byte, still among the raw ones, and has its new place.
+"""
+
+import contextlib
+import filecmp
+import os
+import pathlib
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Iterable
+
+from pairs.errors import UserError
+from pairs.files import replacing
+from pairs.photos.read import (
+    PHOTO_SUFFIXES,
+    SIDES,
+    TRAIN,
+    VALID,
+    is_hidden,
+    printable,
+    why_not_a_typeid,
+)
+
+
+def why_not_a_name(name: str) -> str | None:
+    """The reason why a file name is not `typeid_hash.jpg`, or None if it is."""
+    typeid, underscore, _ = name.partition("_")
+    if is_hidden(name):
+        return "a hidden file"
+    if pathlib.Path(name).suffix.lower() not in PHOTO_SUFFIXES:
+        return "not named as a photo (.jpg, .png, ...)"
+    if not underscore:
+        return "no '_' in the name, so no typeid"
+    if not typeid.strip():
+        return "nothing before the first '_', so no typeid"
+    reason = why_not_a_typeid(typeid)
+    return f"the typeid {typeid!r} {reason}" if reason else None
+
+
+def check_case(classes: Iterable[str], out: pathlib.Path) -> None:
+    """Refuses typeids that would share a folder on the disk of `out`.
+
+    Raises:
+        UserError: names two of them.
+    """
+    by_folder: dict[str, str] = {}
+    for typeid in classes:
+        folder = unicodedata.normalize("NFC", typeid).casefold()
+        other = by_folder.setdefault(folder, typeid)
+        if other != typeid and not tells_apart(out, other, typeid):
+            raise UserError(
+                f"the typeids {other!r} and {typeid!r} would share a folder: the disk of --out "
+                f"{out} does not tell them apart. Rename one, or choose an --out on another disk"
+            )
+
+
+def tells_apart(out: pathlib.Path, name: str, other: str) -> bool:
+    """Whether two names are two folders on a disk (upper and lower case, composed letters)."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
+        pathlib.Path(scratch, name).mkdir()
+        return not pathlib.Path(scratch, other).exists()
+
+
+def find_stale(
+    raw: pathlib.Path,
+    out: pathlib.Path,
+    split: dict[str, pathlib.Path],
+    places: dict[str, pathlib.Path],
+) -> list[pathlib.Path]:
+    """Finds the places that other corrections gave to photos; refuses photos of another split.
+
+    Those would stay beside the new ones, and a photo could be on both sides.
+
+    Args:
+        raw: folder of raw photos.
+        out: folder that is sorted into.
+        split: the place of each file name without corrections.
+        places: with them.
+
+    Returns:
+        places below `out` that are to be removed: on the side of their photo, but in
+        another class folder than it has now.
+
+    Raises:
+        UserError: names a photo that is in the way.
+    """
+    planned, stale = set(places.values()), []
+    for side in SIDES:
+        for folder, folders, names in os.walk(out / side):
+            folders[:] = [name for name in folders if not is_hidden(name)]
+            for name in names:
+                place = pathlib.Path(folder, name).relative_to(out)
+                if place in planned or why_not_a_name(name):
+                    continue
+                if name in places and is_same_folder(out / place, out / places[name]):
+                    continue
+                is_of_split = name in split and place.parts == (side, place.parts[1], name)
+                if (
+                    is_of_split
+                    and split[name].parts[0] == side
+                    and is_copy(raw / name, out / place)
+                ):
+                    stale.append(place)
+                    continue
+                raise UserError(
+                    f"{printable(out / place)} is not part of this split (another seed, fraction, "
+                    f"version or --raw made it, or the photo is gone from --raw). Remove "
+                    f"{out / TRAIN} and {out / VALID}, or choose another --out"
+                )
+    return stale
+
+
+def is_same_folder(path: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two files are in one folder, which a disk may list by another name."""
+    return other.parent.exists() and path.parent.samefile(other.parent)
+
+
+def is_copy(source: pathlib.Path, target: pathlib.Path) -> bool:
+    """Whether a file has the bytes of another, and is none that it leads to."""
+    if not target.is_file() or source.resolve() == target.resolve():
+        return False
+    return filecmp.cmp(source, target, shallow=False)
+
+
+def place_photo(source: pathlib.Path, target: pathlib.Path, link: bool) -> bool:
+    """Copies or links one photo, unless it is there already.
+
+    Returns:
+        True if it was written, False if it was there.
+
+    Raises:
+        UserError: a different photo has that name.
+    """
+    if os.path.lexists(target):
+        if target.exists() and filecmp.cmp(source, target, shallow=False):
+            return False
+        raise UserError(f"{target} differs from {source}. Remove it if the new photo is right")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        os.link(source.resolve(), target)  # the photo, not a link to it
+    else:
+        with replacing(target) as temporary:
+            shutil.copy2(source, temporary)
+    return True
+
+
+def remove_places(out: pathlib.Path, stale: Iterable[pathlib.Path]) -> None:
+    """Removes places of `find_stale`, and the class folders that get empty."""
+    for place in stale:
+        (out / place).unlink()
+        with contextlib.suppress(OSError):  # it has other photos
+            (out / place).parent.rmdir()
