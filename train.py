@@ -11,6 +11,9 @@ The 2017 recipe has three stages, each from the best weights of the one before
                                 weights/log.csv       every epoch
                                 weights/curves.png    the same, drawn
 
+With `--folds K`, K models in weights/fold-1, weights/fold-2, ..., and what each
+says of the photos that it has not seen in weights/out_of_fold.csv.
+
 If it is stopped or killed, the same command resumes after the last finished epoch.
 
 Run it:      python train.py --data data --weights weights
@@ -27,12 +30,19 @@ from pair_generator import PairBatches, note_on_pairs
 from pairs.command_line import run, stop_at_once
 from pairs.devices import cluster, inventory, supervisor
 from pairs.errors import UserError
-from pairs.files import replacing
+from pairs.files import read_json, replacing
 from pairs.network import trunks
-from pairs.photos.check import check_sides, keep_vanished, list_photos, warn_about_leakage
+from pairs.photos.check import (
+    check_sides,
+    keep_vanished,
+    list_photos,
+    read_check,
+    write_check,
+)
 from pairs.photos.draw import draw_pairs
-from pairs.photos.read import TRAIN, VALID
-from pairs.training import recipe, run_folder
+from pairs.photos.folds import pool_sides, write_folds
+from pairs.photos.read import SIDES, VALID
+from pairs.training import recipe, run_folder, splits
 from pairs.training.flags import parse_args
 
 # Batches whose mean makes the BatchNormalization statistics of a random trunk.
@@ -40,13 +50,10 @@ STATISTICS_BATCHES = 8
 
 
 def train(args):
-    """Runs the stages, or resumes the run that is in `--weights`.
+    """Runs the stages, for each fold if there are folds, or resumes the run in `--weights`.
 
     Args:
         args: as `parse_args` returns them; nothing below this file sees them.
-
-    Returns:
-        Path of the final model file.
 
     Raises:
         UserError: data or weights are missing or do not fit, the folder holds
@@ -63,51 +70,56 @@ def train(args):
     with supervisor.one_line_errors(devices.num_processes), locked:
         # The others find what the main process leaves: photos checked, a model to start from.
         with devices.main_process_first():
-            photos, valid = prepare(args, stages, folder, listed, devices)
-        results = run_stages(make_run(args, stages, folder, devices), photos, valid)
-    print_summary(args, results)
-    return folder / "model.keras"
+            parts = prepare(args, stages, folder, listed, devices)
+        runs = train_parts(args, stages, parts, devices)
+        if args.folds and devices.is_main_process:
+            finish_folds(folder, parts[0].pool)
+        clean_up(folder, devices)
+    if not args.folds:
+        print_stages(runs[0].log.results)
+    print_next(args)
 
 
 def prepare(args, stages, folder, listed, devices):
     """Checks photos and settings, and builds the first model if it is not there.
 
     Returns:
-        `(photos, valid)`: all readable ones.
+        list of `Split`: one, or one a fold.
     """
-    if args.restart and devices.is_main_process:
-        run_folder.set_aside(folder)
-    known = run_folder.read_check(folder)
+    restarts = args.restart and devices.is_main_process
+    begins = restarts or not read_json(folder / "settings.json", run_folder.RESTART)
+    known = {side: {} for side in SIDES} if restarts else read_check(folder, run_folder.RESTART)
     sides, found = check_sides(args.data, listed, known, args.workers)
-    if (folder / "settings.json").exists():
+    if not begins:
         sides, found = keep_vanished(args.data, sides, known, found)
-    photos, valid = sides
-    warn_about_leakage(found[TRAIN], found[VALID])
-    unjudged = sorted(set(photos.labels) - set(valid.labels))
-    if unjudged:
-        some = photos.typeids[unjudged[0]]
-        print(f"note: no validation photos of {len(unjudged)} classes, e.g. {some!r}")
-    print(
-        f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate",
-        flush=True,
-    )
+    pool = pool_sides(sides) if args.folds else None
+    splits.print_counts(*sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
     inventory.prepare(args.precision, args.distribute)
-    settings = run_folder.make_settings(vars(args), stages, devices, photos.typeids, found)
+    settings = run_folder.make_settings(vars(args), stages, devices, sides[0].typeids, found)
+    if args.folds and begins:  # what cannot be cut is refused before the old run is moved
+        folds = splits.choose_folds(pool, found, args.folds, args.seed)
+    if restarts:
+        run_folder.set_aside(folder)
     resumes = run_folder.holds_run(folder, settings, known, found)
     if devices.is_main_process:
         if found != known:
-            run_folder.write_check(folder, found)
+            write_check(folder, found)
         if not resumes:
+            photos = pool or sides[0]
             build_first_model(args, photos, folder / "start.keras")
             draw_first_pairs(args, stages, photos, folder / "pairs.png")
+            if args.folds:
+                write_folds(folder, pool, folds)
             run_folder.write_settings(folder, settings)
     elif not resumes:
         raise UserError(
             f"--weights {folder}: process {devices.process} does not find there what process 0 "
             f"wrote; all of them need the same shared folder"
         )
-    return photos, valid
+    if args.folds:
+        return splits.split_folds(folder, pool, args.folds)
+    return [splits.Split(folder, *sides)]
 
 
 def build_first_model(args, photos, start_file):
@@ -144,16 +156,44 @@ def draw_first_pairs(args, stages, photos, picture):
         print(note)
 
 
-def make_run(args, stages, folder, devices):
-    """What all stages share: a `Run`."""
+def train_parts(args, stages, parts, devices):
+    """Trains one model after another; returns the `Run` of each."""
+    runs = []
+    for number, split in enumerate(parts, start=1):
+        if args.folds:
+            print(
+                f"\nfold {number} of {args.folds}: {len(split.photos)} photos to train, "
+                f"{len(split.valid)} held out",
+                flush=True,
+            )
+        runs.append(make_run(args, stages, split, devices, runs))
+        run_stages(runs[-1], split)
+    return runs
+
+
+def make_run(args, stages, split, devices, earlier):
+    """What all stages of a model share: a `Run`. `earlier`: those of the folds before."""
     from pairs.training.checkpoint import read_checkpoint
     from pairs.training.log import RunLog
     from pairs.training.run import Run
 
-    checkpoint = read_checkpoint(folder)
-    log = RunLog(folder, stages, checkpoint.rows, checkpoint.seconds, devices.is_main_process)
+    split.folder.mkdir(exist_ok=True)
+    checkpoint = read_checkpoint(split.folder)
+    log = RunLog(
+        split.folder,
+        stages,
+        checkpoint.rows,
+        checkpoint.seconds,
+        devices.is_main_process,
+        folds_done=[run.log.total_seconds() for run in earlier],
+        folds_left=(args.folds or 1) - len(earlier) - 1,
+    )
+    board = None
+    if args.tensorboard:
+        board = pathlib.Path(args.tensorboard, split.folder.name if args.folds else "")
     return Run(
-        folder=folder,
+        folder=split.folder,
+        start_file=pathlib.Path(args.weights, "start.keras"),
         stages=stages,
         trunk=args.trunk,
         image_size=args.image_size,
@@ -162,20 +202,20 @@ def make_run(args, stages, folder, devices):
         cache=args.cache,
         workers=args.workers,
         jit=args.jit,
-        tensorboard=pathlib.Path(args.tensorboard) if args.tensorboard else None,
+        tensorboard=board,
         devices=devices,
         log=log,
         checkpoint=checkpoint,
+        pool=split.pool,
     )
 
 
-def run_stages(run, photos, valid):
-    """Trains the stages that are not done yet; returns what each of them ended with."""
-    from pairs.training.activation_store import remove_stores
+def run_stages(run, split):
+    """Trains the stages that are not done yet."""
     from pairs.training.checkpoint import remove_checkpoint
     from pairs.training.stage import copy_file, model_files, run_stage
 
-    model_file = run.folder / "start.keras"
+    model_file = run.start_file
     run.devices.barrier()  # what was there is read, and may be overwritten
     for stage in run.stages:
         if run.log.is_done(stage):
@@ -185,23 +225,27 @@ def run_stages(run, photos, valid):
         check_still_there(model_file)
         size, groups = run.image_size_of(stage), run.devices.num_groups
         pairs = PairBatches(
-            photos, size, run.batch_size, run.seed_of(stage), stage.augment, num_groups=groups
+            split.photos, size, run.batch_size, run.seed_of(stage), stage.augment, num_groups=groups
         )
         valid_pairs = PairBatches(
-            valid, size, run.batch_size, run.seed, validation=True, num_groups=groups
+            split.valid, size, run.batch_size, run.seed, validation=True, num_groups=groups
         )
         model_file = run_stage(run, stage, pairs, valid_pairs, model_file)
     final = run.folder / "model.keras"
     if run.devices.is_main_process and not final.is_file():  # somebody deleted it
         check_still_there(model_file)
         copy_file(model_file, final)
-    run.devices.barrier()  # nobody reads them any more
     if run.devices.is_main_process:
-        remove_stores(run.folder)
         remove_checkpoint(run.folder)
+
+
+def clean_up(folder, devices):
+    """Deletes what only a training that goes on needs."""
+    devices.barrier()  # nobody reads them any more
+    if devices.is_main_process:
+        run_folder.remove_activations(folder)
     # Terabytes take time to delete, and JAX waits for 5 minutes at its end.
-    run.devices.barrier()
-    return run.log.results
+    devices.barrier()
 
 
 def check_still_there(model_file):
@@ -212,20 +256,46 @@ def check_still_there(model_file):
         )
 
 
-def print_summary(args, results):
-    """Prints how each stage ended, and what to type next."""
+def finish_folds(folder, pool):
+    """Writes and prints what the models say of the photos that they have not seen."""
+    from pairs.evaluation import calibration
+    from pairs.training import out_of_fold
+
+    found = out_of_fold.gather(folder, pool)
+    out_of_fold.write_results(folder, found)
+    fitted = calibration.fit(
+        found.probabilities, found.photos.labels, found.same_probabilities, found.same
+    )
+    calibration.write_calibration(folder, fitted)
+    results = found.results()
+    print("\nfold     photos      error")
+    for number, result in enumerate(results["folds"], start=1):
+        print(f"{number:<6}{result['photos']:>9}{result['error']:>11.4f}")
+    print(
+        f"{'all':<6}{results['photos']:>9}{results['error']:>11.4f} ± "
+        f"{results['error_standard_error']:.4f} (each photo by the model that has not seen it)"
+    )
+
+
+def print_stages(results):
+    """Prints how each stage of a single model ended."""
     from pairs.training.log import shown
 
     columns = [key for key in ("error", "same", "different") if key in results[-1]]
     print("\nstage   " + "".join(f"{column:>11}" for column in columns))
     for result in results:
         print(f"{result['stage']:<8}" + "".join(f"{shown(result[key]):>11}" for key in columns))
+
+
+def print_next(args):
+    """Prints what to type next."""
     quoted = {name: shlex.quote(getattr(args, name)) for name in ("data", "weights")}
     test = pathlib.Path(args.data, "test")
     test = shlex.quote(str(test)) if test.is_dir() else "FOLDER"
+    judged = quoted["data"] if args.folds else f"{quoted['data']}/{VALID}"
     print(
         f"next: python predict.py --weights {quoted['weights']} "
-        f"--evaluate {quoted['data']}/valid --report report\n"
+        f"--evaluate {judged} --report report\n"
         f"then: python predict.py --weights {quoted['weights']} --test {test}"
     )
 

@@ -20,6 +20,7 @@ def bench_run(
     """A run of some stages on one device, that has not begun."""
     return Run(
         folder=folder,
+        start_file=folder / "start.keras",
         stages=stages,
         trunk=trunk,
         image_size=image_size,
@@ -32,4 +33,5 @@ def bench_run(
         devices=ALONE,
         log=RunLog(folder, stages),
         checkpoint=Checkpoint(),
+        pool=None,
     )

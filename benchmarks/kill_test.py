@@ -4,11 +4,11 @@ Each time a small training (three stages on drawn photos) is killed with SIGKILL
 at a random moment, half of the times while it is writing a checkpoint, a model,
 a store or the log. The same command then resumes, and what it leaves is
 compared byte by byte with an undisturbed run: weights, log, results and
-predictions. With `--processes 2` a cluster on this machine's loopback address
-trains (JAX), and one of its processes, drawn at random, is killed: the others
-must end by themselves, each with one line.
+predictions, of every fold with `--folds`. With `--processes 2` a cluster on this
+machine's loopback address trains (JAX), and one of its processes, drawn at
+random, is killed: the others must end by themselves, each with one line.
 
-Run it:  python -m benchmarks.kill_test --kills 20 [--processes 2]
+Run it:  python -m benchmarks.kill_test --kills 20 [--processes 2] [--folds 3]
 """
 
 import argparse
@@ -34,22 +34,23 @@ TRAINING = "--pretrained none --image-size 71 --batch-size 8 --epochs 3 2 3"
 TARGETS = ("checkpoint.npz", None, "log.csv", None, "plain-best.keras", None, "activations", None)
 # How long the other processes may take to notice that one is gone.
 LONGEST_WAIT = 120
-COMPARED = ("model.weights.h5", "log.csv", "results.json", "predict.txt")
+COMPARED = ("model.keras", "log.csv", "results.json", "out_of_fold.csv", "predict.txt")
 
 
-def start(data, weights, num_processes):
+def start(data, weights, args):
     """Starts the training that is killed and run again: a list of its processes."""
     flags = [*TRAINING.split(), "--data", data, "--weights", weights]
-    if num_processes > 1:
-        return loopback.start(num_processes, flags)
+    flags += ["--folds", args.folds] if args.folds else []
+    if args.processes > 1:
+        return loopback.start(args.processes, flags)
     words = [sys.executable, ROOT / "train.py", *map(str, flags)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen(words, **pipes)]
 
 
-def finish(data, weights, num_processes):
+def finish(data, weights, args):
     """Runs the training to its end, and predicts; raises if either fails."""
-    training = start(data, weights, num_processes)
+    training = start(data, weights, args)
     predicting = [
         *(sys.executable, ROOT / "predict.py", "--weights", weights),
         *("--test", data / "test", "--out", weights / "predict.txt"),
@@ -64,20 +65,25 @@ def finish(data, weights, num_processes):
 
 
 def outcome(weights):
-    """dict from the names in `COMPARED` to bytes."""
-    files = {name: (weights / name).read_bytes() for name in COMPARED[1:]}
-    with zipfile.ZipFile(weights / "model.keras") as model:
-        return {COMPARED[0]: model.read(COMPARED[0]), **files}
+    """dict from the paths of the files in `COMPARED` to their bytes; of a model its weights."""
+    found = {}
+    for path in (path for name in COMPARED for path in sorted(weights.rglob(name))):
+        found[str(path.relative_to(weights))] = path.read_bytes()
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as model:
+                found[str(path.relative_to(weights))] = model.read("model.weights.h5")
+    return found
 
 
 def is_writing(weights, target):
     """Whether a file of this name is half written now."""
     if target == "activations":
         return any((weights / target).glob("*/.tmp-*"))
-    return temporary_path(weights / target).exists()
+    folders = [weights, *weights.glob("fold-*")]
+    return any(temporary_path(folder / target).exists() for folder in folders)
 
 
-def kill_once(data, weights, num_processes, target, delay):
+def kill_once(data, weights, args, target, delay):
     """Starts the training and kills one of its processes.
 
     Args:
@@ -90,9 +96,9 @@ def kill_once(data, weights, num_processes, target, delay):
         RuntimeError: another process did not end, or not with one line.
     """
     begin = time.perf_counter()
-    processes = start(data, weights, num_processes)
+    processes = start(data, weights, args)
     # The one that writes is process 0; at other moments any of them may die.
-    victim = 0 if target else random.randrange(num_processes)
+    victim = 0 if target else random.randrange(args.processes)
     training = processes.pop(victim)
     # Half of all writes are let pass: not always the first one is hit.
     to_pass = random.randrange(3) if target not in (None, "activations") else 0
@@ -131,14 +137,15 @@ def parse_args(argv=None):
     parser.add_argument(
         "--processes", type=positive_int, default=1, help="that train together (default: 1)"
     )
+    parser.add_argument("--folds", type=positive_int, metavar="K", help="as of train.py")
     return parser.parse_args(argv)
 
 
 def main():
     args = parse_args()
     random.seed(args.seed)
-    survived, num_processes = 0, args.processes
-    if num_processes > 1:
+    survived = 0
+    if args.processes > 1:
         os.environ["KERAS_BACKEND"] = "jax"  # predict.py, too
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
@@ -148,7 +155,7 @@ def main():
         breeds.draw_breeds(scratch / "test", 1, seed=1, labelled=False)
         img2keras.sort_photos(scratch / "raw", scratch)
         start = time.perf_counter()
-        finish(scratch, scratch / "undisturbed", num_processes)
+        finish(scratch, scratch / "undisturbed", args)
         duration = time.perf_counter() - start
         expected = outcome(scratch / "undisturbed")
         print(f"undisturbed: {duration:.0f} s", flush=True)
@@ -157,12 +164,11 @@ def main():
             target = TARGETS[number % len(TARGETS)]
             where = ""
             try:
-                where = kill_once(
-                    scratch, weights, num_processes, target, random.uniform(0, duration)
-                )
-                finish(scratch, weights, num_processes)
+                delay = random.uniform(0, duration)
+                where = kill_once(scratch, weights, args, target, delay)
+                finish(scratch, weights, args)
                 found = outcome(weights)
-                differs = [name for name in COMPARED if found[name] != expected[name]]
+                differs = [name for name in expected if found.get(name) != expected[name]]
                 verdict = f"differs in {', '.join(differs)}" if differs else "the same"
             except RuntimeError as error:
                 verdict = f"did not resume: {error}"

@@ -1,10 +1,13 @@
 """What several test files share: made photos, a small trunk, one small training."""
 
 import fcntl
+import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -72,8 +75,9 @@ def make_run(folder, **changes):
         **{"trunk": "xception", "image_size": SIZE, "batch_size": 6, "seed": 0, "workers": 2},
         **{"cache": "float32", "jit": False, "tensorboard": None, "devices": ALONE},
     }
-    log, checkpoint = RunLog(folder, stages), Checkpoint()
-    return Run(folder, stages, log=log, checkpoint=checkpoint, **{**defaults, **changes})
+    files = {"folder": folder, "start_file": folder / "start.keras", "stages": stages}
+    state = {"log": RunLog(folder, stages), "checkpoint": Checkpoint(), "pool": None}
+    return Run(**{**files, **defaults, **state, **changes})
 
 
 def assert_one_line_error(done, *words):
@@ -156,3 +160,69 @@ def trained(data, make_once):
         (weights / "stdout.txt").write_text(done.stdout)
 
     return make_once("weights", make)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The words that start a browser without a window; without one the test is skipped."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium), which is not here")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr")
+    return [program, *flags]
+
+
+def add_script(page, script, copy):
+    """Writes a copy of a page that runs a script at its end; returns its address."""
+    text = page.read_text(encoding="utf-8")
+    copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    return copy.as_uri()
+
+
+@pytest.fixture(scope="session")
+def browse(chromium, tmp_path_factory):
+    """A function that opens a page, maybe runs a script in it, and returns its DOM."""
+
+    def browse(page, script="", size="1280,1600", flags=("--dump-dom",)):
+        folder = tmp_path_factory.mktemp("page")
+        words = [*chromium, f"--window-size={size}", f"--user-data-dir={folder}", *flags]
+        done = subprocess.run(
+            [*words, add_script(page, script, folder / "page.html")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert "CONSOLE" not in done.stderr, done.stderr
+        return done.stdout
+
+    return browse
+
+
+@pytest.fixture(scope="session")
+def download(chromium, tmp_path_factory):
+    """A function that runs a script in a page and returns the file that it downloads."""
+
+    def download(page, script, name):
+        folder = tmp_path_factory.mktemp("download")
+        (folder / "Default").mkdir()
+        wanted = {"default_directory": str(folder), "prompt_for_download": False}
+        (folder / "Default" / "Preferences").write_text(json.dumps({"download": wanted}))
+        address = add_script(page, script, folder / "page.html")
+        with (folder / "stderr.txt").open("w+") as stderr:
+            words = [*chromium, f"--user-data-dir={folder}", address]
+            browser = subprocess.Popen(words, stdout=stderr, stderr=stderr)
+            try:
+                # The browser gives a file its name once it is complete.
+                deadline = time.monotonic() + 60
+                while not (folder / name).exists() and time.monotonic() < deadline:
+                    time.sleep(0.1)
+            finally:
+                browser.terminate()
+                browser.wait(timeout=60)
+            said = (folder / "stderr.txt").read_text()
+        assert "CONSOLE" not in said, said
+        assert (folder / name).exists(), said
+        return folder / name
+
+    return download

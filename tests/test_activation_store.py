@@ -14,7 +14,7 @@ from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.files import load_model
 from pairs.photos.read import Photos, read_photo
-from pairs.training import activation_store, stage
+from pairs.training import activation_store, run_folder, stage
 from pairs.training.batches import KerasBatches
 from pairs.training.checkpoint import Checkpoint
 from pairs.training.recipe import SEED
@@ -154,7 +154,7 @@ def test_a_disk_too_small_is_said_and_nothing_is_written(
     assert open_store(tmp_path, below, photos) is None
     assert "not stored but computed in every epoch" in capsys.readouterr().out
     assert [path.suffix for path in (tmp_path / "activations").iterdir()] == [".off"]
-    activation_store.remove_stores(tmp_path)
+    run_folder.remove_activations(tmp_path)
     assert open_store(tmp_path, below, photos)
 
 
@@ -163,7 +163,7 @@ def test_stores_are_removed_but_for_those_in_use(tmp_path, below, photos):
     activation_store.remove_stores(tmp_path, keep=[kept, None])
     assert kept.shard(0).is_file()
     assert not old.path.exists()
-    activation_store.remove_stores(tmp_path)
+    run_folder.remove_activations(tmp_path)
     assert not (tmp_path / "activations").exists()
 
 

@@ -161,7 +161,7 @@ def test_dropout_is_on_in_training_and_off_in_prediction(pair_model, batch):
 def test_a_resized_model_is_the_same_network_for_other_photos(pair_model):
     larger = resized(pair_model, build_trunk("xception", 96, "none", "no folder"))
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
-    feature = parts.photo_model(larger).predict(images, verbose=0)["feature"]
+    feature = parts.photo_model([larger]).predict(images, verbose=0)["feature"]
     # By hand: the small model's own layers, one after the other, on larger images.
     trunk = pair_model.get_layer("trunk")
     anew = keras.models.clone_model(trunk, input_tensors=keras.Input((None, None, 3)))
@@ -185,7 +185,7 @@ def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch
     mean = (
         expected["ctg_out_1"] + pair_model.predict([images, images], verbose=0)["ctg_out_2"]
     ) / 2
-    photo = parts.photo_model(loaded).predict(images, verbose=0)["probabilities"]
+    photo = parts.photo_model([loaded]).predict(images, verbose=0)["probabilities"]
     np.testing.assert_allclose(photo, mean, atol=1e-6)
 
 
@@ -198,7 +198,7 @@ def test_a_softmax_model_has_one_image_and_one_head(trunk, batch, tmp_path):
     compile_model(whole, keras.optimizers.SGD(0.1))
     whole.train_on_batch({"img_1": images}, {"ctg_out_1": labels["ctg_out_1"]})
     model.save(tmp_path / "model.keras")
-    loaded = parts.photo_model(load_model(tmp_path / "model.keras"))
+    loaded = parts.photo_model([load_model(tmp_path / "model.keras")])
     expected = model.predict(images, verbose=0)["ctg_out_1"]
     found = loaded.predict(images, verbose=0)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -436,9 +436,31 @@ def test_a_feature_and_all_after_it_are_float32_in_mixed_precision(trunk, batch)
     for layer in model.layers[model.layers.index(model.get_layer("trunk")) + 1 :]:
         assert layer.compute_dtype == "float32", layer.name
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
-    found = parts.photo_model(model).predict_on_batch(images)
+    found = parts.photo_model([model]).predict_on_batch(images)
     first, second = found["feature"]
     assert first.dtype == np.float32
     distance = ((first - second) ** 2).sum()
     exact = ((first.astype(np.float64) - second.astype(np.float64)) ** 2).sum()
     assert distance == pytest.approx(exact, rel=1e-5)
+
+
+def test_several_models_are_one_whether_or_not_their_trunks_begin_alike(trunk, batch):
+    """Two heads on one trunk, of which one has trained its blocks; then another trunk."""
+    keras.utils.set_random_seed(1)
+    images, _ = batch
+    first = build_model(trunk, ["a", "b", "c"])
+    second = build_model(keras.models.clone_model(trunk), ["a", "b", "c"])
+    second.get_layer("trunk").set_weights(trunk.get_weights())
+    kernel = second.get_layer("trunk").get_layer("block14_sepconv2").pointwise_kernel
+    kernel.assign(1.1 * kernel)
+    for cut in (parts.shared_cut([first, second], 105), None):
+        found = parts.photo_model([first, second], cut=cut).predict_on_batch(images)
+        alone = [parts.photo_model([model]).predict_on_batch(images) for model in (first, second)]
+        mean = np.mean([each["probabilities"] for each in alone], axis=0)
+        np.testing.assert_allclose(found["probabilities"], mean, atol=1e-5)
+        features = np.concatenate([each["feature"] for each in alone], axis=1)
+        np.testing.assert_allclose(found["feature"], features, rtol=1e-4, atol=1e-5)
+    assert parts.shared_cut([first, second], 105) == 105
+    kernel = second.get_layer("trunk").get_layer("block1_conv1").kernel
+    kernel.assign(1.1 * kernel)
+    assert parts.shared_cut([first, second], 105) is None

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ from conftest import ROOT
 from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
 from pairs.files import read_json
+from pairs.photos import check
 from pairs.photos.check import Facts
 from pairs.training import run_folder
 from pairs.training.recipe import SEED
@@ -32,13 +34,13 @@ def found():
 @pytest.fixture
 def begun(tmp_path, found):
     """A folder with a run in it."""
-    run_folder.write_check(tmp_path, found)
+    check.write_check(tmp_path, found)
     run_folder.write_settings(tmp_path, settings(found))
     return tmp_path
 
 
 def go_on(folder, found, **changes):
-    known = run_folder.read_check(folder)
+    known = check.read_check(folder)
     return run_folder.holds_run(folder, settings(found, **changes), known, found)
 
 
@@ -226,6 +228,7 @@ OTHER_VALUES = {
     "cache": "float16",
     "precision": "mixed_bfloat16",
     "jit": True,
+    "folds": 5,
 }
 
 
@@ -237,7 +240,8 @@ def test_every_flag_that_changes_a_result_is_compared(begun, found):
     run_folder.write_settings(begun, settings(found, **flags))
     assert go_on(begun, found, **flags)
     for name, value in OTHER_VALUES.items():
-        words = f"--{name.replace('_', '-')} was {flags[name]}, is {value}"
+        was = "not given" if flags[name] is None else flags[name]
+        words = f"--{name.replace('_', '-')} was {was}, is {value}"
         with pytest.raises(UserError, match=words):
             go_on(begun, found, **{**flags, name: value})
     for name in MAY_DIFFER:
@@ -257,7 +261,7 @@ def test_a_run_can_go_on_without_its_store_where_a_quota_leaves_no_room(
 
 
 def test_a_folder_without_a_check_knows_no_photos(tmp_path):
-    assert run_folder.read_check(tmp_path) == {"train": {}, "valid": {}}
+    assert check.read_check(tmp_path) == {"train": {}, "valid": {}}
 
 
 def test_another_version_of_a_package_is_a_note_and_not_an_error(begun, found, capsys):
@@ -289,8 +293,13 @@ def test_the_same_classes_in_another_order_are_another_run(begun, found):
 
 
 def test_what_a_check_found_is_read_back_and_a_damaged_one_is_one_line(begun, found):
-    assert run_folder.read_check(begun) == found
+    assert check.read_check(begun) == found
+    content = json.loads((begun / "photos.json").read_text())
+    for photos in content.values():  # as versions without descriptions wrote it
+        photos.update({name: facts[:5] for name, facts in photos.items()})
+    (begun / "photos.json").write_text(json.dumps(content))
+    assert check.read_check(begun) == found
     for content in ("[1]", '{"train": [1]}', '{"train": {"a/0.jpg": 5}}', "{"):
         (begun / "photos.json").write_text(content)
         with pytest.raises(UserError, match=r"photos\.json: damaged"):
-            run_folder.read_check(begun)
+            check.read_check(begun)

@@ -22,10 +22,11 @@ from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.files import load_model
+from pairs.photos.read import Photos
 from pairs.training import callbacks, recipe, stage
 from pairs.training.optimizer import compile_model
 from pairs.training.recipe import LOSS_WEIGHTS, SEED, Stage
-from pairs.training.scoring import score
+from pairs.training.scoring import judge
 
 MORE_WORKERS = FLAGS.replace("--workers 2", "--workers 5")
 
@@ -389,6 +390,8 @@ def test_the_error_counts_what_both_heads_say_of_each_image():
     partner = np.array([3, 0, 1, 5, 2, 4])
 
     class Pairs:
+        photos = Photos([str(label) for label in labels], labels, list("abcdef"))
+
         def pairs(self, step):
             return labels, partner, {"ctg_out_1": labels, "bin_out": labels % 2}
 
@@ -408,7 +411,7 @@ def test_the_error_counts_what_both_heads_say_of_each_image():
                 "bin_out": np.eye(2)[[0, 1, 0, 1, 1, 1]],
             }
 
-    found = score(Model(), Batches())
+    found = judge(Model(), Batches()).result()
     assert found == {"photos": 6, "error": 0.0, "same": 1.0, "different": pytest.approx(2 / 3)}
 
 

@@ -4,13 +4,10 @@ A `.keras` file may come from anywhere; what is loaded here is one of ours, or
 one line says why not.
 """
 
-import hashlib
 import pathlib
 import zipfile
-from collections.abc import Iterable
 
 import keras
-import numpy as np
 
 from pairs.errors import UserError
 from pairs.files import replacing
@@ -79,14 +76,6 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Saves a model file, whole or not at all."""
     with replacing(path) as temporary:
         model.save(temporary)
-
-
-def digest(variables: Iterable[keras.Variable]) -> str:
-    """SHA-256 of the values of variables: equal only if bit for bit the same."""
-    sha = hashlib.sha256()
-    for variable in variables:
-        sha.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-    return sha.hexdigest()
 
 
 def draw_model(model: keras.Model, path: pathlib.Path) -> str | None:

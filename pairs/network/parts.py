@@ -8,7 +8,11 @@ class_map_model   single photos -> where each class is seen
 pair_head         two features -> different / same
 """
 
+import hashlib
+from collections.abc import Iterable, Sequence
+
 import keras
+import numpy as np
 
 from pairs.network.layers import CONVOLUTIONS, as_product
 
@@ -113,6 +117,14 @@ def split_trunk(model: keras.Model, cut: int | None) -> tuple[keras.Model, keras
     return below, for_prediction(upper)
 
 
+def digest(variables: Iterable[keras.Variable]) -> str:
+    """SHA-256 of the values of variables: equal only if bit for bit the same."""
+    sha = hashlib.sha256()
+    for variable in variables:
+        sha.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+    return sha.hexdigest()
+
+
 def classify(model: keras.Model, feature: keras.KerasTensor, number: int) -> keras.KerasTensor:
     """Dropout and softmax `number` of `model` on a feature."""
     return model.get_layer(f"ctg_out_{number}")(model.get_layer(f"dropout_{number}")(feature))
@@ -132,26 +144,60 @@ def connect(below: keras.Model, above: keras.Model) -> keras.Model:
     return keras.Model(inputs, above(parts), name="one_pass")
 
 
-def photo_model(model: keras.Model, head: str = "mean") -> keras.Model:
-    """Single photos to class probabilities and features.
+def photo_model(
+    models: Sequence[keras.Model], head: str = "mean", cut: int | None = None
+) -> keras.Model:
+    """Single photos to class probabilities and features, of one model or several together.
 
     Args:
-        model: `build_model(...)`.
+        models: of `build_model(...)`, all for images of one size.
         head: "mean" of the softmax heads, or one of them: "first", "second" (a
             model without pair has only the first).
+        cut: index of a trunk layer up to which all models are the same: photos
+            pass that part once. None: each model has a trunk of its own.
 
     Returns:
         a model from uint8 images to `probabilities`, shape
-        `(batch, classes)`, and `feature`, shape `(batch, 2048)`.
+        `(batch, classes)`, the mean of all models, and `feature`, shape
+        `(batch, 2048 * len(models))`, their features side by side.
     """
-    below, _ = split(model, None)
-    numbers = {"first": [1], "second": [2], "mean": [1, 2]}[head] if is_paired(model) else [1]
-    heads = [classify(model, below.output, number) for number in numbers]
-    mean = keras.layers.average(heads) if len(heads) > 1 else heads[0]
-    # Distances are sums of 2048 squares; in bfloat16 such a sum has lost a third.
-    feature = keras.ops.cast(below.output, model.get_layer("ctg_out_1").variable_dtype)
-    outputs = {"probabilities": mean, "feature": feature}
+    if len(models) == 1:
+        return for_prediction(photo_part(models[0], head, None, "photo_model"))
+    below, _ = split_trunk(models[0], cut)
+    shared = below.input if cut is None else below.output
+    found = [
+        photo_part(model, head, cut, f"model_{number}")(shared)
+        for number, model in enumerate(models, start=1)
+    ]
+    outputs = {
+        "probabilities": keras.layers.average([each["probabilities"] for each in found]),
+        "feature": keras.ops.concatenate([each["feature"] for each in found], axis=-1),
+    }
     return for_prediction(keras.Model(below.input, outputs, name="photo_model"))
+
+
+def photo_part(model: keras.Model, head: str, cut: int | None, name: str) -> keras.Model:
+    """`photo_model` of one model, from its images (`cut` is None) or from activations on."""
+    below, upper = split_trunk(model, cut)
+    if upper is None:
+        start, feature = below.input, below.output
+    else:
+        start = keras.Input(below.output_shape[1:])
+        feature = upper(start, training=False)
+    numbers = {"first": [1], "second": [2], "mean": [1, 2]}[head] if is_paired(model) else [1]
+    heads = [classify(model, feature, number) for number in numbers]
+    outputs = {
+        "probabilities": keras.layers.average(heads) if len(heads) > 1 else heads[0],
+        # Distances are sums of 2048 squares; in bfloat16 such a sum has lost a third.
+        "feature": keras.ops.cast(feature, model.get_layer("ctg_out_1").variable_dtype),
+    }
+    return keras.Model(start, outputs, name=name)
+
+
+def shared_cut(models: Sequence[keras.Model], cut: int) -> int | None:
+    """`cut`, if the trunks of all models are the same up to that layer, bit by bit; else None."""
+    digests = {digest(split_trunk(model, cut)[0].weights) for model in models}
+    return cut if len(digests) == 1 else None
 
 
 def class_map_model(model: keras.Model) -> keras.Model:

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from pairs.errors import UserError
 from pairs.files import file_digest, replacing
-from pairs.network.files import digest
+from pairs.network.parts import digest
 from pairs.photos.read import Photos, read_ahead
 from pairs.training.run import Run
-from pairs.training.run_folder import ACTIVATIONS, installed_versions, remove_activations
+from pairs.training.run_folder import ACTIVATIONS, installed_versions
 
 # Photos per forward pass of the frozen part, whatever the training batch is.
 BATCH_SIZE = 16
@@ -47,10 +47,12 @@ class ActivationStore:
         path: folder of the shards, `00000.npy`, `00001.npy`, ..., each of shape
             `(SHARD_ROWS, *activation)`, the last one as long as it comes.
         num_photos: whose activations it holds.
+        rows: int array: which of them `read` counts; None: all, in their order.
     """
 
     path: pathlib.Path
     num_photos: int
+    rows: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def shard(self, number: int) -> pathlib.Path:
         """Path of a shard."""
@@ -87,7 +89,8 @@ class ActivationStore:
         Raises:
             UserError: a shard is gone or damaged.
         """
-        numbers, places = np.divmod(indices + self.num_photos * mirrored, SHARD_ROWS)
+        own = indices if self.rows is None else self.rows[indices]
+        numbers, places = np.divmod(own + self.num_photos * mirrored, SHARD_ROWS)
         # Mapped anew for every batch: pages that stay mapped count as resident
         # memory, and a store is larger than that.
         shards = {number: self.open_shard(number) for number in set(numbers.tolist())}
@@ -95,6 +98,17 @@ class ActivationStore:
         for row, number, place in zip(rows, numbers, places, strict=True):
             row[...] = shards[number][place]
         return rows
+
+    def part(self, of: Photos, photos: Photos) -> "ActivationStore":
+        """The same store for some of its photos.
+
+        Args:
+            of: all that it holds.
+            photos: some of them, in any order.
+        """
+        place = {path: row for row, path in enumerate(of.paths)}
+        rows = np.array([place[path] for path in photos.paths], int)
+        return dataclasses.replace(self, rows=rows)
 
     def open_shard(self, number: int) -> np.ndarray:
         """Maps a shard: an array whose rows are read when they are used."""
@@ -131,7 +145,7 @@ def open_store(
     """
     if run.cache == "off":
         return None
-    folder = run.folder / ACTIVATIONS
+    folder = run.home / ACTIVATIONS
     key = store_key(below, photos, run.cache, run.workers, mirror)
     store = ActivationStore(folder / key, len(photos))
     num_rows = len(photos) * (2 if mirror else 1)
@@ -298,21 +312,9 @@ def digest_or_gone(path: str) -> str:
         return "gone"
 
 
-def remove_stores(
-    weights: pathlib.Path, keep: Sequence[ActivationStore | None] | None = None
-) -> None:
-    """Deletes the stores of a run.
-
-    Args:
-        weights: the run's folder.
-        keep: those still in use; None: the run is done, and what was decided
-            about stores is forgotten, too.
-    """
-    folder = weights / ACTIVATIONS
-    if keep is None:
-        remove_activations(weights)
-        return
+def remove_stores(weights: pathlib.Path, keep: Sequence[ActivationStore | None]) -> None:
+    """Deletes the stores of a run, except those that are still in use."""
     kept = {store.path for store in keep if store}
-    for path in folder.glob("*"):
+    for path in (weights / ACTIVATIONS).glob("*"):
         if path.is_dir() and path not in kept:
             shutil.rmtree(path, ignore_errors=True)

@@ -7,6 +7,7 @@ import pathlib
 from pairs.command_line import Parser, add_workers_flag
 from pairs.devices.inventory import PRECISIONS
 from pairs.network.trunks import TRUNKS
+from pairs.photos.folds import MOST_FOLDS
 from pairs.training.recipe import RECIPES
 
 # One image of this size takes 12 GB in the blocks stage; a larger number is a slip.
@@ -31,6 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         )
     if args.batch_size < 2:
         parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
+    if args.folds is not None and not 2 <= args.folds <= MOST_FOLDS:
+        parser.error(f"--folds {args.folds}: 2 to {MOST_FOLDS} are expected")
     if not 0 <= args.seed <= MAX_SEED:
         parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
     if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
@@ -87,6 +90,13 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         type=epochs_count,
         nargs="+",
         help="at most so many for each stage, 0 skips it (default: the recipe's, seed: 30 30 10)",
+    )
+    add(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="train K models, each without a Kth of all photos of train/ and valid/; predict.py "
+        "averages them",
     )
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
 

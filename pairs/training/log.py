@@ -3,6 +3,7 @@
 Every file is written whole or not at all, so it can be read during the training.
 """
 
+import csv
 import pathlib
 import statistics
 import time
@@ -36,6 +37,8 @@ class RunLog:
             took. Time is kept apart from the log, which is the same for the same
             seed.
         writes: False for all processes of a cluster but one.
+        folds_done: how long the epochs of each earlier fold took, in seconds.
+        folds_left: how many folds come after this one.
     """
 
     def __init__(
@@ -45,9 +48,13 @@ class RunLog:
         rows: Sequence[dict[str, Any]] = (),
         seconds: Sequence[float] = (),
         writes: bool = True,
+        folds_done: Sequence[float] = (),
+        folds_left: int = 0,
     ) -> None:
         self.folder = folder
         self.writes = writes
+        self.folds_done = folds_done
+        self.folds_left = folds_left
         self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
@@ -58,6 +65,14 @@ class RunLog:
     def is_done(self, stage: Stage) -> bool:
         """Whether a stage has been trained and judged."""
         return stage.name in [result["stage"] for result in self.results]
+
+    def total_seconds(self) -> float:
+        """How long all epochs took, also those before the last start of a finished run."""
+        try:
+            with (self.folder / "times.csv").open(newline="", encoding="utf-8") as file:
+                return sum(float(row["seconds"]) for row in csv.DictReader(file))
+        except (OSError, ValueError, KeyError, TypeError):  # only an estimate depends on it
+            return sum(self.seconds)
 
     def callback(self, stage: Stage) -> "LogEpochs":
         """A Keras callback that adds every epoch of `stage` to the log."""
@@ -91,17 +106,21 @@ class RunLog:
         # The first epoch of a stage also compiles; a median passes over it.
         an_epoch = statistics.median(own)
         here = (self.stages[now].epochs - last["epoch"]) * an_epoch
+        later = sum(stage.epochs for stage in self.stages[now + 1 :]) * an_epoch
         if not here:
             return ""
-        later = sum(stage.epochs for stage in self.stages[now + 1 :]) * an_epoch
         text = f"stage {last['stage']}: at most {duration(here)} left"
         if later:
             # Nobody knows yet how long their epochs take.
             text += f", the run: {duration(here + later)} if later epochs take as long"
+        if self.folds_left:
+            whole = [*self.folds_done] or [sum(self.seconds) + here + later]
+            rest = here + later + self.folds_left * statistics.median(whole)
+            text += f"; all folds: {duration(rest)}"
         return text
 
     def add_result(self, stage: Stage, result: dict[str, Any]) -> None:
-        """Adds and prints what `scoring.score` measured after a stage."""
+        """Adds and prints how good a stage's best epoch is, see `scoring.Judgement`."""
         self.results.append({"stage": stage.name, **result})
         if self.writes:
             write_json(self.folder / "results.json", self.results)

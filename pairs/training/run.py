@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from pairs.devices.cluster import Cluster
+from pairs.photos.read import Photos
 from pairs.training.checkpoint import Checkpoint
 from pairs.training.log import RunLog
 from pairs.training.recipe import Stage
@@ -11,10 +12,11 @@ from pairs.training.recipe import Stage
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training.
+    """The training of one model.
 
     Attributes:
-        folder: the weights folder; holds all that the run writes.
+        folder: holds all that the run writes, except stored activations of folds.
+        start_file: the model that its first stage starts from.
         stages: the plan.
         trunk: key of `trunks.TRUNKS`.
         image_size: side in pixels, before a stage's own scale.
@@ -27,9 +29,11 @@ class Run:
         devices: what trains.
         log: told of every epoch and result.
         checkpoint: to resume from; empty at the beginning.
+        pool: see `splits.Split`; their activations are stored once, for all folds.
     """
 
     folder: pathlib.Path
+    start_file: pathlib.Path
     stages: list[Stage]
     trunk: str
     image_size: int
@@ -42,6 +46,12 @@ class Run:
     devices: Cluster
     log: RunLog
     checkpoint: Checkpoint
+    pool: Photos | None
+
+    @property
+    def home(self) -> pathlib.Path:
+        """Folder of the whole training, all folds together."""
+        return self.start_file.parent
 
     def seed_of(self, stage: Stage) -> int:
         """The seed of a stage's training.

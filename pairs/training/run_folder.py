@@ -7,7 +7,6 @@ resumes; another recipe, data set or class list is refused, with the difference.
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import shutil
@@ -18,10 +17,11 @@ import filelock
 
 from pairs.devices.cluster import Cluster
 from pairs.errors import UserError
-from pairs.files import read_json, write_json, write_text
+from pairs.files import read_json, write_json
 from pairs.network import trunks
 from pairs.photos import read
-from pairs.photos.check import Facts, Known, fingerprint, readable
+from pairs.photos.check import PHOTOS, Known, fingerprint, readable
+from pairs.photos.folds import FOLDS, MOST_FOLDS, fold_folder
 from pairs.photos.read import SIDES
 from pairs.training import recipe
 from pairs.training.recipe import RECIPES, Stage
@@ -32,7 +32,6 @@ RESTART = "start over with --restart, which keeps the old run in a folder of its
 NOT_COMPARED = (
     *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
 )
-PHOTOS = "photos.json"
 # Its folder of stored activations, see `activation_store`.
 ACTIVATIONS = "activations"
 # What a run writes. Nothing else in the folder is ever moved: it may hold
@@ -53,7 +52,10 @@ RUN_FILES = (
     "log.csv",
     "times.csv",
     "results.json",
+    "held_out.npz",
+    "out_of_fold.csv",
     PHOTOS,
+    FOLDS,
     "calibration.json",
 )
 
@@ -80,8 +82,12 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def run_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files of a run in a folder, in the order of `RUN_FILES`."""
-    return [folder / name for name in RUN_FILES if (folder / name).exists()]
+    """The files of a run in a folder, in the order of `RUN_FILES`; then those of its folds."""
+    folds = [fold_folder(folder, fold) for fold in range(1, MOST_FOLDS + 1)]
+    # With settings of its own it is a run of its own, whatever its name.
+    folds = [path for path in folds if not (path / RUN_FILES[0]).exists()]
+    paths = [place / name for place in (folder, *folds) for name in RUN_FILES]
+    return [path for path in paths if path.exists()]
 
 
 def remove_run(folder: pathlib.Path) -> None:
@@ -101,16 +107,19 @@ def set_aside(folder: pathlib.Path) -> None:
 
     Its stored activations are deleted: they can be computed again.
     """
-    files = run_files(folder)
+    files = [path.relative_to(folder) for path in run_files(folder)]
     number = 1
-    while any((folder / f"run-{number}" / path.name).exists() for path in files):
+    while any((folder / f"run-{number}" / path).exists() for path in files):
         number += 1
     aside = folder / f"run-{number}"
     for path in files:
-        aside.mkdir(exist_ok=True)
-        os.replace(path, aside / path.name)
-        if path.name == RUN_FILES[0]:  # nothing resumes that run any more
+        (aside / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder / path, aside / path)
+        if str(path) == RUN_FILES[0]:  # nothing resumes that run any more
             remove_activations(folder)
+    for parent in {path.parent for path in files} - {pathlib.Path()}:
+        with contextlib.suppress(OSError):  # what else the user keeps there stays
+            (folder / parent).rmdir()
     remove_activations(folder)
 
 
@@ -193,14 +202,14 @@ def holds_run(
             )
         check_same_run(folder, old, settings, known, found)
         return True
-    for name in RUN_FILES:
+    for path in run_files(folder):
         # A new run that was killed at once may have left a start.keras and pictures.
-        is_result = name.endswith(("-best.keras", "-last.keras"))
-        is_result |= name in ("checkpoint.npz", "results.json", "model.keras")
-        if is_result and (folder / name).exists():
+        is_result = path.name.endswith(("-best.keras", "-last.keras"))
+        is_result |= path.name in ("checkpoint.npz", "results.json", "model.keras")
+        if is_result:
             raise UserError(
-                f"{folder / name} is not of a run that could resume (no settings.json); choose "
-                f"another --weights, or {RESTART}"
+                f"{path} is not of a run that could resume (no settings.json); choose another "
+                f"--weights, or {RESTART}"
             )
     return False
 
@@ -208,27 +217,6 @@ def holds_run(
 def write_settings(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     """Writes settings.json: from now on the folder holds this run."""
     write_json(folder / "settings.json", settings)
-
-
-def read_check(folder: pathlib.Path) -> dict[str, Known]:
-    """What an earlier check of the photos found on each side, if there was one."""
-    found: dict[str, Known] = {side: {} for side in SIDES}
-    path = folder / PHOTOS
-    try:
-        for side, photos in read_json(path, RESTART).items():
-            found[side] = {name: Facts(*facts) for name, facts in photos.items()}
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); {RESTART}") from error
-    return found
-
-
-def write_check(folder: pathlib.Path, found: dict[str, Known]) -> None:
-    """Remembers what a check found."""
-    content = {
-        side: {name: dataclasses.astuple(facts) for name, facts in photos.items()}
-        for side, photos in found.items()
-    }
-    write_text(folder / PHOTOS, json.dumps(content) + "\n")
 
 
 def check_same_run(
@@ -250,7 +238,7 @@ def check_same_run(
         UserError: spells out every difference.
     """
     differences = [
-        f"--{name.replace('_', '-')} was {old['flags'].get(name)}, is {value}"
+        f"--{name.replace('_', '-')} was {given(old['flags'].get(name))}, is {given(value)}"
         for name, value in new["flags"].items()
         if name not in NOT_COMPARED and old["flags"].get(name) != value
     ]
@@ -285,6 +273,11 @@ def check_same_run(
     }
     for name, (before, now) in changed.items():
         print(f"note: {name} was {before}, is {now}: results may differ in the last digits")
+
+
+def given(value: Any) -> Any:
+    """The value of a flag, human-readable."""
+    return "not given" if value is None else value
 
 
 def stage_differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:

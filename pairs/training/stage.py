@@ -15,22 +15,30 @@ import sys
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 
 from pairs.devices.cluster import ALONE, Cluster
 from pairs.errors import UserError
 from pairs.files import replacing
-from pairs.network.files import digest, load_at_size, load_model, save_model
-from pairs.network.parts import connect, for_prediction, split, split_trunk, unfreeze
+from pairs.network.files import load_at_size, load_model, save_model
+from pairs.network.held_out import HeldOut, write_held_out
+from pairs.network.parts import connect, digest, for_prediction, split, split_trunk, unfreeze
 from pairs.network.trunks import TRUNKS
 from pairs.photos.read import Photos
-from pairs.training.activation_store import ActivationStore, open_store, remove_stores
+from pairs.training.activation_store import (
+    BATCH_SIZE,
+    ActivationStore,
+    from_photos,
+    open_store,
+    remove_stores,
+)
 from pairs.training.batches import KerasBatches, Pairs
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.checkpoint import Checkpoint, KeepCheckpoint
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.run import Run
-from pairs.training.scoring import score
+from pairs.training.scoring import judge
 
 
 class Parts:
@@ -41,10 +49,12 @@ class Parts:
         below: images to activations, frozen.
         above: activations to outputs, trained.
         whole: both, images to outputs.
+        cut: as given.
     """
 
     def __init__(self, model: keras.Model, cut: int | None) -> None:
         self.model = model
+        self.cut = cut
         self.below, self.above = split(model, cut)
         self.whole = connect(self.below, self.above)
 
@@ -110,11 +120,38 @@ def run_stage(
     # `load_weights` of a .keras file takes three times as long.
     setup.parts.model.set_weights(load_model(best_file).get_weights())
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run.workers, ALONE)
-    result = score(for_prediction(judged), batches)
+    judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
+        if run.pool is not None:
+            features = compute_features(run, setup, valid_pairs.photos)
+            write_held_out(
+                run.folder,
+                HeldOut(
+                    digest(setup.parts.model.weights),
+                    np.array(valid_pairs.photos.digests),
+                    judgement.probabilities,
+                    features,
+                    judgement.same_probabilities,
+                    judgement.same,
+                ),
+            )
         copy_file(best_file, run.folder / "model.keras")
-    run.log.add_result(stage, result)  # the stage is done: the last file to be written
+    run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
+
+
+def compute_features(run: Run, setup: Setup, photos: Photos) -> np.ndarray:
+    """The trunk's feature of validation photos: float32 array, shape `(photos, 2048)`."""
+    store, below = setup.valid_store, setup.parts.below
+    batches: Iterator[np.ndarray] = from_photos(range(len(photos)), below, photos, run.workers)
+    if store:
+        starts = range(0, len(photos), BATCH_SIZE)
+        batches = (
+            store.read(np.arange(start, min(start + BATCH_SIZE, len(photos)))) for start in starts
+        )
+    _, upper = split_trunk(setup.parts.model, setup.parts.cut)
+    parts = [batch if upper is None else upper.predict_on_batch(batch) for batch in batches]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def set_up(
@@ -182,7 +219,7 @@ def open_stores(
     run: Run, stage: Stage, parts: Parts, photos: Photos, valid: Photos
 ) -> tuple[ActivationStore | None, ActivationStore | None]:
     """The stores of a stage, `(training, validation)`; those of others are removed."""
-    stores = []
+    stores: list[ActivationStore | None] = []
 
     def open_one(photos, mirror, needed_later):
         lower = None
@@ -200,6 +237,16 @@ def open_stores(
         for other in run.stages
         if other.number > stage.number and other.unfreeze and other.image_scale == stage.image_scale
     ]
+    if run.pool is not None:
+        # Every photo is held out by one fold and trained on by the others: one
+        # store of all of them, which stays for the folds to come.
+        mirror = stage.augment == "mirror"
+        pooled = open_one(run.pool, mirror, mirror in [other == "mirror" for other in later])
+        run.devices.barrier()
+        if pooled is None:
+            return None, None
+        own = None if stage.augment == "affine" else pooled.part(run.pool, photos)
+        return own, pooled.part(run.pool, valid)
     valid_store = open_one(valid, False, needed_later=bool(later))
     train_store = None  # affine transforms are new every epoch
     if stage.augment != "affine":

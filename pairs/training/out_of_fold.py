@@ -1,0 +1,108 @@
+"""What the models of all folds say of the photos that they have not seen."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from pairs.errors import UserError
+from pairs.files import write_csv, write_json
+from pairs.network.held_out import read_held_out
+from pairs.photos.folds import fold_folder, folds_of, read_folds
+from pairs.photos.read import Photos
+from pairs.training.run_folder import RESTART
+
+TABLE = "out_of_fold.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class OutOfFold:
+    """Every photo, judged by the one model that has not seen it.
+
+    Attributes:
+        photos: of all folds.
+        folds: int array, shape `(photos,)`: the fold that held out each.
+        probabilities: float32 array, shape `(photos, classes)`.
+        same_probabilities, same: of the pairs of all folds, see `HeldOut`.
+    """
+
+    photos: Photos
+    folds: np.ndarray
+    probabilities: np.ndarray
+    same_probabilities: np.ndarray
+    same: np.ndarray
+
+    def results(self) -> dict[str, Any]:
+        """Numbers: `photos`, `error`, `error_standard_error` (binomial), and those of each fold."""
+        wrong = self.probabilities.argmax(axis=1) != self.photos.labels
+        error = float(wrong.mean())
+        folds = [wrong[self.folds == fold] for fold in range(1, self.folds.max() + 1)]
+        return {
+            "photos": len(wrong),
+            "error": error,
+            "error_standard_error": math.sqrt(error * (1 - error) / len(wrong)),
+            "folds": [{"photos": len(own), "error": float(own.mean())} for own in folds],
+        }
+
+
+def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
+    """Reads what each fold's model said of the photos that it held out.
+
+    Args:
+        folder: the weights folder.
+        photos: of all folds.
+
+    Raises:
+        UserError: a file is gone or damaged.
+    """
+    folds = folds_of(read_folds(folder, RESTART), photos.digests or [])
+    kept = [read_held_out(fold_folder(folder, fold)) for fold in range(1, int(folds.max()) + 1)]
+    probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
+    for fold, held_out in enumerate(kept, start=1):
+        row = {digest: number for number, digest in enumerate(held_out.digests.tolist())}
+        own = np.flatnonzero(folds == fold)
+        try:
+            rows = [row[(photos.digests or [])[index]] for index in own.tolist()]
+            probabilities[own] = held_out.probabilities[rows]
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{fold_folder(folder, fold)}: what is kept there is not of these photos; delete "
+                f"the folder and run the same command again to train this fold anew"
+            ) from error
+    return OutOfFold(
+        photos,
+        folds,
+        probabilities,
+        np.concatenate([held_out.same_probabilities for held_out in kept]),
+        np.concatenate([held_out.same for held_out in kept]),
+    )
+
+
+def write_results(folder: pathlib.Path, found: OutOfFold) -> None:
+    """Writes `out_of_fold.csv`, one line per photo, and `results.json`.
+
+    The table's columns: image (file name), typeid, fold, then `p_TYPEID`, the
+    probability of every class.
+    """
+    typeids = found.photos.typeids
+    rows = (
+        [
+            os.path.basename(path),
+            typeids[label],
+            int(fold),
+            *(f"{probability:.6g}" for probability in probabilities),
+        ]
+        for path, label, fold, probabilities in zip(
+            found.photos.paths,
+            found.photos.labels,
+            found.folds,
+            found.probabilities,
+            strict=True,
+        )
+    )
+    header = ["image", "typeid", "fold", *(f"p_{typeid}" for typeid in typeids)]
+    write_csv(folder / TABLE, header, rows)
+    write_json(folder / "results.json", found.results())

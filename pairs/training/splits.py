@@ -1,0 +1,98 @@
+"""What each model of a training trains on: one split, or one per fold."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from pairs.errors import UserError
+from pairs.photos.check import Known, warn_about_leakage
+from pairs.photos.duplicates import find_groups
+from pairs.photos.folds import FOLDS, cut_folds, fold_folder, folds_of, read_folds
+from pairs.photos.read import TRAIN, VALID, Photos
+from pairs.training.run_folder import RESTART
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """What one model trains on, and what it is validated on.
+
+    Attributes:
+        folder: for its files.
+        photos, valid: of training and of validation.
+        pool: of all folds, `photos` and `valid` are some of them; None: there
+            are no folds.
+    """
+
+    folder: pathlib.Path
+    photos: Photos
+    valid: Photos
+    pool: Photos | None = None
+
+
+def print_counts(
+    photos: Photos, valid: Photos, num_folds: int | None, found: dict[str, Known]
+) -> None:
+    """Prints how many photos of training and validation there are, and what is odd about them."""
+    if num_folds:
+        count = len(photos) + len(valid)
+        print(f"{len(photos.typeids)} classes, {count} photos in {num_folds} folds", flush=True)
+        return
+    warn_about_leakage(found[TRAIN], found[VALID])
+    unjudged = sorted(set(photos.labels) - set(valid.labels))
+    if unjudged:
+        some = photos.typeids[unjudged[0]]
+        print(f"note: no validation photos of {len(unjudged)} classes, e.g. {some!r}")
+    print(
+        f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate",
+        flush=True,
+    )
+
+
+def choose_folds(pool: Photos, found: dict[str, Known], num_folds: int, seed: int) -> np.ndarray:
+    """Chooses the fold of each photo; copies and near-duplicates share one.
+
+    Args:
+        pool: of all folds, with their digests.
+        found: what the check of both sides found.
+        num_folds, seed: as `folds.cut_folds`, which also says what is returned
+            and raised.
+    """
+    hashes = {
+        facts.digest: facts.perceptual_hash for known in found.values() for facts in known.values()
+    }
+    digests = [digest or "" for digest in pool.digests or []]
+    groups = find_groups(digests, [hashes[digest] or "" for digest in digests])
+    folds = cut_folds(pool, groups, num_folds, seed)
+    if groups:
+        print(
+            f"{sum(map(len, groups))} of the photos are copies or near-duplicates of others: "
+            f"{len(groups)} groups, each in one fold"
+        )
+    return folds
+
+
+def split_folds(folder: pathlib.Path, pool: Photos, num_folds: int) -> list[Split]:
+    """What the model of each fold trains on.
+
+    Args:
+        folder: the weights folder; its folds.json says which fold holds out which photo.
+        pool: of all folds, with their digests.
+        num_folds: that there are.
+
+    Raises:
+        UserError: folds.json is not of these photos.
+    """
+    folds = folds_of(read_folds(folder, RESTART), pool.digests or [])
+    if set(folds) != set(range(1, num_folds + 1)):
+        raise UserError(f"{folder / FOLDS}: not of these photos; {RESTART}")
+    pool = dataclasses.replace(pool, folds=folds)
+    return [
+        Split(
+            fold_folder(folder, fold),
+            pool.take(np.flatnonzero(folds != fold)),
+            pool.take(np.flatnonzero(folds == fold)),
+            pool,
+        )
+        for fold in range(1, num_folds + 1)
+    ]
