@@ -6,7 +6,9 @@
     python predict.py --weights weights --evaluate data/valid --report report
 
 Probabilities are calibrated once `--evaluate` has been run on the validation
-photos; that changes no first guess.
+photos; that changes no first guess. Of folds they are calibrated from the start,
+`--evaluate data` judges each photo by the model that has not seen it, and
+everything else is the mean of all models.
 """
 
 import collections
@@ -18,14 +20,14 @@ import numpy as np
 from pairs.command_line import run
 from pairs.devices import inventory
 from pairs.errors import UserError
+from pairs.evaluation import unseen
+from pairs.evaluation.calibration import write_calibration
 from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictor import Predictor, average
-from pairs.files import file_digest, read_json, write_csv, write_text
-from pairs.photos.check import readable
-from pairs.photos.read import TRAIN, find_class_photos, find_photos, printable
-from pairs.training.run_folder import read_check
+from pairs.files import write_csv, write_text
+from pairs.photos.read import find_photos, printable
 
 # Fewer than this, and a fitted temperature is mostly chance.
 FEW_PHOTOS = 50
@@ -105,8 +107,9 @@ def print_same(predictor, predictions):
     threshold = predictor.calibration.same_threshold
     fitted = "" if predictor.calibration.photos else ", not fitted yet: see --evaluate"
     verdict = "the same class" if probability >= threshold else "two classes"
+    distance = ((first - second) ** 2).sum() / len(predictor.models)  # their mean
     print(
-        f"same {probability:.4f}, squared distance {((first - second) ** 2).sum():.4f}: {verdict} "
+        f"same {probability:.4f}, squared distance {distance:.4f}: {verdict} "
         f"(from {threshold:.4f} on: the same{fitted})"
     )
 
@@ -139,10 +142,22 @@ def read_names(file):
 
 
 def predict_photos(predictors, paths):
-    """What the models say of photos, averaged."""
+    """What the models say of photos, averaged; only their probabilities are kept."""
     return average(
-        [predictor.predict(paths) for predictor in predictors],
-        [predictor.typeids for predictor in predictors],
+        [predictor.predict(paths, keep_features=False) for predictor in predictors], predictors
+    )
+
+
+def predict_unseen(predictors, photos, digests, folds):
+    """The same; where a fold holds a photo out (`unseen.find_folds`), by its model alone."""
+    return average(
+        [
+            predictor.predict(photos.paths)
+            if own is None
+            else predictor.predict_held_out(photos.paths, digests, own)
+            for predictor, own in zip(predictors, folds, strict=True)
+        ],
+        predictors,
     )
 
 
@@ -188,47 +203,90 @@ def predict_folder(predictors, args, names):
 
 def judge(predictors, args, names):
     """Prints how good the model is on photos of known class; stores the calibration."""
-    from pairs.evaluation.report import write_report
-
     predictor = predictors[0]
-    photos = find_class_photos(args.evaluate, predictor.typeids)
-    evaluation = evaluate(predictor, photos, predict_photos(predictors, photos.paths))
+    photos = unseen.find_photos_to_judge(args.evaluate, predictors)
+    digests = unseen.find_digests(photos.paths, args.workers)
+    folds = [unseen.find_folds(each, digests) for each in predictors]
+    evaluation = evaluate(predictor, photos, predict_unseen(predictors, photos, digests, folds))
+    known = [unseen.count_known(each, digests) for each in predictors]
+    why_not = why_not_fair(predictors, known, len(photos))
     if args.report:
         folder = pathlib.Path(args.report)
         folder.mkdir(parents=True, exist_ok=True)
-        write_files(evaluation, names, folder)
-        trained_on = find_training_photos(predictor)
-        write_report(evaluation, predictor, trained_on, names, folder)
+        digest_of = dict(zip(photos.paths, digests, strict=True))
+        write_pages(evaluation, predictor, names, folder, None if why_not else digest_of)
     print_evaluation(evaluation, names)
-    if predictor.is_plain and len(predictors) == 1:
-        print(store_calibration(predictor, evaluation))
+    if why_not:
+        print(f"calibration not stored, labels not checked: {why_not}")
+    elif not predictor.is_plain:
+        print("calibration not stored: it is of several views, or of one head")
     else:
-        print("calibration not stored: it is of several models, of several views, or of one head")
+        print(store_calibration(predictor, evaluation.calibration))
     if args.report:
         print(f"the report: {folder / 'index.html'}")
 
 
-def find_training_photos(predictor):
-    """The photos that a model was trained on; None if they are not there any more."""
-    flags = read_json(predictor.weights / "settings.json").get("flags", {})
-    try:
-        return find_class_photos(pathlib.Path(flags["data"], TRAIN), predictor.typeids)
-    except (KeyError, UserError):
-        return None
+def why_not_fair(predictors, known, num_photos):
+    """Why a model's word about these photos is no judgement of their labels, or None.
+
+    Args:
+        predictors: who judged them.
+        known: of each of them, `unseen.count_known`.
+        num_photos: that were judged.
+    """
+    for predictor, count in zip(predictors, known, strict=True):
+        if count:
+            return (
+                f"{count} of these {num_photos} photos are photos that the model in "
+                f"{predictor.weights} was trained on; the error is too low"
+            )
+        if count is None:
+            return f"nothing says what the model in {predictor.weights} was trained on"
+    return "it is of several models" if len(predictors) > 1 else None
 
 
-def store_calibration(predictor, evaluation):
-    """Stores what an evaluation fitted, if that is fair; says what was done."""
-    calibration = evaluation.calibration
-    # By their bytes, not by their folder: that may have moved, or be named in another way.
-    trained_on = set(readable(read_check(predictor.weights)[TRAIN]).values())
-    num_known = sum(file_digest(path) in trained_on for path in evaluation.photos.paths)
-    if num_known:
-        return (
-            f"calibration not stored: {num_known} of these {calibration.photos} photos are photos "
-            f"that the model was trained on"
+def write_pages(evaluation, predictor, names, folder, digest_of):
+    """Writes tables, pictures and pages of an evaluation.
+
+    Args:
+        evaluation, predictor, names: what is written.
+        folder: exists.
+        digest_of: of each path, if the photos were judged by models that have not
+            seen them: labels can be doubted then. None: the models may know the
+            photos by heart, wrong labels included.
+    """
+    from pairs.evaluation.report import write_report
+    from pairs.evaluation.suspects import find_suspects, write_suspects
+    from pairs.evaluation.suspects_page import write_suspects_page
+
+    write_files(evaluation, names, folder)
+    num_suspects = None
+    for name in ("suspects.csv", "suspects.html"):  # of an earlier evaluation
+        (folder / name).unlink(missing_ok=True)
+    if digest_of is not None:
+        photos, predictions = evaluation.photos, evaluation.predictions
+        folds = predictions.folds
+        groups = unseen.find_near_duplicates(predictor, [digest_of[path] for path in photos.paths])
+        suspects = find_suspects(
+            photos,
+            evaluation.calibrated,
+            predictions.features,
+            np.zeros(len(photos), int) if folds is None else folds,
+            groups,
         )
-    predictor.write_calibration(calibration)
+        write_suspects(suspects, photos, folder / "suspects.csv")
+        write_suspects_page(suspects, photos, names, folder, groups)
+        num_suspects = len(suspects)
+        print(f"{num_suspects} labels to check: {folder / 'suspects.html'}")
+    trained_on = None
+    if evaluation.predictions.folds is None:
+        trained_on = unseen.find_training_photos(predictor)
+    write_report(evaluation, predictor, trained_on, names, folder, num_suspects)
+
+
+def store_calibration(predictor, calibration):
+    """Stores what an evaluation fitted; says what was done."""
+    write_calibration(predictor.weights, calibration)
     few = "; so few photos fit it badly" if calibration.photos < FEW_PHOTOS else ""
     return f"calibration of {calibration.photos} photos stored in {predictor.weights}{few}"
 

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from pairs.evaluation import evaluate, figures, metrics
-from pairs.evaluation.predictor import Calibration, Predictions
+from pairs.evaluation.calibration import Calibration
+from pairs.evaluation.predictor import Predictions
 from pairs.photos.read import Photos
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 import predict
 from pairs.errors import UserError
 from pairs.evaluation import evaluate
-from pairs.evaluation.predictor import MAX_VIEWS, Calibration, Predictor, read_views
+from pairs.evaluation.calibration import Calibration, models_digest
+from pairs.evaluation.predictor import MAX_VIEWS, Predictor, read_views
 from pairs.photos.read import find_class_photos, find_photos, read_photo
 
 pytestmark = pytest.mark.slow
@@ -254,7 +255,7 @@ def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test
 def test_a_calibration_is_not_stored_where_it_would_mislead(trained, data, tmp_path):
     shutil.copytree(trained, tmp_path / "w")
     for words, reason in (
-        (("--evaluate", data / "train"), "photos that the model was trained on"),
+        (("--evaluate", data / "train"), "was trained on"),
         (("--evaluate", data / "valid", "--head", "first"), "of one head"),
     ):
         done = run_script("predict.py", "--weights", tmp_path / "w", *words)
@@ -296,7 +297,7 @@ def test_training_photos_are_known_by_their_bytes_wherever_they_lie(trained, dat
 def test_a_damaged_calibration_is_said_and_not_used(trained, predictor, facts, tmp_path, capsys):
     for name in ("model.keras", "photos.json"):
         (tmp_path / name).symlink_to(trained / name)
-    facts = facts.replace("MODEL", predictor.model_digest())
+    facts = facts.replace("MODEL", models_digest(predictor.weights))
     (tmp_path / "calibration.json").write_text(facts)
     assert Predictor(tmp_path).calibration == Calibration()
     assert "calibration.json: damaged" in capsys.readouterr().err

@@ -4,7 +4,6 @@ import html.parser
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from conftest import COLOURS, make_photo
 from PIL import Image
 
 from pairs.evaluation import evaluate, metrics, report
-from pairs.evaluation.predictor import Calibration, Predictions, Predictor
+from pairs.evaluation.calibration import Calibration
+from pairs.evaluation.predictor import Predictions, Predictor
 from pairs.photos.read import Photos, find_class_photos
 
 pytestmark = pytest.mark.slow
@@ -30,32 +30,9 @@ def folder(trained, data, tmp_path_factory):
     evaluation = evaluate.evaluate(predictor, photos, predictor.predict(photos.paths))
     names = {"2": HOSTILE, "10": "西藏獒"}
     evaluate.write_files(evaluation, names, root)
-    report.write_report(evaluation, predictor, find_class_photos(data / "train"), names, root)
+    trained_on = find_class_photos(data / "train")
+    report.write_report(evaluation, predictor, trained_on, names, root, num_suspects=3)
     return root
-
-
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """A function that opens a page, maybe runs a script in it, and returns its DOM."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("needs Chromium (Debian: apt-get install chromium), which is not here")
-
-    def browse(page, script="", size="1280,1600", flags=("--dump-dom",)):
-        copy = tmp_path_factory.mktemp("page") / "page.html"
-        text = page.read_text(encoding="utf-8")
-        copy.write_text(
-            text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8"
-        )
-        words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-        words += [f"--window-size={size}", f"--user-data-dir={copy.parent}", *flags]
-        done = subprocess.run(
-            [*words, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
-        )
-        assert "CONSOLE" not in done.stderr, done.stderr
-        return done.stdout
-
-    return browse
 
 
 def shown_photos(dom):
@@ -116,8 +93,15 @@ def test_the_page_asks_for_nothing_from_the_network(folder):
     )
     parser.feed((folder / "index.html").read_text(encoding="utf-8"))
     assert links
-    assert all(link.startswith(("data:", "#")) for link in links)
+    assert links.count("suspects.html") == 1  # the page beside it
+    assert all(link.startswith(("data:", "#")) for link in links if link != "suspects.html")
     assert "default-src 'none'" in (folder / "index.html").read_text()
+
+
+def test_the_page_leads_to_the_labels_to_check_if_there_are_any(folder):
+    assert '<a href="suspects.html">3 labels to check</a>' in (folder / "index.html").read_text()
+    assert report.suspects_link(1) == '<a href="suspects.html">1 label to check</a>'
+    assert report.suspects_link(None) == ""
 
 
 @pytest.mark.parametrize("width", [1280, 500])
@@ -161,7 +145,7 @@ def test_a_heat_map_says_how_much_each_place_adds_to_the_logit(trained, data):
         assert heat.max() <= 1
     # The mean of the map over all places is the logit without its bias.
     image = np.asarray(Image.open(photos.paths[0]).resize((71, 71)))[None]
-    maps = np.asarray(predictor.class_maps.predict_on_batch(image))[0]
+    maps = np.asarray(predictor.class_maps[0].predict_on_batch(image))[0]
     feature = np.asarray(predictor.photo_model.predict_on_batch(image)["feature"])[0]
     heads = [layer for layer in predictor.photo_model.layers if layer.name.startswith("ctg_out")]
     logits = np.mean([feature @ np.asarray(head.kernel) for head in heads], axis=0)

@@ -14,8 +14,9 @@ import numpy as np
 
 from pairs.errors import UserError
 from pairs.evaluation import metrics
+from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.figures import draw_confusions, draw_reliability
-from pairs.evaluation.predictor import Calibration, Predictions, Predictor
+from pairs.evaluation.predictor import Predictions, Predictor
 from pairs.files import replacing, write_csv, write_json
 from pairs.photos.read import Photos
 
@@ -74,7 +75,7 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
         "calibration_error_with_temperature": metrics.calibration_error(calibrated, labels),
     }
     if predictor.is_paired:
-        numbers["pairs"] = judge_pairs(predictor, predictions.features, labels)
+        numbers["pairs"] = judge_pairs(*score_pairs(predictor, predictions, labels))
     threshold = numbers.get("pairs", {}).get("threshold")
     confusions = metrics.count_confusions(probabilities, labels)
     return Evaluation(
@@ -88,8 +89,35 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
     )
 
 
-def judge_pairs(predictor: Predictor, features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def score_pairs(
+    predictor: Predictor, predictions: Predictions, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the pair head says of pairs of the photos; of one fold, if a fold's model saw them.
+
+    Returns:
+        `(scores, same)`: float array, shape `(pairs,)`: the probability of "same",
+        and bool array: whether they are of one class.
+    """
+    folds = predictions.folds
+    groups = [np.arange(len(labels))]
+    if folds is not None:
+        groups = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+    scores, same = [], []
+    for own in groups:
+        # Features of photos that no fold has seen are those of the first one's model.
+        judge = predictor if folds is None else predictor.folds[max(folds[own[0]] - 1, 0)]
+        first, second, is_same = metrics.sample_pairs(labels[own])
+        features = predictions.features[own]
+        scores.append(judge.same_probabilities(features[first], features[second]))
+        same.append(is_same)
+    return np.concatenate(scores), np.concatenate(same)
+
+
+def judge_pairs(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
     """How well the pair head tells "same" from "different".
+
+    Args:
+        scores, same: of `score_pairs`.
 
     Returns:
         number of `pairs`, `roc_auc`; `missed` (share of same-class pairs
@@ -97,10 +125,8 @@ def judge_pairs(predictor: Predictor, features: np.ndarray, labels: np.ndarray) 
         probability 0.5; the `threshold` at which both are equal, and the
         `equal_error` there. None where there is only one kind of pairs.
     """
-    first, second, same = metrics.sample_pairs(labels)
     if same.all() or not same.any():
         return {"pairs": len(same), "threshold": 0.5}
-    scores = predictor.same_probabilities(features[first], features[second])
     threshold, equal = metrics.equal_error(scores, same)
     return {
         "pairs": len(same),

@@ -76,9 +76,14 @@ def draw_reliability(curves: dict[str, np.ndarray], labels: np.ndarray, path: pa
 
 
 def thumbnail(image: Image.Image, side: int) -> str:
-    """A picture of a few hundred bytes: WebP as base64."""
+    """A square picture of a few hundred bytes: WebP as base64."""
+    return embeddable(image.resize((side, side), Image.Resampling.LANCZOS))
+
+
+def embeddable(image: Image.Image) -> str:
+    """A picture for a page: WebP as base64."""
     out = io.BytesIO()
-    image.resize((side, side), Image.Resampling.LANCZOS).save(out, "WEBP", quality=55, method=4)
+    image.save(out, "WEBP", quality=55, method=4)
     return base64.b64encode(out.getvalue()).decode()
 
 

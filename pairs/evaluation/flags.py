@@ -5,6 +5,8 @@ import os
 import pathlib
 
 from pairs.command_line import Parser, add_workers_flag, positive_int
+from pairs.errors import UserError
+from pairs.evaluation.calibration import model_files
 from pairs.evaluation.predictor import MAX_VIEWS
 
 TEST, OUT = "data/test", "predict.txt"
@@ -19,8 +21,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--weights",
         action="append",
         metavar="DIR",
-        help="folder with model.keras; given several times, the models are averaged "
-        "(default: weights)",
+        help="what train.py wrote, one model or folds; models are averaged, and several folders, "
+        "too (default: weights)",
     )
     add(
         "--head",
@@ -68,7 +70,7 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
     if args.same and len(args.photos) != 2:
         parser.error(f"--same: {len(args.photos)} photos given, exactly 2 are needed")
     if args.same and (args.names or args.head != "mean" or len(args.weights or []) > 1):
-        parser.error("--same: one model's pair head answers; no --names, --head, second --weights")
+        parser.error("--same: one training's pair heads answer; no --names, --head, two --weights")
     if args.report and not args.evaluate:
         parser.error("--report: needs --evaluate DIR, photos whose class is known")
     if args.evaluate and (args.photos or args.test):
@@ -102,6 +104,7 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
     if args.names and not os.path.isfile(args.names):
         parser.error(f"--names {args.names}: no such file")
     for weights in args.weights:
-        model_file = pathlib.Path(weights, "model.keras")
-        if not model_file.is_file():
-            parser.error(f"{model_file}: no such model; python train.py makes one")
+        try:
+            model_files(pathlib.Path(weights))
+        except UserError as error:
+            parser.error(str(error))

@@ -1,15 +1,11 @@
 """Applies a trained model to photos: class probabilities, features, pairs.
 
-The model file brings its classes, image size and scaling. What `predict.py
---evaluate` fitted on the validation photos lies beside it in
-`calibration.json`: a temperature for the probabilities, and the threshold from
-which two photos are called the same.
+The model file brings its classes, image size and scaling. A weights folder of
+folds holds several: together they say the mean of what each would.
 """
 
 import dataclasses
 import functools
-import json
-import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -19,10 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from pairs.errors import UserError
-from pairs.files import file_digest, write_json
+from pairs.evaluation.calibration import Calibration, model_files, read_calibration
+from pairs.files import read_json
+from pairs.network.trunks import TRUNKS
+from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import read_ahead, read_photo
 
-CALIBRATION = "calibration.json"
 # Side of a crop, as a share of the photo's.
 CROP = 7 / 8
 MAX_VIEWS = 12
@@ -37,12 +35,19 @@ class Predictions:
     Attributes:
         paths: of the photos.
         probabilities: float32 array, shape `(photos, classes)`; rows sum to 1.
-        features: float32 array, shape `(photos, 2048)`: the trunk's pooled feature.
+        features: float32 array, shape `(photos, 2048)`: the trunk's pooled feature;
+            of several models side by side.
+        folds: int array, shape `(photos,)`: the fold whose model alone said it,
+            because it has not seen the photo (its features have 2048 columns, too);
+            0: all models, none of which has. None: no photo was asked about alone.
+        num_trainings: whose predictions are averaged here.
     """
 
     paths: list[str]
     probabilities: np.ndarray
     features: np.ndarray
+    folds: np.ndarray | None = None
+    num_trainings: int = 1
 
     def readable(self) -> np.ndarray:
         """bool array, shape `(photos,)`."""
@@ -51,33 +56,14 @@ class Predictions:
     def take(self, indices: np.ndarray) -> "Predictions":
         """Those of some photos."""
         paths = [self.paths[index] for index in indices]
-        return Predictions(paths, self.probabilities[indices], self.features[indices])
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """What was fitted on validation photos.
-
-    Attributes:
-        temperature: probabilities are `softmax(log(p) / temperature)`.
-        same_threshold: probability of "same" from which both kinds of pairs are
-            wrong equally often; None for a model without pair head.
-        photos: how many photos it was fitted on; 0: not fitted.
-    """
-
-    temperature: float = 1.0
-    same_threshold: float | None = 0.5
-    photos: int = 0
-
-    def checked(self) -> "Calibration":
-        """Itself; raises a ValueError or TypeError if a file held something else."""
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature {self.temperature}")
-        if self.same_threshold is not None and not 0 <= self.same_threshold <= 1:
-            raise ValueError(f"same_threshold {self.same_threshold}")
-        if not isinstance(self.photos, int) or self.photos < 0:
-            raise ValueError(f"photos {self.photos!r}")
-        return self
+        folds = None if self.folds is None else self.folds[indices]
+        return dataclasses.replace(
+            self,
+            paths=paths,
+            probabilities=self.probabilities[indices],
+            features=self.features[indices],
+            folds=folds,
+        )
 
 
 def read_views(path: str, image_size: int, num_views: int) -> np.ndarray:
@@ -101,25 +87,30 @@ def read_views(path: str, image_size: int, num_views: int) -> np.ndarray:
 
 
 class Predictor:
-    """A trained model that turns photo files into predictions.
+    """A trained model, or those of all folds, that turns photo files into predictions.
 
     Args:
-        weights: folder that `train.py` wrote, with `model.keras` in it.
+        weights: folder that `train.py` wrote.
         batch_size: photos per forward pass.
         workers: threads that read photos.
         num_views: views of each photo whose predictions are averaged, 1 to
             `MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
         head: whose probabilities, see `parts.photo_model`.
+        models: loaded already; None loads those of `weights`.
 
     Attributes:
         typeids: what the columns of probabilities stand for.
         most_frequent: the label with the most training photos.
-        is_paired: whether the model can say "same" or "different".
+        models: one, or one a fold.
+        fold: the fold whose model this is, if it is one's alone.
+        home: folder of the whole training.
+        is_paired: whether the models can say "same" or "different".
         is_plain: whether photos are seen as they are, by the mean of the heads.
-        calibration: of this very model file, if there is one and `is_plain`.
+        calibration: of these very model files, if there is one and `is_plain`.
 
     Raises:
-        UserError: there is no model of ours in `weights`.
+        UserError: there is no model of ours in `weights`, or those of its folds do
+            not fit together.
     """
 
     def __init__(
@@ -129,27 +120,84 @@ class Predictor:
         workers: int = 2,
         num_views: int = 1,
         head: str = "mean",
+        models: list[Any] | None = None,
     ) -> None:
         from pairs.network import files, parts  # Keras takes seconds to load
 
         self.weights = pathlib.Path(weights)
-        self.model = model = files.load_model(self.weights / "model.keras")
-        classifier = model.get_layer("ctg_out_1")
+        self.fold = fold_of_folder(self.weights)
+        self.home = self.weights.resolve().parent if self.fold else self.weights
+        self.models = models or [files.load_model(path) for path in model_files(self.weights)]
+        classifier = self.models[0].get_layer("ctg_out_1")
         self.typeids = classifier.typeids
         self.most_frequent = int(np.argmax(classifier.num_photos))
-        self.is_paired = parts.is_paired(model)
-        self.photo_model = parts.photo_model(model, head)
-        self.pair_head: Any = parts.pair_head(model) if self.is_paired else None
-        self.image_size = self.photo_model.input_shape[1]
+        self.is_paired = parts.is_paired(self.models[0])
+        self.image_size = self.models[0].get_layer("trunk").input_shape[1]
+        self.num_features = self.models[0].get_layer("trunk").output_shape[1]
         self.batch_size = batch_size
         self.workers = workers
         self.num_views = num_views
+        self.head = head
         self.is_plain = num_views == 1 and head == "mean"
+        self.check_models()
         # Fitted on photos as they are, and on the mean of the heads: of nothing else.
-        self.calibration = self.read_calibration() if self.is_plain else Calibration()
+        self.calibration = read_calibration(self.weights) if self.is_plain else Calibration()
 
-    def predict(self, paths: Sequence[str]) -> Predictions:
-        """Predicts photos; reports those that it cannot read."""
+    def check_models(self) -> None:
+        """Raises a UserError if the models of the folds are not of one training."""
+        for fold, model in enumerate(self.models, start=1):
+            if (
+                model.get_layer("ctg_out_1").typeids != self.typeids
+                or model.output.keys() != self.models[0].output.keys()
+                or model.get_layer("trunk").input_shape[1] != self.image_size
+            ):
+                raise UserError(
+                    f"{fold_folder(self.weights, fold)}: its model has other classes, heads or "
+                    f"another image size than that of fold 1; they must be of one training"
+                )
+
+    @functools.cached_property
+    def flags(self) -> dict[str, Any]:
+        """Those that the training was started with; empty if its settings are gone."""
+        settings = read_json(self.home / "settings.json")
+        flags = settings.get("flags") if isinstance(settings, dict) else None
+        return flags if isinstance(flags, dict) else {}
+
+    @functools.cached_property
+    def photo_model(self) -> Any:
+        """`parts.photo_model` of all models; what the folds did not train, photos pass once."""
+        from pairs.network import parts
+
+        trunk = TRUNKS.get(str(self.flags.get("trunk")))
+        cut = None
+        if trunk and len(self.models) > 1:
+            cut = parts.shared_cut(self.models, trunk.cut)
+        return parts.photo_model(self.models, self.head, cut)
+
+    @functools.cached_property
+    def pair_heads(self) -> list[Any]:
+        """`parts.pair_head` of each model."""
+        from pairs.network import parts
+
+        return [parts.pair_head(model) for model in self.models]
+
+    @functools.cached_property
+    def folds(self) -> list["Predictor"]:
+        """The model of each fold alone."""
+        flags = (self.batch_size, self.workers, self.num_views, self.head)
+        return [
+            Predictor(fold_folder(self.weights, fold), *flags, [model])
+            for fold, model in enumerate(self.models, start=1)
+        ]
+
+    def predict(self, paths: Sequence[str], keep_features: bool = True) -> Predictions:
+        """Predicts photos; reports those that it cannot read.
+
+        Args:
+            paths: of the photos.
+            keep_features: False leaves `features` empty, shape `(photos, 0)`: of the
+                models of ten folds they take 80 kB per photo.
+        """
         blank = np.zeros((self.num_views, self.image_size, self.image_size, 3), np.uint8)
         photos = read_ahead(self.read_or_none, paths, self.workers)
         shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
@@ -164,10 +212,60 @@ class Predictor:
                 unreadable = [photo is None for photo in batch]
                 for rows, name in ((probabilities, "probabilities"), (features, "feature")):
                     values = np.mean([of_view[name] for of_view in found], axis=0)
+                    if rows is features and not keep_features:
+                        values = values[:, :0]
                     values[unreadable] = np.nan
                     rows.append(values)
                 batch = []
         return Predictions(list(paths), np.concatenate(probabilities), np.concatenate(features))
+
+    def predict_held_out(
+        self, paths: Sequence[str], digests: Sequence[str | None], folds: np.ndarray
+    ) -> Predictions:
+        """Predicts each photo by the model of the fold that held it out.
+
+        What the training has kept of it is taken from there.
+
+        Args:
+            paths: of the photos.
+            digests: of their bytes.
+            folds: int array, shape `(len(paths),)`, see `Predictions.folds`.
+        """
+        probabilities = np.empty((len(paths), len(self.typeids)), np.float32)
+        features = np.empty((len(paths), self.num_features), np.float32)
+        for fold in np.unique(folds).tolist():
+            own = np.flatnonzero(folds == fold)
+            unseen = f"the model of fold {fold} has not seen" if fold else "no model has seen"
+            print(f"{len(own)} photos that {unseen}", flush=True)
+            predictor = self.folds[fold - 1] if fold else self
+            kept = predictor.read_kept() if fold else {}
+            known = np.array([digests[index] in kept for index in own.tolist()])
+            for index in own[known].tolist():
+                probabilities[index], features[index] = kept[digests[index]]
+            rest = own[~known]
+            if len(rest):
+                found = predictor.predict([paths[index] for index in rest])
+                probabilities[rest] = found.probabilities
+                # Where those of all models stand side by side, the first one's.
+                features[rest] = found.features[:, : self.num_features]
+        return Predictions(list(paths), probabilities, features, folds)
+
+    def read_kept(self) -> dict[str | None, tuple[np.ndarray, np.ndarray]]:
+        """Probabilities and features that a fold's training has kept, by the photo's digest."""
+        from pairs.network import held_out, parts
+
+        if not self.is_plain:
+            return {}
+        try:
+            kept = held_out.read_held_out(self.weights)
+        except UserError:
+            path = self.weights / held_out.HELD_OUT
+            print(f"note: {path}: gone or damaged; its photos are read again", file=sys.stderr)
+            return {}
+        if kept.model != parts.digest(self.models[0].weights):
+            return {}
+        rows = zip(kept.probabilities, kept.features, strict=True)
+        return dict(zip(kept.digests.tolist(), rows, strict=True))
 
     def read_or_none(self, path: str) -> np.ndarray | None:
         """The views of a photo; None, and a line printed, if it cannot be read."""
@@ -178,91 +276,74 @@ class Predictor:
             return None
 
     @functools.cached_property
-    def class_maps(self) -> Any:
-        """`parts.class_map_model`; only a report needs it."""
+    def class_maps(self) -> list[Any]:
+        """`parts.class_map_model` of each model; only a report needs them."""
         from pairs.network import parts
 
-        return parts.class_map_model(self.model)
+        return [parts.class_map_model(model) for model in self.models]
 
-    def heat_maps(self, paths: Sequence[str], labels: np.ndarray) -> list[np.ndarray]:
-        """Where in each photo a class was seen.
+    def heat_maps(
+        self, paths: Sequence[str], labels: np.ndarray, folds: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """Where in each photo a class was seen, by the mean of all models.
 
         Args:
             paths: readable photos.
             labels: int array, shape `(len(paths),)`: the class of each map.
+            folds: int array, shape `(len(paths),)`: whose model is asked alone, see
+                `Predictions.folds`.
 
         Returns:
             float arrays, shape `(rows, columns)`, in [0, 1].
         """
         maps = []
-        for path, label in zip(paths, labels, strict=True):
+        judges = [self] * len(paths)
+        if folds is not None:
+            judges = [self.folds[fold - 1] if fold else self for fold in folds]
+        for path, label, judge in zip(paths, labels, judges, strict=True):
             image = read_photo(path, self.image_size)[None]
-            seen = np.asarray(self.class_maps.predict_on_batch(image))[0, ..., label]
-            seen = np.maximum(seen, 0)
+            of_models = [np.asarray(each.predict_on_batch(image)) for each in judge.class_maps]
+            seen = np.maximum(np.mean(of_models, axis=0)[0, ..., label], 0)
             maps.append(seen / max(seen.max(), 1e-12))
         return maps
 
     def same_probabilities(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Probability that two photos show one class.
+        """Probability that two photos show one class, by the mean of all models.
 
         Args:
-            first, second: float arrays, shape `(pairs, 2048)`: features.
+            first, second: float arrays, shape `(pairs, 2048 * len(models))`: features.
 
         Returns:
             float32 array, shape `(pairs,)`.
         """
-        parts = [
-            np.asarray(
-                self.pair_head.predict_on_batch(
-                    [first[start : start + PAIRS_AT_ONCE], second[start : start + PAIRS_AT_ONCE]]
-                )
-            )[:, 1]
-            for start in range(0, len(first), PAIRS_AT_ONCE)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-    def model_digest(self) -> str:
-        """SHA-256 of the model file, as hexadecimal digits."""
-        return file_digest(self.weights / "model.keras")
-
-    def write_calibration(self, calibration: Calibration) -> None:
-        """Stores what was fitted for this model file, beside it."""
-        facts = {"model": self.model_digest(), **dataclasses.asdict(calibration)}
-        write_json(self.weights / CALIBRATION, facts)
-        self.calibration = calibration
-
-    def read_calibration(self) -> Calibration:
-        """The stored one; the neutral one if there is none for this model file."""
-        path = self.weights / CALIBRATION
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts.pop("model") == self.model_digest():
-                return Calibration(**facts).checked()
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(
-                f"{path}: damaged ({error}) and not used; --evaluate writes it anew",
-                file=sys.stderr,
-            )
-        return Calibration()
+        same = np.zeros((len(self.models), len(first)), np.float32)
+        for start in range(0, len(first), PAIRS_AT_ONCE):
+            rows = slice(start, start + PAIRS_AT_ONCE)
+            features = [np.split(side[rows], len(self.models), axis=1) for side in (first, second)]
+            for number, (head, *pair) in enumerate(zip(self.pair_heads, *features, strict=True)):
+                same[number, rows] = np.asarray(head.predict_on_batch(pair))[:, 1]
+        return same.mean(axis=0)
 
 
-def average(all_predictions: list[Predictions], typeids: list[list[str]]) -> Predictions:
+def average(all_predictions: list[Predictions], predictors: list[Predictor]) -> Predictions:
     """Averages what several models say about the same photos.
 
     Args:
         all_predictions: of the same paths.
-        typeids: for each model, what its columns stand for, the same classes in
-            any order; the result has the columns of the first.
+        predictors: who says it; they know the same classes, in any order. The
+            result has the columns of the first.
 
     Returns:
         the mean of the class probabilities; features are the first model's.
     """
-    first = typeids[0]
+    first = predictors[0].typeids
     # The same classes may be in another order.
     probabilities = [
-        predictions.probabilities[:, [own.index(name) for name in first]]
-        for predictions, own in zip(all_predictions, typeids, strict=True)
+        predictions.probabilities[:, [predictor.typeids.index(name) for name in first]]
+        for predictions, predictor in zip(all_predictions, predictors, strict=True)
     ]
-    return dataclasses.replace(all_predictions[0], probabilities=np.mean(probabilities, axis=0))
+    return dataclasses.replace(
+        all_predictions[0],
+        probabilities=np.mean(probabilities, axis=0),
+        num_trainings=len(predictors),
+    )

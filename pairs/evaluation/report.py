@@ -7,25 +7,24 @@ markup. The page itself (layout, style, what a click does) is `report.html`.
 
 import base64
 import html
-import json
 import pathlib
-import string
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pairs.evaluation import metrics
+from pairs.evaluation.calibration import model_files
 from pairs.evaluation.evaluate import Evaluation, printed_name
 from pairs.evaluation.figures import overlay, thumbnail
+from pairs.evaluation.page import Markup, fill_template, script_json, table
 from pairs.evaluation.predictor import Predictor
+from pairs.evaluation.suspects import NEIGHBOURS, nearest
 from pairs.files import read_json, write_text
 from pairs.photos.read import Photos, open_photo
 
 # Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
 THUMBNAIL, CARD, NEIGHBOUR = 64, 176, 88
 MISTAKES = 24
-NEIGHBOURS = 3
 
 
 def write_report(
@@ -34,6 +33,7 @@ def write_report(
     trained_on: Photos | None,
     names: dict[str, str],
     folder: pathlib.Path,
+    num_suspects: int | None = None,
 ) -> None:
     """Writes `folder/index.html`.
 
@@ -43,6 +43,8 @@ def write_report(
         trained_on: the photos of its training, if they are there.
         names: human-readable, by typeid.
         folder: holds the evaluation's pictures.
+        num_suspects: labels to check in `folder/suspects.html`, which is linked
+            then; None: there is no such page.
     """
     typeids = evaluation.photos.typeids
     classes = [printed_name(typeid, names) for typeid in typeids]
@@ -52,30 +54,58 @@ def write_report(
         "mistakes": describe_mistakes(evaluation, predictor, trained_on),
     }
     numbers = evaluation.numbers
-    settings = read_json(predictor.weights / "settings.json")
-    page = string.Template(
-        pathlib.Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    ).substitute(
+    settings = read_json(predictor.home / "settings.json")
+    page = fill_template(
+        "report.html",
         title=html.escape(f"{len(classes)} classes, error {numbers['error']:.4f}"),
-        subtitle=html.escape(
-            f"{numbers['photos']} photos judged with {predictor.weights / 'model.keras'}"
-        ),
+        subtitle=html.escape(judged_in_words(evaluation, predictor)),
+        near=html.escape(near_in_words(evaluation)),
+        suspects=suspects_link(num_suspects),
         tiles=number_tiles(numbers),
         classes=class_table(evaluation, classes),
         confused=confused_table(evaluation, classes),
         trust=html.escape(trust_in_words(numbers)),
         reliability=embed(folder / "reliability.png", "Accuracy against confidence"),
-        curves=embed(predictor.weights / "curves.png", "Training curves"),
+        curves="".join(
+            embed(path.with_name("curves.png"), "Training curves")
+            for path in model_files(predictor.weights)
+        ),
         settings=settings_table(settings),
         data=script_json(data),
     )
     write_text(folder / "index.html", page)
 
 
-def script_json(data: Any) -> str:
-    """JSON that cannot end the `<script>` element that it stands in."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def judged_in_words(evaluation: Evaluation, predictor: Predictor) -> str:
+    """What was judged, by what, as a sentence."""
+    count, num_models = len(evaluation.photos), len(predictor.models)
+    folds, num_trainings = evaluation.predictions.folds, evaluation.predictions.num_trainings
+    if num_trainings > 1:
+        return f"{count} photos judged by the mean of {num_trainings} trainings"
+    if folds is None:
+        models = f"the mean of {num_models} models" if num_models > 1 else "the model"
+        return f"{count} photos judged by {models} in {predictor.weights}"
+    text = (
+        f"{count} photos, each judged by the one of {num_models} models in {predictor.weights} "
+        f"that has not seen it"
+    )
+    num_new = int((folds == 0).sum())
+    return f"{text}; {num_new} that none of them has seen, by their mean" if num_new else text
+
+
+def near_in_words(evaluation: Evaluation) -> str:
+    """Which photos stand beside a mistake, as the end of a sentence."""
+    if evaluation.predictions.folds is None:
+        return "the nearest training photos"
+    return "the nearest of the photos that the same model has not seen"
+
+
+def suspects_link(num_suspects: int | None) -> str:
+    """The way to the page beside this one, if there is one."""
+    if num_suspects is None:
+        return ""
+    labels = "1 label" if num_suspects == 1 else f"{num_suspects} labels"
+    return f'<a href="suspects.html">{labels} to check</a>'
 
 
 def describe_photos(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -110,8 +140,12 @@ def describe_mistakes(
     if not chosen:
         return []
     paths = [photos.paths[index] for index in chosen]
-    heats = predictor.heat_maps(paths, guesses[chosen])
-    neighbours = find_neighbours(predictor, predictions.features[chosen], trained_on)
+    folds = predictions.folds
+    heats = predictor.heat_maps(paths, guesses[chosen], None if folds is None else folds[chosen])
+    if folds is None:
+        neighbours = find_neighbours(predictor, predictions.features[chosen], trained_on)
+    else:
+        neighbours = find_held_out_neighbours(evaluation, folds, chosen)
     mistakes = []
     for index, heat, near in zip(chosen, heats, neighbours, strict=True):
         image = photos.open(index, CARD)
@@ -150,18 +184,31 @@ def find_neighbours(
     found = []
     for feature in features:
         distances = ((trained.features[kept] - feature) ** 2).sum(axis=1)
-        nearest = kept[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
-        found.append(
-            [
-                {
-                    "label": int(photos.labels[index]),
-                    "name": pathlib.Path(photos.paths[index]).name,
-                    "image": thumbnail(open_photo(photos.paths[index], NEIGHBOUR), NEIGHBOUR),
-                }
-                for index in nearest
-            ]
-        )
+        near = kept[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
+        found.append([describe_neighbour(photos, index) for index in near])
     return found
+
+
+def find_held_out_neighbours(
+    evaluation: Evaluation, folds: np.ndarray, chosen: list[int]
+) -> list[list[dict[str, Any]]]:
+    """The nearest photos among those of the same fold, which its model has not seen either."""
+    found = []
+    for index in chosen:
+        others = folds == folds[index]
+        others[index] = False
+        near = nearest(evaluation.predictions.features, index, others)
+        found.append([describe_neighbour(evaluation.photos, other) for other in near])
+    return found
+
+
+def describe_neighbour(photos: Photos, index: int) -> dict[str, Any]:
+    """What the page needs of a photo beside a mistake."""
+    return {
+        "label": int(photos.labels[index]),
+        "name": pathlib.Path(photos.paths[index]).name,
+        "image": thumbnail(open_photo(photos.paths[index], NEIGHBOUR), NEIGHBOUR),
+    }
 
 
 def number_tiles(numbers: dict[str, Any]) -> str:
@@ -201,28 +248,6 @@ def trust_in_words(numbers: dict[str, Any]) -> str:
             f"{pairs['threshold']:.4f} on both errors are {pairs['equal_error']:.4f}."
         )
     return text
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[int] = ()) -> str:
-    """An HTML table; cells are escaped, unless they are `Markup`."""
-
-    def cell(tag, column, content):
-        text = content if isinstance(content, Markup) else html.escape(str(content))
-        return f'<{tag} class="n">{text}</{tag}>' if column in numeric else f"<{tag}>{text}</{tag}>"
-
-    lines = [("th", header), *(("td", row) for row in rows)]
-    return (
-        '<table class="list">'
-        + "".join(
-            f"<tr>{''.join(cell(tag, column, text) for column, text in enumerate(line))}</tr>"
-            for tag, line in lines
-        )
-        + "</table>"
-    )
-
-
-class Markup(str):
-    """Text that is HTML already."""
 
 
 def class_table(evaluation: Evaluation, classes: list[str]) -> str:

@@ -1,0 +1,172 @@
+"""Labels to check: photos whose class is improbable, the most suspicious first.
+
+Every photo needs probabilities from a model that has not seen it, "out of
+fold": a model knows by heart what it was trained on, wrong labels included.
+Numbers only; `suspects_page.py` makes a page to decide on them.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pairs.evaluation.metrics import rank_classes
+from pairs.files import write_csv
+from pairs.photos.read import Photos
+
+NEIGHBOURS = 3
+HEADER = ["image", "typeid", "suggested", "score"]
+# A probability below this is no different from it: float32 has seven digits.
+TINY = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A photo whose label should be checked.
+
+    Attributes:
+        index: of the photo.
+        suggested: the label to take instead. The first guess; where that is the
+            photo's own label, the most probable label of its near-duplicates.
+        score: of `label_scores`.
+        own_probability: of its own label, in [0, 1].
+        probability: of the suggested label, in [0, 1].
+        near_suggested: indices of up to three photos labelled as suggested, the
+            nearest first; of the same fold.
+        near_own: the same for its own label, without the photo itself.
+        duplicates: indices of its near-duplicates under other labels.
+    """
+
+    index: int
+    suggested: int
+    score: float
+    own_probability: float
+    probability: float
+    near_suggested: tuple[int, ...]
+    near_own: tuple[int, ...]
+    duplicates: tuple[int, ...] = ()
+
+
+def label_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How suspicious labels are: how much more probable another class is, in powers of ten.
+
+    A temperature changes no order. Of the candidates in `experiments/rankings.py`
+    it finds most planted labels: docs/results.md.
+
+    Args:
+        probabilities: float array, shape `(photos, classes)`; rows sum to 1.
+        labels: int array, shape `(photos,)`.
+
+    Returns:
+        float64 array, shape `(photos,)`: the decimal logarithm of the largest
+        probability of another class over that of the own; 2: a hundred times as
+        probable, below 0 where the own class is the first guess.
+    """
+    rows = np.arange(len(labels))
+    others = np.log10(np.maximum(np.asarray(probabilities, np.float64), TINY))
+    own = others[rows, labels]
+    others[rows, labels] = -np.inf
+    return others.max(axis=1) - own
+
+
+def find_suspects(
+    photos: Photos,
+    probabilities: np.ndarray,
+    features: np.ndarray,
+    folds: np.ndarray,
+    groups: Sequence[Sequence[int]] = (),
+) -> list[Suspect]:
+    """Finds the photos whose label should be checked.
+
+    They are those whose first guess is another class, and those with a
+    near-duplicate under another label, even if the model agrees with theirs: one
+    of the two labels is wrong, whatever a model says.
+
+    Args:
+        photos: all of them.
+        probabilities: float array, shape `(photos, classes)`, out of fold. A photo
+            without any (a row with NaN) is no suspect and no neighbour.
+        features: float array, shape `(photos, 2048)`, of the same models.
+        folds: int array, shape `(photos,)`: which model a photo's row is of.
+            Features of different models cannot be compared.
+        groups: of near-duplicates, exact copies included: indices of photos.
+
+    Returns:
+        the highest score first.
+    """
+    labels = photos.labels
+    known = ~np.isnan(probabilities).any(axis=1)
+    scores = label_scores(probabilities, labels)
+    guesses = rank_classes(probabilities)[:, 0]
+    duplicates = find_mislabelled_duplicates(labels, groups)
+    doubted = guesses != labels
+    doubted[list(duplicates)] = True
+    chosen = np.flatnonzero(known & doubted).tolist()
+    suspects = []
+    for index in sorted(chosen, key=lambda index: (-scores[index], index)):
+        others = duplicates.get(index, ())
+        suggested = int(guesses[index])
+        if suggested == labels[index]:
+            suggested = max((int(labels[i]) for i in others), key=probabilities[index].__getitem__)
+        members = known & (folds == folds[index])
+        members[index] = False
+        suspects.append(
+            Suspect(
+                index,
+                suggested,
+                score=float(scores[index]),
+                own_probability=float(probabilities[index, labels[index]]),
+                probability=float(probabilities[index, suggested]),
+                near_suggested=nearest(features, index, members & (labels == suggested)),
+                near_own=nearest(features, index, members & (labels == labels[index])),
+                duplicates=others,
+            )
+        )
+    return suspects
+
+
+def find_mislabelled_duplicates(
+    labels: np.ndarray, groups: Sequence[Sequence[int]]
+) -> dict[int, tuple[int, ...]]:
+    """The near-duplicates under other labels of every photo that has such."""
+    found: dict[int, tuple[int, ...]] = {}
+    for group in groups:
+        for index in group:
+            others = tuple(int(other) for other in group if labels[other] != labels[index])
+            if others:
+                found[int(index)] = tuple(dict.fromkeys((*found.get(int(index), ()), *others)))
+    return found
+
+
+def nearest(features: np.ndarray, index: int, candidates: np.ndarray) -> tuple[int, ...]:
+    """The nearest photos by squared distance of features, at most `NEIGHBOURS`.
+
+    Args:
+        features: float array, shape `(photos, 2048)`.
+        index: of the photo whose neighbours are sought.
+        candidates: bool array, shape `(photos,)`.
+    """
+    chosen = np.flatnonzero(candidates)
+    distances = ((features[chosen].astype(np.float64) - features[index]) ** 2).sum(axis=1)
+    return tuple(chosen[np.argsort(distances, kind="stable")[:NEIGHBOURS]].tolist())
+
+
+def write_suspects(suspects: Sequence[Suspect], photos: Photos, path: str | pathlib.Path) -> None:
+    """Writes one line per suspect, in their order: image, typeid, suggested, score.
+
+    Args:
+        suspects: of `find_suspects`.
+        photos: the same.
+        path: of the CSV. The image is the file name without its folder.
+    """
+    rows = [
+        [
+            pathlib.Path(photos.paths[suspect.index]).name,
+            photos.typeids[photos.labels[suspect.index]],
+            photos.typeids[suspect.suggested],
+            round(suspect.score, 4),
+        ]
+        for suspect in suspects
+    ]
+    write_csv(path, HEADER, rows)

@@ -1,0 +1,158 @@
+"""The page to decide on labels to check: `suspects.html`, one file without network.
+
+A person looks at each suspect beside photos of both classes, chooses what to do,
+and downloads corrections.csv: image, decision (keep, relabel, remove), typeid.
+The page itself (layout, style, what a key does) is the template `suspects.html`.
+"""
+
+import hashlib
+import html
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pairs.errors import UserError
+from pairs.evaluation.evaluate import printed_name
+from pairs.evaluation.figures import embeddable
+from pairs.evaluation.page import fill_template, script_json
+from pairs.evaluation.suspects import Suspect
+from pairs.files import write_text
+from pairs.photos.read import Photos, open_photo, printable
+
+# What a browser and a person take in one go; with them the page stays below 5 MB.
+MOST_SUSPECTS, MOST_GROUPS, MOST_OF_GROUP = 150, 60, 6
+# Longer sides in pixels.
+LARGE, SMALL = 400, 120
+
+
+def write_suspects_page(
+    suspects: Sequence[Suspect],
+    photos: Photos,
+    names: dict[str, str],
+    folder: pathlib.Path,
+    groups: Sequence[Sequence[int]] = (),
+) -> None:
+    """Writes `folder/suspects.html`.
+
+    Args:
+        suspects: of `find_suspects`; the first `MOST_SUSPECTS` are shown.
+        photos: the same. One that cannot be read any more is shown without picture.
+        names: human-readable, by typeid.
+        folder: is there already.
+        groups: of near-duplicates: indices of photos. Those under several labels
+            are listed first.
+    """
+    shown = suspects[:MOST_SUSPECTS]
+    described = [describe_suspect(suspect, photos) for suspect in shown]
+    described_groups = [describe_group(group, photos.labels) for group in groups]
+    described_groups.sort(key=lambda group: group["classes"] == 1)  # stable
+    listed = described_groups[:MOST_GROUPS]
+    beside = [
+        index
+        for suspect in shown
+        for index in (*suspect.near_suggested, *suspect.near_own, *suspect.duplicates)
+    ]
+    beside += [index for group in listed for index in group["members"]]
+    data = {
+        "key": key_of(described),
+        "typeids": photos.typeids,
+        "classes": [printed_name(typeid, names) for typeid in photos.typeids],
+        "suspects": described,
+        "groups": listed,
+        # A photo may be the neighbour of many: its picture is there once.
+        "photos": {index: describe_photo(index, photos) for index in dict.fromkeys(beside)},
+    }
+    page = fill_template(
+        "suspects.html",
+        title=f"{len(suspects)} labels to check" if len(suspects) != 1 else "1 label to check",
+        subtitle=html.escape(in_words(suspects, photos)),
+        groups=html.escape(groups_in_words(described_groups)),
+        data=script_json(data),
+    )
+    write_text(folder / "suspects.html", page)
+
+
+def describe_suspect(suspect: Suspect, photos: Photos) -> dict[str, Any]:
+    """What the page needs of a suspect."""
+    return {
+        **describe_photo(suspect.index, photos, LARGE),
+        "image_name": text_or_none(pathlib.Path(photos.paths[suspect.index]).name),
+        "suggested": suspect.suggested,
+        "own_probability": round(suspect.own_probability, 4),
+        "probability": round(suspect.probability, 4),
+        "near_suggested": suspect.near_suggested,
+        "near_own": suspect.near_own,
+        "duplicates": suspect.duplicates[:MOST_OF_GROUP],
+    }
+
+
+def describe_photo(index: int, photos: Photos, side: int = SMALL) -> dict[str, Any]:
+    """Label, name as it is shown, and picture ("": it cannot be read any more) of a photo."""
+    path = photos.paths[index]
+    try:
+        # Never `photos.open`: another photo in its place would be judged instead.
+        picture = embeddable(open_photo(path, side, squashed=False))
+    except UserError:
+        picture = ""
+    return {
+        "label": int(photos.labels[index]),
+        "name": printable(pathlib.Path(path).name),
+        "picture": picture,
+    }
+
+
+def describe_group(group: Sequence[int], labels: np.ndarray) -> dict[str, Any]:
+    """Size, number of classes, and some photos of a group of near-duplicates."""
+    members: list[int] = []
+    left = [int(index) for index in group]
+    while left:  # one of each class, then another: the few that are shown show them all
+        seen = {int(labels[index]): index for index in reversed(left)}
+        members += sorted(seen.values(), key=left.index)
+        left = [index for index in left if index not in members]
+    classes = len({int(labels[index]) for index in members})
+    return {"size": len(members), "classes": classes, "members": members[:MOST_OF_GROUP]}
+
+
+def text_or_none(name: str) -> str | None:
+    """A file name for corrections.csv, or None: a browser can write UTF-8 only."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
+    return name
+
+
+def key_of(described: Sequence[dict[str, Any]]) -> str:
+    """What decisions are stored under: that of other suspects, or in another order, differs."""
+    asked = [[photo["name"], photo["label"], photo["suggested"]] for photo in described]
+    return hashlib.sha256(script_json(asked).encode()).hexdigest()[:32]
+
+
+def in_words(suspects: Sequence[Suspect], photos: Photos) -> str:
+    """What is listed, and what is not, as sentences."""
+    text = (
+        f"{len(suspects)} of {len(photos)} photos look like another class, or have a "
+        f"near-duplicate under another label. Each was judged by a model that has not seen it."
+    )
+    if len(suspects) > MOST_SUSPECTS:
+        text += (
+            f" The first {MOST_SUSPECTS} of {len(suspects)} are here; all are in suspects.csv. "
+            f"Once these are corrected, the next come up."
+        )
+    return text
+
+
+def groups_in_words(groups: Sequence[dict[str, Any]]) -> str:
+    """How many groups of near-duplicates there are, as sentences."""
+    if not groups:
+        return "None were found."
+    num_mixed = sum(group["classes"] > 1 for group in groups)
+    text = (
+        f"Groups of photos that are nearly or exactly the same: {len(groups)}, of which "
+        f"{num_mixed} are under several classes; these come first."
+    )
+    if len(groups) > MOST_GROUPS:
+        text += f" The first {MOST_GROUPS} are here."
+    return text

@@ -1,0 +1,98 @@
+"""Which photos a model has seen, and which model has not seen a photo.
+
+Photos are known by the digest of their bytes, not by their folder: that may
+have moved, or be named in another way.
+"""
+
+import os
+import pathlib
+import stat
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from pairs.errors import UserError
+from pairs.evaluation.predictor import Predictor
+from pairs.files import file_digest
+from pairs.photos.check import read_check, readable
+from pairs.photos.duplicates import find_groups
+from pairs.photos.folds import folds_of, pool_sides, read_folds
+from pairs.photos.read import SIDES, TRAIN, VALID, Photos, find_class_photos, read_ahead
+
+
+def find_training_photos(predictor: Predictor) -> Photos | None:
+    """The photos that a model was trained on; None if they are not there any more."""
+    try:
+        data = pathlib.Path(predictor.flags["data"])
+        train = find_class_photos(data / TRAIN, predictor.typeids)
+        if not read_folds(predictor.home):
+            return train
+        return pool_sides([train, find_class_photos(data / VALID, predictor.typeids)])
+    except (KeyError, TypeError, UserError):
+        return None
+
+
+def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos:
+    """The photos of class folders; where folds judge, also those of `train` and `valid` together.
+
+    No other model may judge photos of `train`: it has seen them.
+    """
+    typeids = predictors[0].typeids
+    sides = [pathlib.Path(folder, side) for side in SIDES]
+    are_folds = all(len(predictor.models) > 1 for predictor in predictors)
+    if are_folds and all(side.is_dir() for side in sides):
+        return pool_sides([find_class_photos(side, typeids) for side in sides])
+    return find_class_photos(folder, typeids)
+
+
+def find_digests(paths: Sequence[str], workers: int) -> list[str | None]:
+    """The digest of each photo's bytes; None for what is no file that can be read."""
+
+    def digest_or_none(path):
+        try:
+            # A FIFO would be waited for, a device never ends.
+            return file_digest(path) if stat.S_ISREG(os.stat(path).st_mode) else None
+        except OSError:
+            return None
+
+    return list(read_ahead(digest_or_none, paths, workers))
+
+
+def find_folds(predictor: Predictor, digests: Sequence[str | None]) -> np.ndarray | None:
+    """Which fold holds out each photo, if the predictor is of folds and knows one of them."""
+    if len(predictor.models) == 1:
+        return None
+    folds = folds_of(read_folds(predictor.weights), digests)
+    return folds if folds.any() else None
+
+
+def count_known(predictor: Predictor, digests: Sequence[str | None]) -> int | None:
+    """How many photos a model was trained on; None: nothing is known of its training.
+
+    The models of all folds together count as one that was trained on no photo: each
+    is judged by the one that has not seen it.
+    """
+    if len(predictor.models) > 1:
+        return 0
+    if predictor.fold:
+        folds = folds_of(read_folds(predictor.home), digests)
+        return int(((folds > 0) & (folds != predictor.fold)).sum())
+    trained_on = set(readable(read_check(predictor.weights)[TRAIN]).values())
+    return sum(digest in trained_on for digest in digests) if trained_on else None
+
+
+def find_near_duplicates(predictor: Predictor, digests: Sequence[str | None]) -> list[list[int]]:
+    """Groups of copies and near-duplicates, as far as the training has looked at the photos."""
+    hashes = {
+        facts.digest: facts.perceptual_hash
+        for known in read_check(predictor.home).values()
+        for facts in known.values()
+    }
+    # What could not be read is like no other.
+    known = [digest or f"unread {index}" for index, digest in enumerate(digests)]
+    try:
+        return find_groups(known, [hashes.get(digest) or "" for digest in digests])
+    except UserError as error:
+        print(f"note: only exact copies are listed, no near-duplicates: {error}", file=sys.stderr)
+        return find_groups(known, [""] * len(known))
