@@ -227,8 +227,8 @@ def test_models_are_averaged_by_typeid_and_not_by_column(trained, predictor, tes
     class Turned(Predictor):
         """The same model, its classes in another order."""
 
-        def predict(self, paths):
-            found = super().predict(paths)
+        def predict(self, paths, **more):
+            found = super().predict(paths, **more)
             return dataclasses.replace(found, probabilities=found.probabilities[:, ::-1])
 
     turned = Turned(trained)
