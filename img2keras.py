@@ -18,9 +18,9 @@ import pathlib
 
 from tqdm import tqdm
 
-from pairs.command_line import Parser, add_workers_flag, run
+from pairs.command_line import Parser, add_workers_flag, print_first, run
 from pairs.errors import UserError
-from pairs.photos.check import MOST_LISTED, inspect_photo
+from pairs.photos.check import inspect_photo
 from pairs.photos.corrections import correct, read_corrections
 from pairs.photos.place import (
     check_case,
@@ -205,14 +205,6 @@ def print_groups(groups, of_one_class, of_two):
         else:
             harmless.append(names)
     print_first(f"{of_one_class}, kept on one side", harmless)
-
-
-def print_first(what, texts):
-    """Prints a line for each of the first texts, and how many more there are."""
-    for text in texts[:MOST_LISTED]:
-        print(f"{what}: {text}")
-    if len(texts) > MOST_LISTED:
-        print(f"{what}: and {len(texts) - MOST_LISTED} more")
 
 
 def print_table(result):

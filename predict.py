@@ -25,7 +25,8 @@ from pairs.evaluation.calibration import write_calibration
 from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
-from pairs.evaluation.predictor import Predictor, average
+from pairs.evaluation.predictions import average
+from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv, write_text
 from pairs.photos.read import find_photos, printable
 
@@ -144,7 +145,8 @@ def read_names(file):
 def predict_photos(predictors, paths):
     """What the models say of photos, averaged; only their probabilities are kept."""
     return average(
-        [predictor.predict(paths, keep_features=False) for predictor in predictors], predictors
+        [predictor.predict(paths, keep_features=False) for predictor in predictors],
+        [predictor.typeids for predictor in predictors],
     )
 
 
@@ -157,7 +159,7 @@ def predict_unseen(predictors, photos, digests, folds):
             else predictor.predict_held_out(photos.paths, digests, own)
             for predictor, own in zip(predictors, folds, strict=True)
         ],
-        predictors,
+        [predictor.typeids for predictor in predictors],
     )
 
 

@@ -267,14 +267,7 @@ def finish_folds(folder, pool):
         found.probabilities, found.photos.labels, found.same_probabilities, found.same
     )
     calibration.write_calibration(folder, fitted)
-    results = found.results()
-    print("\nfold     photos      error")
-    for number, result in enumerate(results["folds"], start=1):
-        print(f"{number:<6}{result['photos']:>9}{result['error']:>11.4f}")
-    print(
-        f"{'all':<6}{results['photos']:>9}{results['error']:>11.4f} ± "
-        f"{results['error_standard_error']:.4f} (each photo by the model that has not seen it)"
-    )
+    out_of_fold.print_results(found)
 
 
 def print_stages(results):

@@ -19,6 +19,8 @@ from typing import NoReturn
 from pairs.errors import UserError
 
 MAX_WORKERS = 256
+# What is listed one by one; the rest is counted.
+MOST_LISTED = 20
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,3 +108,11 @@ def stop_at_once(how_to_resume: str) -> None:
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def print_first(what: str, texts: list[str]) -> None:
+    """Prints a line for each of the first `MOST_LISTED` texts, and how many more there are."""
+    for text in texts[:MOST_LISTED]:
+        print(f"{what}: {text}")
+    if len(texts) > MOST_LISTED:
+        print(f"{what}: and {len(texts) - MOST_LISTED} more")

@@ -6,11 +6,13 @@ written beside its place, flushed to the disk and then renamed.
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -157,6 +159,21 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 def file_digest(path: str | pathlib.Path) -> str:
-    """SHA-256 of a regular file's bytes, as hexadecimal digits."""
+    """SHA-256 of a file's bytes, as hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file: a FIFO would be waited
+            for, a device never ends.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with pathlib.Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_or_none(path: str | pathlib.Path) -> str | None:
+    """`file_digest`; None for what is no file that can be read."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return None

@@ -4,7 +4,7 @@ from PIL import Image
 
 from pairs.evaluation import evaluate, figures, metrics
 from pairs.evaluation.calibration import Calibration
-from pairs.evaluation.predictor import Predictions
+from pairs.evaluation.predictions import Predictions
 from pairs.photos.read import Photos
 
 

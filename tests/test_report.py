@@ -12,7 +12,8 @@ from PIL import Image
 
 from pairs.evaluation import evaluate, metrics, report
 from pairs.evaluation.calibration import Calibration
-from pairs.evaluation.predictor import Predictions, Predictor
+from pairs.evaluation.predictions import Predictions
+from pairs.evaluation.predictor import Predictor
 from pairs.photos.read import Photos, find_class_photos
 
 pytestmark = pytest.mark.slow

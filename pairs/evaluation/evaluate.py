@@ -16,7 +16,8 @@ from pairs.errors import UserError
 from pairs.evaluation import metrics
 from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.figures import draw_confusions, draw_reliability
-from pairs.evaluation.predictor import Predictions, Predictor
+from pairs.evaluation.predictions import Predictions
+from pairs.evaluation.predictor import Predictor
 from pairs.files import replacing, write_csv, write_json
 from pairs.photos.read import Photos
 

@@ -16,15 +16,16 @@ def fill_template(name: str, **values: str) -> str:
     """A page from a template beside this module.
 
     Args:
-        name: of the template. Its `$style` and `$helpers` are page.css and page.js.
+        name: of the template. Its `$head`, `$style` and `$helpers` are page_head.html,
+            page.css and page.js.
         values: of its other names; HTML.
     """
     folder = pathlib.Path(__file__).parent
-    template, style, helpers = (
+    template, head, style, helpers = (
         (folder / file).read_text(encoding="utf-8").rstrip()
-        for file in (name, "page.css", "page.js")
+        for file in (name, "page_head.html", "page.css", "page.js")
     )
-    return string.Template(template).substitute(style=style, helpers=helpers, **values)
+    return string.Template(template).substitute(head=head, style=style, helpers=helpers, **values)
 
 
 def script_json(data: Any) -> str:

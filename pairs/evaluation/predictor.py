@@ -4,7 +4,6 @@ The model file brings its classes, image size and scaling. A weights folder of
 folds holds several: together they say the mean of what each would.
 """
 
-import dataclasses
 import functools
 import pathlib
 import sys
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from pairs.errors import UserError
 from pairs.evaluation.calibration import Calibration, model_files, read_calibration
+from pairs.evaluation.predictions import Predictions
 from pairs.files import read_json
 from pairs.network.trunks import TRUNKS
 from pairs.photos.folds import fold_folder, fold_of_folder
@@ -26,44 +26,6 @@ CROP = 7 / 8
 MAX_VIEWS = 12
 # Pairs a pass of the pair head: 64 MB of float32 features each side.
 PAIRS_AT_ONCE = 8192
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What a model says about photos. Rows of unreadable photos are NaN.
-
-    Attributes:
-        paths: of the photos.
-        probabilities: float32 array, shape `(photos, classes)`; rows sum to 1.
-        features: float32 array, shape `(photos, 2048)`: the trunk's pooled feature;
-            of several models side by side.
-        folds: int array, shape `(photos,)`: the fold whose model alone said it,
-            because it has not seen the photo (its features have 2048 columns, too);
-            0: all models, none of which has. None: no photo was asked about alone.
-        num_trainings: whose predictions are averaged here.
-    """
-
-    paths: list[str]
-    probabilities: np.ndarray
-    features: np.ndarray
-    folds: np.ndarray | None = None
-    num_trainings: int = 1
-
-    def readable(self) -> np.ndarray:
-        """bool array, shape `(photos,)`."""
-        return ~np.isnan(self.probabilities).any(axis=1)
-
-    def take(self, indices: np.ndarray) -> "Predictions":
-        """Those of some photos."""
-        paths = [self.paths[index] for index in indices]
-        folds = None if self.folds is None else self.folds[indices]
-        return dataclasses.replace(
-            self,
-            paths=paths,
-            probabilities=self.probabilities[indices],
-            features=self.features[indices],
-            folds=folds,
-        )
 
 
 def read_views(path: str, image_size: int, num_views: int) -> np.ndarray:
@@ -323,27 +285,3 @@ class Predictor:
             for number, (head, *pair) in enumerate(zip(self.pair_heads, *features, strict=True)):
                 same[number, rows] = np.asarray(head.predict_on_batch(pair))[:, 1]
         return same.mean(axis=0)
-
-
-def average(all_predictions: list[Predictions], predictors: list[Predictor]) -> Predictions:
-    """Averages what several models say about the same photos.
-
-    Args:
-        all_predictions: of the same paths.
-        predictors: who says it; they know the same classes, in any order. The
-            result has the columns of the first.
-
-    Returns:
-        the mean of the class probabilities; features are the first model's.
-    """
-    first = predictors[0].typeids
-    # The same classes may be in another order.
-    probabilities = [
-        predictions.probabilities[:, [predictor.typeids.index(name) for name in first]]
-        for predictions, predictor in zip(all_predictions, predictors, strict=True)
-    ]
-    return dataclasses.replace(
-        all_predictions[0],
-        probabilities=np.mean(probabilities, axis=0),
-        num_trainings=len(predictors),
-    )

@@ -18,7 +18,7 @@ from pairs.evaluation.evaluate import Evaluation, printed_name
 from pairs.evaluation.figures import overlay, thumbnail
 from pairs.evaluation.page import Markup, fill_template, script_json, table
 from pairs.evaluation.predictor import Predictor
-from pairs.evaluation.suspects import NEIGHBOURS, nearest
+from pairs.evaluation.suspects import nearest
 from pairs.files import read_json, write_text
 from pairs.photos.read import Photos, open_photo
 
@@ -180,24 +180,19 @@ def find_neighbours(
         return [[] for _ in features]
     print(f"features of {len(photos)} training photos, for the nearest ones")
     trained = predictor.predict(photos.paths)
-    kept = np.flatnonzero(trained.readable())
-    found = []
-    for feature in features:
-        distances = ((trained.features[kept] - feature) ** 2).sum(axis=1)
-        near = kept[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
-        found.append([describe_neighbour(photos, index) for index in near])
-    return found
+    near = [nearest(trained.features, feature, trained.readable()) for feature in features]
+    return [[describe_neighbour(photos, index) for index in indices] for indices in near]
 
 
 def find_held_out_neighbours(
     evaluation: Evaluation, folds: np.ndarray, chosen: list[int]
 ) -> list[list[dict[str, Any]]]:
     """The nearest photos among those of the same fold, which its model has not seen either."""
-    found = []
+    features, found = evaluation.predictions.features, []
     for index in chosen:
         others = folds == folds[index]
         others[index] = False
-        near = nearest(evaluation.predictions.features, index, others)
+        near = nearest(features, features[index], others)
         found.append([describe_neighbour(evaluation.photos, other) for other in near])
     return found
 

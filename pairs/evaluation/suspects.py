@@ -118,8 +118,8 @@ def find_suspects(
                 score=float(scores[index]),
                 own_probability=float(probabilities[index, labels[index]]),
                 probability=float(probabilities[index, suggested]),
-                near_suggested=nearest(features, index, members & (labels == suggested)),
-                near_own=nearest(features, index, members & (labels == labels[index])),
+                near_suggested=nearest(features, features[index], members & (labels == suggested)),
+                near_own=nearest(features, features[index], members & (labels == labels[index])),
                 duplicates=others,
             )
         )
@@ -139,16 +139,16 @@ def find_mislabelled_duplicates(
     return found
 
 
-def nearest(features: np.ndarray, index: int, candidates: np.ndarray) -> tuple[int, ...]:
+def nearest(features: np.ndarray, feature: np.ndarray, candidates: np.ndarray) -> tuple[int, ...]:
     """The nearest photos by squared distance of features, at most `NEIGHBOURS`.
 
     Args:
         features: float array, shape `(photos, 2048)`.
-        index: of the photo whose neighbours are sought.
+        feature: float array, shape `(2048,)`: of the photo whose neighbours are sought.
         candidates: bool array, shape `(photos,)`.
     """
     chosen = np.flatnonzero(candidates)
-    distances = ((features[chosen].astype(np.float64) - features[index]) ** 2).sum(axis=1)
+    distances = ((features[chosen].astype(np.float64) - feature) ** 2).sum(axis=1)
     return tuple(chosen[np.argsort(distances, kind="stable")[:NEIGHBOURS]].tolist())
 
 

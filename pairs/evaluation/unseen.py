@@ -4,9 +4,7 @@ Photos are known by the digest of their bytes, not by their folder: that may
 have moved, or be named in another way.
 """
 
-import os
 import pathlib
-import stat
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +12,8 @@ import numpy as np
 
 from pairs.errors import UserError
 from pairs.evaluation.predictor import Predictor
-from pairs.files import file_digest
-from pairs.photos.check import read_check, readable
+from pairs.files import digest_or_none
+from pairs.photos.check import perceptual_hashes, read_check, readable
 from pairs.photos.duplicates import find_groups
 from pairs.photos.folds import folds_of, pool_sides, read_folds
 from pairs.photos.read import SIDES, TRAIN, VALID, Photos, find_class_photos, read_ahead
@@ -48,14 +46,6 @@ def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos
 
 def find_digests(paths: Sequence[str], workers: int) -> list[str | None]:
     """The digest of each photo's bytes; None for what is no file that can be read."""
-
-    def digest_or_none(path):
-        try:
-            # A FIFO would be waited for, a device never ends.
-            return file_digest(path) if stat.S_ISREG(os.stat(path).st_mode) else None
-        except OSError:
-            return None
-
     return list(read_ahead(digest_or_none, paths, workers))
 
 
@@ -84,15 +74,11 @@ def count_known(predictor: Predictor, digests: Sequence[str | None]) -> int | No
 
 def find_near_duplicates(predictor: Predictor, digests: Sequence[str | None]) -> list[list[int]]:
     """Groups of copies and near-duplicates, as far as the training has looked at the photos."""
-    hashes = {
-        facts.digest: facts.perceptual_hash
-        for known in read_check(predictor.home).values()
-        for facts in known.values()
-    }
+    hashes = perceptual_hashes(read_check(predictor.home))
     # What could not be read is like no other.
     known = [digest or f"unread {index}" for index, digest in enumerate(digests)]
     try:
-        return find_groups(known, [hashes.get(digest) or "" for digest in digests])
+        return find_groups(known, [hashes.get(digest, "") for digest in digests])
     except UserError as error:
         print(f"note: only exact copies are listed, no near-duplicates: {error}", file=sys.stderr)
         return find_groups(known, [""] * len(known))

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from tqdm import tqdm
 
+from pairs.command_line import print_first
 from pairs.errors import UserError
 from pairs.files import file_digest, read_json, write_text
 from pairs.photos.duplicates import perceptual_hash
@@ -36,8 +37,6 @@ DECODED_SIZE = 64
 PATHS_AT_ONCE = 512
 # In the weights folder: what was found, for the next start.
 PHOTOS = "photos.json"
-# Unreadable photos that are listed one by one; the rest are counted.
-MOST_LISTED = 20
 # The share of photos that a run resumes without; more, and it is another data set.
 MOST_VANISHED = 0.01
 
@@ -199,10 +198,7 @@ def file_times(path: str) -> Facts:
 
 def report_skipped(folder: pathlib.Path, reasons: list[str]) -> None:
     """Prints which photos cannot be read and why."""
-    for reason in itertools.islice(reasons, MOST_LISTED):
-        print(f"skipped: {reason}")
-    if len(reasons) > MOST_LISTED:
-        print(f"skipped: and {len(reasons) - MOST_LISTED} more")
+    print_first("skipped", reasons)
     if reasons:
         print(f"{folder}: {len(reasons)} photos skipped")
 
@@ -262,6 +258,15 @@ def photos_of(found: Known, folder: pathlib.Path, typeids: list[str]) -> Photos:
     labels = [typeids.index(pathlib.PurePath(name).parts[0]) for name in digests]
     paths = [str(pathlib.Path(folder, name)) for name in digests]
     return Photos(paths, np.array(labels, np.int32), list(typeids), list(digests.values()))
+
+
+def perceptual_hashes(found: dict[str, Known]) -> dict[str | None, str]:
+    """What each photo of both sides shows, by its digest; "" where that is not known."""
+    return {
+        facts.digest: facts.perceptual_hash or ""
+        for known in found.values()
+        for facts in known.values()
+    }
 
 
 def readable(found: Known) -> dict[str, str]:

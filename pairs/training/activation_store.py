@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pairs.errors import UserError
-from pairs.files import file_digest, replacing
+from pairs.files import digest_or_none, replacing
 from pairs.network.parts import digest
 from pairs.photos.read import Photos, read_ahead
 from pairs.training.run import Run
@@ -98,6 +98,11 @@ class ActivationStore:
         for row, number, place in zip(rows, numbers, places, strict=True):
             row[...] = shards[number][place]
         return rows
+
+    def batches(self, rows: range) -> Iterator[np.ndarray]:
+        """Reads rows in their order, `BATCH_SIZE` at a time: yields arrays as `read` returns."""
+        for start in range(0, len(rows), BATCH_SIZE):
+            yield self.read(np.array(rows[start : start + BATCH_SIZE]))
 
     def part(self, of: Photos, photos: Photos) -> "ActivationStore":
         """The same store for some of its photos.
@@ -270,8 +275,7 @@ def from_photos(
 
 def from_store(rows: range, store: ActivationStore, between: keras.Model) -> Iterator[np.ndarray]:
     """Yields the activations of rows, from those of a store further down."""
-    for start in range(0, len(rows), BATCH_SIZE):
-        lower = store.read(np.array(rows[start : start + BATCH_SIZE]))
+    for lower in store.batches(rows):
         yield np.asarray(between.predict_on_batch(lower))
 
 
@@ -297,19 +301,11 @@ def store_key(
     sha.update(json.dumps(facts).encode())
     sha.update(digest(below.weights).encode())
     photo_digests: Iterable[str | None] = photos.digests or read_ahead(
-        digest_or_gone, photos.paths, workers
+        digest_or_none, photos.paths, workers
     )
     for photo in photo_digests:
         sha.update((photo or "unread").encode())
     return sha.hexdigest()[:32]
-
-
-def digest_or_gone(path: str) -> str:
-    """Digest of a photo's bytes; a word for one that has vanished since the check."""
-    try:
-        return file_digest(path)
-    except OSError:
-        return "gone"
 
 
 def remove_stores(weights: pathlib.Path, keep: Sequence[ActivationStore | None]) -> None:

@@ -106,3 +106,15 @@ def write_results(folder: pathlib.Path, found: OutOfFold) -> None:
     header = ["image", "typeid", "fold", *(f"p_{typeid}" for typeid in typeids)]
     write_csv(folder / TABLE, header, rows)
     write_json(folder / "results.json", found.results())
+
+
+def print_results(found: OutOfFold) -> None:
+    """Prints the error of each fold, and of all photos."""
+    results = found.results()
+    print("\nfold     photos      error")
+    for number, result in enumerate(results["folds"], start=1):
+        print(f"{number:<6}{result['photos']:>9}{result['error']:>11.4f}")
+    print(
+        f"{'all':<6}{results['photos']:>9}{results['error']:>11.4f} ± "
+        f"{results['error_standard_error']:.4f} (each photo by the model that has not seen it)"
+    )

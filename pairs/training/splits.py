@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.photos.check import Known, warn_about_leakage
+from pairs.photos.check import Known, perceptual_hashes, warn_about_leakage
 from pairs.photos.duplicates import find_groups
 from pairs.photos.folds import FOLDS, cut_folds, fold_folder, folds_of, read_folds
 from pairs.photos.read import TRAIN, VALID, Photos
@@ -58,11 +58,9 @@ def choose_folds(pool: Photos, found: dict[str, Known], num_folds: int, seed: in
         num_folds, seed: as `folds.cut_folds`, which also says what is returned
             and raised.
     """
-    hashes = {
-        facts.digest: facts.perceptual_hash for known in found.values() for facts in known.values()
-    }
+    hashes = perceptual_hashes(found)
     digests = [digest or "" for digest in pool.digests or []]
-    groups = find_groups(digests, [hashes[digest] or "" for digest in digests])
+    groups = find_groups(digests, [hashes[digest] for digest in digests])
     folds = cut_folds(pool, groups, num_folds, seed)
     if groups:
         print(

@@ -26,7 +26,6 @@ from pairs.network.parts import connect, digest, for_prediction, split, split_tr
 from pairs.network.trunks import TRUNKS
 from pairs.photos.read import Photos
 from pairs.training.activation_store import (
-    BATCH_SIZE,
     ActivationStore,
     from_photos,
     open_store,
@@ -122,7 +121,7 @@ def run_stage(
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run.workers, ALONE)
     judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
-        if run.pool is not None:
+        if run.pool is not None and stage == run.stages[-1]:
             features = compute_features(run, setup, valid_pairs.photos)
             write_held_out(
                 run.folder,
@@ -142,13 +141,11 @@ def run_stage(
 
 def compute_features(run: Run, setup: Setup, photos: Photos) -> np.ndarray:
     """The trunk's feature of validation photos: float32 array, shape `(photos, 2048)`."""
-    store, below = setup.valid_store, setup.parts.below
-    batches: Iterator[np.ndarray] = from_photos(range(len(photos)), below, photos, run.workers)
-    if store:
-        starts = range(0, len(photos), BATCH_SIZE)
-        batches = (
-            store.read(np.arange(start, min(start + BATCH_SIZE, len(photos)))) for start in starts
-        )
+    rows = range(len(photos))
+    if setup.valid_store:
+        batches = setup.valid_store.batches(rows)
+    else:
+        batches = from_photos(rows, setup.parts.below, photos, run.workers)
     _, upper = split_trunk(setup.parts.model, setup.parts.cut)
     parts = [batch if upper is None else upper.predict_on_batch(batch) for batch in batches]
     return np.concatenate(parts).astype(np.float32)

@@ -1,0 +1,67 @@
+"""What models say about photos: arrays, and their mean."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model says about photos. Rows of unreadable photos are NaN.
+
+    Attributes:
+        paths: of the photos.
+        probabilities: float32 array, shape `(photos, classes)`; rows sum to 1.
+        features: float32 array, shape `(photos, 2048)`: the trunk's pooled feature;
+            of several models side by side.
+        folds: int array, shape `(photos,)`: the fold whose model alone said it,
+            because it has not seen the photo (its features have 2048 columns, too);
+            0: all models, none of which has. None: no photo was asked about alone.
+        num_trainings: whose predictions are averaged here.
+    """
+
+    paths: list[str]
+    probabilities: np.ndarray
+    features: np.ndarray
+    folds: np.ndarray | None = None
+    num_trainings: int = 1
+
+    def readable(self) -> np.ndarray:
+        """bool array, shape `(photos,)`."""
+        return ~np.isnan(self.probabilities).any(axis=1)
+
+    def take(self, indices: np.ndarray) -> "Predictions":
+        """Those of some photos."""
+        paths = [self.paths[index] for index in indices]
+        folds = None if self.folds is None else self.folds[indices]
+        return dataclasses.replace(
+            self,
+            paths=paths,
+            probabilities=self.probabilities[indices],
+            features=self.features[indices],
+            folds=folds,
+        )
+
+
+def average(all_predictions: list[Predictions], typeids: list[list[str]]) -> Predictions:
+    """Averages what several models say about the same photos.
+
+    Args:
+        all_predictions: of the same paths.
+        typeids: for each model, what its columns stand for, the same classes in
+            any order; the result has the columns of the first.
+
+    Returns:
+        the mean of the class probabilities; features are the first model's.
+    """
+    first = typeids[0]
+    # The same classes may be in another order.
+    probabilities = [
+        predictions.probabilities[:, [own.index(name) for name in first]]
+        for predictions, own in zip(all_predictions, typeids, strict=True)
+    ]
+    return dataclasses.replace(
+        all_predictions[0],
+        probabilities=np.mean(probabilities, axis=0),
+        num_trainings=len(all_predictions),
+    )
