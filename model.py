@@ -2,7 +2,7 @@
 
     img_1 --> trunk --> feature 1 --> dropout --> ctg_out_1   typeid of img_1
                            |
-                         square   --------------> bin_out     different / same
+                   square, or cosine -----------> bin_out     different / same
                            |
     img_2 --> trunk --> feature 2 --> dropout --> ctg_out_2   typeid of img_2
 
@@ -13,14 +13,23 @@ the second image is always another image of the same batch, so every image
 passes the trunk once, and the second feature is gathered by the permutation
 (`connect` in pairs/network/parts.py).
 
-Source: the seed; the verification loss of arXiv:1611.05666.
+The seed's pair head looks at the squared difference of the features, number by
+number. That of recipes in `ALL_PAIRS` looks at their cosine, one number, so
+that every pair of a batch can be compared in one matrix product.
+
+Source: the seed; the verification loss of arXiv:1611.05666; for all pairs the
+sigmoid loss of arXiv:2303.15343, there of images and texts.
 """
 
 import keras
+import numpy as np
 
 from pairs.network import trunks
-from pairs.network.layers import SquaredDifference, TypeidHead
+from pairs.network.layers import CosineSimilarity, SquaredDifference, TypeidHead
 from pairs.training import recipe
+
+# Kernel and bias of a pair head on cosines: the logit of "same" is 10 cos - 6.
+COSINE_START = [np.array([[-5.0, 5.0]]), np.array([3.0, -3.0])]
 
 
 def build_model(
@@ -28,6 +37,7 @@ def build_model(
     typeids: list[str],
     num_photos: list[int] | None = None,
     paired: bool = True,
+    all_pairs: bool = False,
 ) -> keras.Model:
     """Puts the heads on the trunk. This is the model that is saved.
 
@@ -37,6 +47,7 @@ def build_model(
         num_photos: training photos of each; None: unknown.
         paired: False leaves one image, its softmax, and no pair: the
             "softmax only" systems of the seed's table.
+        all_pairs: the pair head looks at the cosine of the features.
 
     Returns:
         a model with inputs `img_1` (and `img_2`), outputs a dict of
@@ -59,7 +70,11 @@ def build_model(
         for number, feature in enumerate(features, start=1)
     }
     if paired:
-        square = SquaredDifference(name="square", dtype=dtype)(features)
+        compare: keras.layers.Layer = SquaredDifference(name="square", dtype=dtype)
+        if all_pairs:
+            compare = CosineSimilarity(name="cosine", dtype=dtype)
         same = keras.layers.Dense(2, activation="softmax", name="bin_out", dtype=dtype)
-        outputs["bin_out"] = same(square)
+        outputs["bin_out"] = same(compare(features))
+        if all_pairs:
+            same.set_weights(COSINE_START)
     return keras.Model(images, outputs, name="pair_model" if paired else "softmax_model")

@@ -3,6 +3,8 @@
     python predict.py --weights weights --test data/test --out predict.txt
     python predict.py --weights weights photo.jpg          its five likeliest classes
     python predict.py --weights weights a.jpg b.jpg --same one class or two?
+    python predict.py --weights weights --pairs pairs.csv --out answers.csv
+    python predict.py --weights weights --query DIR --gallery DIR --out matches.csv
     python predict.py --weights weights --evaluate data/valid --report report
 
 Probabilities are calibrated once `--evaluate` has been run on the validation
@@ -21,9 +23,11 @@ from pairs.command_line import run
 from pairs.devices import inventory
 from pairs.errors import UserError
 from pairs.evaluation import unseen
-from pairs.evaluation.calibration import write_calibration
+from pairs.evaluation.answers import answer_pairs, print_same, write_features
+from pairs.evaluation.calibration import Calibration, write_calibration
 from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
 from pairs.evaluation.flags import parse_args
+from pairs.evaluation.matches import write_matches
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
@@ -62,18 +66,24 @@ def image_id(path):
     return BREAKS.sub(lambda found: repr(found[0])[1:-1], pathlib.Path(path).stem)
 
 
-def write_table(predictor, predictions, temperature, names, file):
-    """Writes a table: image id, typeid, name, and the likeliest classes with probabilities."""
+def write_table(predictor, predictions, calibration, names, file):
+    """Writes a table of all photos.
+
+    Its columns: image id, typeid, name, "none" if the photo shows none of the classes,
+    and the likeliest classes with probabilities.
+    """
     count = min(TOP, len(predictor.typeids))
-    header = ["image_id", "typeid", "name"]
+    header = ["image_id", "typeid", "name", "none_of_these"]
     for place in range(1, count + 1):
         header += [f"typeid_{place}", f"probability_{place}"]
     rows = []
-    calibrated = apply_temperature(predictions.probabilities, temperature)
+    calibrated = apply_temperature(predictions.probabilities, calibration.temperature)
     readable = predictions.readable()
+    shows_none = calibration.shows_none(predictions)
     for row, label in enumerate(first_guesses(predictor, predictions)):
         typeid = predictor.typeids[label]
         cells = [image_id(predictions.paths[row]), typeid, names.get(typeid, "")]
+        cells.append("none" if shows_none[row] else "")
         if readable[row]:
             for guess in rank_classes(calibrated[row : row + 1])[0, :count]:
                 cells += [predictor.typeids[guess], f"{calibrated[row, guess]:.6f}"]
@@ -81,38 +91,19 @@ def write_table(predictor, predictions, temperature, names, file):
     write_csv(file, header, rows)
 
 
-def print_guesses(predictor, predictions, temperature, names):
-    """Prints the likeliest classes of each photo."""
-    calibrated = apply_temperature(predictions.probabilities, temperature)
-    for path, probabilities in zip(predictions.paths, calibrated, strict=True):
+def print_guesses(predictor, predictions, calibration, names):
+    """Prints the likeliest classes of each photo, or that it shows none of them."""
+    calibrated = apply_temperature(predictions.probabilities, calibration.temperature)
+    shows_none = calibration.shows_none(predictions)
+    for path, probabilities, none in zip(predictions.paths, calibrated, shows_none, strict=True):
         if np.isnan(probabilities).any():
             continue  # reported already
-        print(printable(path))
+        print(f"{printable(path)}{': none of the classes; what is nearest:' if none else ''}")
         for label in rank_classes(probabilities[None])[0, :TOP]:
             print(f"  {probabilities[label]:.4f}  {printed_name(predictor.typeids[label], names)}")
     num_unreadable = int((~predictions.readable()).sum())
     if num_unreadable:
         raise UserError(f"{num_unreadable} of {len(predictions.paths)} photos cannot be read")
-
-
-def print_same(predictor, predictions):
-    """Prints how probably two photos show one class."""
-    if not predictor.is_paired:
-        raise UserError(
-            f"--same: {predictor.weights} was trained with --loss softmax: no pair head"
-        )
-    if not predictions.readable().all():
-        raise UserError("--same: both photos must be readable")
-    first, second = predictions.features
-    probability = predictor.same_probabilities(first[None], second[None])[0]
-    threshold = predictor.calibration.same_threshold
-    fitted = "" if predictor.calibration.photos else ", not fitted yet: see --evaluate"
-    verdict = "the same class" if probability >= threshold else "two classes"
-    distance = ((first - second) ** 2).sum() / len(predictor.models)  # their mean
-    print(
-        f"same {probability:.4f}, squared distance {distance:.4f}: {verdict} "
-        f"(from {threshold:.4f} on: the same{fitted})"
-    )
 
 
 def read_names(file):
@@ -142,10 +133,10 @@ def read_names(file):
     return names
 
 
-def predict_photos(predictors, paths):
-    """What the models say of photos, averaged; only their probabilities are kept."""
+def predict_photos(predictors, paths, keep_features=False):
+    """What the models say of photos, averaged."""
     return average(
-        [predictor.predict(paths, keep_features=False) for predictor in predictors],
+        [predictor.predict(paths, keep_features) for predictor in predictors],
         [predictor.typeids for predictor in predictors],
     )
 
@@ -180,19 +171,21 @@ def check_models(predictors, args):
             )
 
 
-def temperature_of(predictors):
-    """The stored temperature of a single model; of several, which nobody fitted, 1."""
+def calibration_of(predictors):
+    """The stored calibration of a single training; of several, nobody fitted one."""
     first, *others = predictors
-    return 1.0 if others else first.calibration.temperature
+    return Calibration() if others else first.calibration
 
 
 def predict_folder(predictors, args, names):
     """Writes the submission, and the table if asked for."""
     predictor = predictors[0]
-    predictions = predict_photos(predictors, find_photos(args.test))
+    predictions = predict_photos(predictors, find_photos(args.test), bool(args.features))
     write_submission(predictor, predictions, args.out)
     if args.csv:
-        write_table(predictor, predictions, temperature_of(predictors), names, args.csv)
+        write_table(predictor, predictions, calibration_of(predictors), names, args.csv)
+    if args.features:
+        write_features(predictor, predictions, args.features)
     ids = collections.Counter(map(image_id, predictions.paths))
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
@@ -200,6 +193,7 @@ def predict_folder(predictors, args, names):
     num_unreadable = int((~predictions.readable()).sum())
     unreadable = f", {num_unreadable} of them not readable" if num_unreadable else ""
     also = f", and as a table {args.csv}" if args.csv else ""
+    also += f", and their features {args.features}" if args.features else ""
     print(f"{args.out}: {len(predictions.paths)} photos{unreadable}{also}")
 
 
@@ -305,10 +299,14 @@ def main():
     if args.evaluate:
         judge(predictors, args, names)
     elif args.same:
-        print_same(predictors[0], predictors[0].predict(args.photos))
+        print_same(predictors[0], args.photos, args.new_classes)
+    elif args.pairs:
+        answer_pairs(predictors[0], args.pairs, args.out, args.new_classes)
+    elif args.query:
+        write_matches(predictors[0], args.query, args.gallery, args.out, args.new_classes)
     elif args.photos:
         predictions = predict_photos(predictors, args.photos)
-        print_guesses(predictors[0], predictions, temperature_of(predictors), names)
+        print_guesses(predictors[0], predictions, calibration_of(predictors), names)
     else:
         predict_folder(predictors, args, names)
 

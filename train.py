@@ -138,7 +138,13 @@ def build_first_model(args, photos, start_file):
         images = (batches[step][0]["img_1"] * scale + offset for step in range(count))
         trunks.estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
-    model = build_model(trunk, photos.typeids, num_photos, paired=args.loss == "paired")
+    model = build_model(
+        trunk,
+        photos.typeids,
+        num_photos,
+        paired=args.loss == "paired",
+        all_pairs=args.recipe in recipe.ALL_PAIRS,
+    )
     save_model(model, start_file)
     picture = start_file.with_name("model.png")
     warning = draw_model(model, picture)
@@ -258,14 +264,13 @@ def check_still_there(model_file):
 
 def finish_folds(folder, pool):
     """Writes and prints what the models say of the photos that they have not seen."""
-    from pairs.evaluation import calibration
+    from pairs.evaluation import calibration, same
     from pairs.training import out_of_fold
 
     found = out_of_fold.gather(folder, pool)
     out_of_fold.write_results(folder, found)
-    fitted = calibration.fit(
-        found.probabilities, found.photos.labels, found.same_probabilities, found.same
-    )
+    pairs = same.compare(found.unit, found.probabilities, pool.labels, found.folds)
+    fitted = calibration.fit(found.probabilities, pool.labels, found.likeness, pairs)
     calibration.write_calibration(folder, fitted)
     out_of_fold.print_results(found)
 

@@ -22,7 +22,8 @@ from pairs.errors import UserError
 from pairs.training import recipe, run_folder
 
 # What only pairs notice: nothing of `--loss softmax`.
-OF_PAIRS = {"pair_generator.swap_partners", "pairs.training.recipe.LOSS_WEIGHTS"}
+OF_ALL_PAIRS = {"pairs.training.recipe.ALL_PAIRS", "pairs.training.recipe.ALL_PAIRS_WEIGHT"}
+OF_PAIRS = {"pair_generator.swap_partners", "pairs.training.recipe.LOSS_WEIGHTS", *OF_ALL_PAIRS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,11 @@ class Variant:
         """
         before = recipe.plan(args.recipe, args.epochs)
         changes_plan = [self.changed(stage) for stage in before] != before
-        works = {place for place in self.replaced if args.loss == "paired" or place not in OF_PAIRS}
+        works = set(self.replaced)
+        if args.loss != "paired":
+            works -= OF_PAIRS
+        if args.recipe not in recipe.ALL_PAIRS:
+            works -= OF_ALL_PAIRS
         if args.demo or not (changes_plan or works):
             raise UserError("this variant would change nothing of this training")
 
@@ -158,6 +163,14 @@ CANDIDATES = {
     "mirror": Variant(
         "photos mirrored or not, and stored, instead of affine transforms",
         stages={name: {"augment": "mirror"} for name in ("heads", "blocks", "plain")},
+    ),
+    "all-pairs-0": Variant(
+        "all pairs of a batch, weighted 0: what is left of a recipe without",
+        {"pairs.training.recipe.ALL_PAIRS_WEIGHT": 0.0},
+    ),
+    "one-permutation": Variant(
+        "the seed's pairs and pair head instead of all pairs of a batch",
+        {"pairs.training.recipe.ALL_PAIRS": ()},
     ),
     "pair-weight-0": pair_weight(0.0),
     "pair-weight-2": pair_weight(2.0),

@@ -308,6 +308,75 @@ def test_a_folder_of_folds_is_the_mean_of_its_models(trained, sorted_photos):
 
 
 @pytest.mark.slow
+def test_the_similarity_of_a_folder_of_folds_is_the_mean_of_its_models(trained, sorted_photos):
+    from pairs.evaluation.predictor import Predictor
+
+    paths = find_class_photos(sorted_photos / "valid").paths
+    together = Predictor(trained)
+    alone = [Predictor(trained / f"fold-{fold}") for fold in (1, 2, 3)]
+    found = together.predict(paths)
+    each = [predictor.predict(paths) for predictor in alone]
+    unit = together.unit(found.features)
+    assert unit.shape == found.features.shape == (len(paths), 3 * 2048)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
+    units = [predictor.unit(one.features) for predictor, one in zip(alone, each, strict=True)]
+    cosines = np.array([own @ own.T for own in units])
+    np.testing.assert_allclose(unit @ unit.T, cosines.mean(axis=0), atol=1e-4)
+    assert cosines.std(axis=0).max() > 0.01
+    # The class that a photo is most like: of the mean, not the mean of each model's likest.
+    likenesses = np.array(
+        [
+            own @ space.centres.T
+            for own, predictor in zip(units, alone, strict=True)
+            for space in predictor.similarities
+        ]
+    )
+    expected = [max(sum(models) / 3) for models in likenesses.transpose(1, 0, 2)]
+    np.testing.assert_allclose(found.likeness, expected, atol=1e-4)
+    for own, one in zip(likenesses, each, strict=True):
+        np.testing.assert_allclose(one.likeness, own.max(axis=1), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_of_a_photo_that_one_fold_holds_out_that_folds_similarity_counts(trained, sorted_photos):
+    """As `--evaluate` compares photos; one that no fold has seen is compared by the first."""
+    from pairs.evaluation import unseen
+    from pairs.evaluation.predictor import Predictor
+
+    paths = find_class_photos(sorted_photos / "valid").paths
+    together = Predictor(trained)
+    cut = unseen.find_folds(together, unseen.find_digests(paths, 2))
+    assert set(cut.tolist()) <= {1, 2, 3}
+    assert len(set(cut.tolist())) > 1
+    cut[0] = 0
+    found = together.predict_held_out(paths, [None] * len(paths), cut)
+    unit = together.unit(found.features, cut)
+    alone = {fold: Predictor(trained / f"fold-{fold}") for fold in (1, 2, 3)}
+    for path, fold, row, likeness in zip(paths, cut.tolist(), unit, found.likeness, strict=True):
+        judge = alone[max(fold, 1)]
+        own = judge.predict([path])
+        np.testing.assert_allclose(row, judge.unit(own.features)[0], atol=1e-4)
+        expected = own if fold else together.predict([path])
+        assert likeness == pytest.approx(float(expected.likeness[0]), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_of_folds_one_photo_in_twenty_is_called_none_of_the_classes(trained, sorted_photos):
+    """By the model that has not seen it."""
+    from pairs.evaluation import unseen
+    from pairs.evaluation.predictor import Predictor
+
+    paths = [str(path) for path in sorted_photos.glob("*/*/*") if path.is_file()]
+    together = Predictor(trained)
+    digests = unseen.find_digests(paths, 2)
+    found = together.predict_held_out(paths, digests, unseen.find_folds(together, digests))
+    assert together.calibration.photos == len(paths) == 26
+    # 5 % of 26 are 1.3: the quantile is between the second and the third.
+    assert together.calibration.shows_none(found).sum() == 2
+    assert together.calibration.none_below != 0
+
+
+@pytest.mark.slow
 def test_the_evaluation_asks_the_model_that_has_not_seen_the_photo(
     trained, sorted_photos, tmp_path
 ):
@@ -385,6 +454,11 @@ def content(path):
     """A file's bytes; of a model file those of its weights: a zip notes the time."""
     if path.name == "calibration.json":  # of these model files
         return {**json.loads(path.read_text()), "model": None}
+    if path.name == "similarity.npz":
+        with np.load(path) as arrays:
+            model = path.with_name("model.keras").read_bytes()
+            assert str(arrays["model"]) == hashlib.sha256(model).hexdigest()
+            return {name: arrays[name].tobytes() for name in arrays if name != "model"}
     if path.suffix != ".keras":
         return path.read_bytes()
     with zipfile.ZipFile(path) as archive:

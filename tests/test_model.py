@@ -13,7 +13,7 @@ from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.files import draw_model, load_model
 from pairs.network.parts import resized, unfreeze
-from pairs.network.trunks import build_trunk, estimate_statistics
+from pairs.network.trunks import TRUNKS, build_trunk, estimate_statistics
 from pairs.training.optimizer import compile_model
 
 TYPEIDS = ["2", "10", "pug"]
@@ -245,6 +245,46 @@ def test_brought_weights_are_found_under_keras_own_name(trunk, tmp_path):
     found = build_trunk("xception", SIZE, "imagenet", tmp_path)
     for one, two in zip(found.weights, trunk.weights, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def write_legacy_weights(trunk, path):
+    """Keras' own layout of 2017: a group for each layer, in order, under names of its own.
+
+    As in `xception_weights_tf_dim_ordering_tf_kernels_notop.h5`, which has names that
+    no layer has today: weights find their layer by their place.
+    """
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        names = []
+        for number, layer in enumerate(trunk.layers):
+            names.append(f"layer_of_2017_{number}")
+            group = file.create_group(names[-1])
+            keys = [f"{names[-1]}/weight_{place}:0" for place in range(len(layer.weights))]
+            for key, weight in zip(keys, layer.weights, strict=True):
+                group.create_dataset(key, data=weight.numpy())
+            group.attrs["weight_names"] = [key.encode() for key in keys]
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["keras_version"] = b"2.0.5"
+
+
+@pytest.mark.slow
+def test_keras_own_weight_file_is_trained_from_without_network(trunk, data, tmp_path):
+    """The default `--pretrained imagenet`, the file brought into `--weights`."""
+    write_legacy_weights(trunk, tmp_path / TRUNKS["xception"].weights_file)
+    nowhere = "http://127.0.0.1:9"
+    flags = ["--data", data, "--weights", tmp_path, "--image-size", SIZE, "--batch-size", 6]
+    done = run_script(
+        *("train.py", *flags, "--epochs", 1, 0, 0),
+        https_proxy=nowhere,
+        HTTPS_PROXY=nowhere,
+        KERAS_HOME=str(tmp_path / "empty"),
+    )
+    assert done.returncode == 0, done.stderr
+    trained = load_model(tmp_path / "model.keras").get_layer("trunk")  # still frozen
+    for found, weight in zip(trained.weights, trunk.weights, strict=True):
+        np.testing.assert_array_equal(found, weight)
 
 
 def test_a_weights_file_that_lacks_a_layer_is_refused(trunk, tmp_path):

@@ -14,6 +14,7 @@ import predict
 from pairs.errors import UserError
 from pairs.evaluation import evaluate
 from pairs.evaluation.calibration import Calibration, models_digest
+from pairs.evaluation.flags import parse_args
 from pairs.evaluation.predictor import MAX_VIEWS, Predictor, read_views
 from pairs.photos.read import find_class_photos, find_photos, read_photo
 
@@ -156,11 +157,11 @@ def test_two_photos_are_the_same_or_not(trained, test_folder):
     photo, other = test_folder / "20,1.jpg", test_folder / "b" / "10,7.5.jpg"
     done = run_script("predict.py", photo, photo, "--same", "--weights", trained)
     assert done.returncode == 0, done.stderr
-    assert "squared distance 0.0000" in done.stdout
+    assert "cosine 1.0000: " in done.stdout
     there = run_script("predict.py", photo, other, "--same", "--weights", trained).stdout
     back = run_script("predict.py", other, photo, "--same", "--weights", trained).stdout
     assert there == back
-    assert float(there.split("distance ")[1].split(":")[0]) > 0
+    assert -1 <= float(there.split("cosine ")[1].split(":")[0]) < 1
     done = run_script("predict.py", photo, "--same", "--weights", trained)
     assert_one_line_error(done, "1 photos given, exactly 2")
 
@@ -227,8 +228,8 @@ def test_models_are_averaged_by_typeid_and_not_by_column(trained, predictor, tes
     class Turned(Predictor):
         """The same model, its classes in another order."""
 
-        def predict(self, paths, **more):
-            found = super().predict(paths, **more)
+        def predict(self, *words, **more):
+            found = super().predict(*words, **more)
             return dataclasses.replace(found, probabilities=found.probabilities[:, ::-1])
 
     turned = Turned(trained)
@@ -284,20 +285,23 @@ def test_training_photos_are_known_by_their_bytes_wherever_they_lie(trained, dat
     "facts",
     [
         "[1, 2]",
-        '{"model": "MODEL", "temperature": "hot"}',
-        '{"model": "MODEL", "temperature": [1]}',
-        '{"model": "MODEL", "temperature": 0}',
-        '{"model": "MODEL", "temperature": NaN}',
-        '{"model": "MODEL", "same_threshold": "x"}',
-        '{"model": "MODEL", "same_threshold": 7}',
-        '{"model": "MODEL", "photos": "many"}',
-        '{"model": "MODEL", "unknown": 1}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "temperature": "hot"}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "temperature": [1]}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "temperature": 0}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "temperature": NaN}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "same_threshold": "x"}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "same_threshold": 7}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "photos": "many"}',
+        '{"model": "MODEL", "same_known": [0, 1, 0], "unknown": 1}',
     ],
 )
-def test_a_damaged_calibration_is_said_and_not_used(trained, predictor, facts, tmp_path, capsys):
-    for name in ("model.keras", "photos.json"):
+def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, capsys):
+    for name in ("model.keras", "similarity.npz", "photos.json"):
         (tmp_path / name).symlink_to(trained / name)
-    facts = facts.replace("MODEL", models_digest(predictor.weights))
+    whole = '{"model": "MODEL", "same_known": [0, 1, 0], "temperature": 0.5}'
+    facts, whole = (text.replace("MODEL", models_digest(trained)) for text in (facts, whole))
+    (tmp_path / "calibration.json").write_text(whole)
+    assert Predictor(tmp_path).calibration == Calibration(temperature=0.5)
     (tmp_path / "calibration.json").write_text(facts)
     assert Predictor(tmp_path).calibration == Calibration()
     assert "calibration.json: damaged" in capsys.readouterr().err
@@ -317,15 +321,89 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, predictor, facts, t
         ("FOLDER --report r", "needs --evaluate"),
         ("FOLDER --names names.txt", "with --csv names are written"),
         ("FOLDER --evaluate=", "--evaluate: an empty name"),
-        ("PHOTO PHOTO --same --head first", "no --names, --head"),
+        ("PHOTO PHOTO --same --head first", "--same: of one training, and of no head; no --head"),
+        ("PHOTO PHOTO --same --weights OTHER", "--same: of one training"),
+        ("PHOTO PHOTO --same --names TABLE", "--names: answers about pairs of photos name no"),
+        ("PHOTO PHOTO --same --out a.csv", "--out: needs a folder"),
+        ("PHOTO PHOTO --same --pairs TABLE --out a.csv", "--same and --pairs exclude each other"),
+        ("--pairs TABLE", "--pairs: --out FILE is needed, a CSV to write"),
+        ("--pairs TABLE --out TABLE", "two files are needed"),
+        ("--pairs nowhere.csv --out a.csv", "--pairs nowhere.csv: no such file"),
+        ("--pairs FOLDER --out a.csv", "no such file"),
+        ("--pairs TABLE --out a.csv PHOTO", "exclude each other"),
+        ("--pairs TABLE --out a.csv --test FOLDER", "--pairs and FOLDER exclude each other"),
+        ("--pairs TABLE --out a.csv --csv b.csv", "--csv: needs a folder"),
+        ("--pairs TABLE --out a.csv --features b.npz", "--features: needs a folder"),
+        ("--pairs TABLE --out a.csv --head second", "--pairs: of one training, and of no head"),
+        ("--pairs TABLE --out a.csv --names TABLE", "--names: answers about pairs"),
+        ("--pairs TABLE --out nowhere/a.csv", "the folder nowhere does not exist"),
+        ("--query FOLDER --out a.csv", "--gallery and --query: both are needed"),
+        ("--gallery FOLDER --out a.csv", "--gallery and --query: both are needed"),
+        ("--query FOLDER --gallery FOLDER", "--query: --out FILE is needed"),
+        ("--query FOLDER --gallery PHOTO --out a.csv", "20,1.jpg: no such folder"),
+        ("--query nowhere --gallery FOLDER --out a.csv", "nowhere: no such folder"),
+        (
+            "--query FOLDER --gallery FOLDER --out a.csv --pairs TABLE",
+            "--pairs and --query exclude",
+        ),
+        ("--query FOLDER --gallery FOLDER --out a.csv --evaluate FOLDER", "exclude each other"),
+        ("--query FOLDER --gallery FOLDER --out a.csv --weights OTHER", "--query: of one training"),
+        ("--new-classes", "--new-classes: goes with --same, --pairs or --query"),
+        ("FOLDER --new-classes", "--new-classes: goes with"),
+        ("PHOTO --new-classes", "--new-classes: goes with"),
+        ("--evaluate FOLDER --new-classes", "--new-classes: goes with"),
+        ("PHOTO --features a.npz", "--features: needs a folder"),
+        ("--evaluate FOLDER --features a.npz", "--features: needs a folder"),
+        ("FOLDER --features a.npz --head first", "--features: of one training, and of no head"),
+        ("FOLDER --features a.npz --weights OTHER", "--features: of one training"),
+        ("FOLDER --features a.npz --out ./a.npz", "two files are needed"),
+        ("FOLDER --features a.npz --csv ./a.npz", "two files are needed"),
+        ("FOLDER --features=", "--features: an empty name"),
+        ("FOLDER --csv TABLE --names TABLE", "two files are needed"),
     ],
 )
-def test_what_would_be_ignored_or_overwritten_is_refused(trained, test_folder, flags, words):
-    places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder}
-    flags = [places.get(word, word) for word in flags.split()]
-    done = run_script("predict.py", *flags, "--weights", trained)
-    assert_one_line_error(done, words)
+def test_what_would_be_ignored_or_overwritten_is_refused(
+    flags, words, test_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.keras").write_bytes(b"never read")
+    places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder, "TABLE": "table.csv"}
+    (tmp_path / "table.csv").write_text("of somebody")
+    flags = [str(places.get(word, word)) for word in flags.split()]
+    with pytest.raises(SystemExit) as ended:
+        parse_args([*flags, "--weights", "weights"])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert words.replace("FOLDER", str(test_folder)) in printed
+    assert len(printed.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "weights"]
+
+
+def test_a_refusal_is_one_line_of_the_command(trained, test_folder):
+    done = run_script("predict.py", test_folder, "--new-classes", "--weights", trained)
+    assert_one_line_error(done, "--new-classes: goes with --same, --pairs or --query")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "out"),
+    [
+        ("PHOTO PHOTO --same --new-classes", None),
+        ("--pairs TABLE --out a.csv --new-classes --tta 2", "a.csv"),
+        ("--query FOLDER --gallery FOLDER --out a.csv", "a.csv"),
+        ("FOLDER --features a.npz --out a.txt --csv a.csv --names TABLE", "a.txt"),
+        ("FOLDER --features a.npz", "predict.txt"),
+    ],
+)
+def test_what_goes_together_is_taken(flags, out, trained, test_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("of somebody")
+    places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder, "TABLE": "table.csv"}
+    words = [str(places.get(word, word)) for word in flags.split()]
+    args = parse_args([*words, "--weights", str(trained)])
+    assert args.out == out
+    assert args.test == (str(test_folder) if flags.startswith("FOLDER") else None)
 
 
 def test_photos_that_cannot_be_read_are_an_error(trained, tmp_path):

@@ -151,3 +151,10 @@ def test_a_heat_map_says_how_much_each_place_adds_to_the_logit(trained, data):
     heads = [layer for layer in predictor.photo_model.layers if layer.name.startswith("ctg_out")]
     logits = np.mean([feature @ np.asarray(head.kernel) for head in heads], axis=0)
     np.testing.assert_allclose(maps.mean(axis=(0, 1)), logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_button_shows_what_looks_like_none_of_the_classes(folder, browse):
+    """5 % of the photos that were judged: of seven, the most unlike one."""
+    dom = browse(folder / "index.html", "document.getElementById('none').click();")
+    assert "None of the classes, the most unlike first: 1 photo<" in dom
+    assert shown_photos(dom) == 1

@@ -1,8 +1,9 @@
 """Fits what makes probabilities mean what they say, and keeps it beside the model.
 
-`calibration.json` holds a temperature for the class probabilities and the
-threshold from which two photos are called the same. It belongs to the very
-model files that it was fitted for.
+`calibration.json` holds a temperature for the class probabilities, the weights of the
+logistic models that say whether two photos are of one class (`same.py`), and from
+where on a photo shows none of the classes. It belongs to the very model files that it
+was fitted for.
 """
 
 import dataclasses
@@ -15,12 +16,16 @@ import sys
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.evaluation import metrics
+from pairs.evaluation import metrics, same
+from pairs.evaluation.predictions import Predictions
 from pairs.files import file_digest, write_json
+from pairs.network.similarity import SIMILARITY
 from pairs.photos.folds import fold_folder, read_folds
 
 CALIBRATION = "calibration.json"
 MODEL = "model.keras"
+# Share of photos of the classes that "none of the classes" may be said of.
+REFUSED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +34,41 @@ class Calibration:
 
     Attributes:
         temperature: probabilities are `softmax(log(p) / temperature)`.
-        same_threshold: probability of "same" from which both kinds of pairs are
-            wrong equally often; None for a model without pair head.
+        same_known: weights for photos of the trained classes, see `same.fit`. Not
+            fitted, it is the agreement of their class probabilities.
+        same_new: the same for photos of other classes, of the cosine alone. Not
+            fitted, it is about what other trainings had, with `similarity.npz`.
+        same_threshold: probability of "same" from which both kinds of pairs of
+            trained classes are wrong equally often.
+        none_below: a photo with a lower score (`class_scores`) shows none of the
+            classes. 5 % of those that do have one; 0 where it is not fitted.
         photos: how many photos it was fitted on; 0: not fitted.
     """
 
     temperature: float = 1.0
-    same_threshold: float | None = 0.5
+    same_known: tuple[float, ...] = (0.0, 1.0, 0.0)
+    same_new: tuple[float, ...] = (17.0, -2.5)
+    same_threshold: float = 0.5
+    none_below: float = 0.0
     photos: int = 0
+
+    def shows_none(self, predictions: Predictions) -> np.ndarray:
+        """Which photos show none of the classes: bool array, shape `(photos,)`."""
+        scores = class_scores(predictions.probabilities, predictions.likeness)
+        # Not fitted, it refuses nothing: scores of photos that are unlike all are below 0.
+        return (scores < self.none_below) & (self.none_below != 0)
 
     def checked(self) -> "Calibration":
         """Itself; raises a ValueError or TypeError if a file held something else."""
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature}")
-        if self.same_threshold is not None and not 0 <= self.same_threshold <= 1:
+        if not 0 <= self.same_threshold <= 1:
             raise ValueError(f"same_threshold {self.same_threshold}")
+        for weights, count in ((self.same_known, 3), (self.same_new, 2)):
+            if len(weights) != count or not all(map(math.isfinite, weights)):
+                raise ValueError(f"{count} numbers are expected, not {weights!r}")
+        if not -1 <= self.none_below <= 1:
+            raise ValueError(f"none_below {self.none_below}")
         if not isinstance(self.photos, int) or self.photos < 0:
             raise ValueError(f"photos {self.photos!r}")
         return self
@@ -71,30 +96,51 @@ def model_files(weights: pathlib.Path) -> list[pathlib.Path]:
 
 
 def fit(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    same_probabilities: np.ndarray,
-    same: np.ndarray,
+    probabilities: np.ndarray, labels: np.ndarray, likeness: np.ndarray | None, pairs: same.Pairs
 ) -> Calibration:
-    """Fits both numbers.
+    """Fits all of it.
 
     Args:
         probabilities: float array, shape `(photos, classes)`.
         labels: int array, shape `(photos,)`.
-        same_probabilities: float array, shape `(pairs,)`: of the pair head; empty
-            if there is none.
-        same: bool array, shape `(pairs,)`: whether they are of one class.
+        likeness: float array, shape `(photos,)`, see `Predictions`.
+        pairs: of these photos, of `same.compare`.
     """
-    threshold: float | None = None
-    if len(same):
-        is_one_kind = same.all() or not same.any()
-        threshold = 0.5 if is_one_kind else metrics.equal_error(same_probabilities, same)[0]
-    return Calibration(metrics.fit_temperature(probabilities, labels), threshold, len(labels))
+    temperature = metrics.fit_temperature(probabilities, labels)
+    none_below = float(np.quantile(class_scores(probabilities, likeness), REFUSED))
+    if pairs.same.all() or not pairs.same.any():  # nothing to tell apart
+        return Calibration(temperature, none_below=none_below, photos=len(labels))
+    known = same.fit(pairs, with_agreement=True)
+    answers = same.probability(known, pairs.cosine, pairs.agreement)
+    return Calibration(
+        temperature,
+        known,
+        same.fit(pairs, with_agreement=False),
+        metrics.equal_error(answers, pairs.same)[0],
+        none_below,
+        len(labels),
+    )
+
+
+def class_scores(probabilities: np.ndarray, likeness: np.ndarray | None) -> np.ndarray:
+    """How much photos look like one of the classes at all, at most 1.
+
+    Chosen in experiments/new_classes.py: the largest probability times the likeness,
+    if that is known. A softmax is sure of many a photo of something else.
+
+    Args:
+        probabilities: float array, shape `(photos, classes)`, without temperature.
+        likeness: float array, shape `(photos,)`, see `Predictions`.
+    """
+    surest = probabilities.max(axis=1)
+    return surest if likeness is None else surest * likeness
 
 
 def models_digest(weights: pathlib.Path) -> str:
-    """SHA-256 of the model file; of several, of their digests one after another."""
-    digests = [file_digest(path) for path in model_files(weights)]
+    """SHA-256 of the model file; with a space of similarities, of both; so of several models."""
+    files = model_files(weights)
+    files += [path for model in files if (path := model.with_name(SIMILARITY)).is_file()]
+    digests = [file_digest(path) for path in files]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
@@ -112,7 +158,12 @@ def read_calibration(weights: pathlib.Path) -> Calibration:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts.pop("model") == models_digest(weights):
-            return Calibration(**facts).checked()
+            if "same_known" not in facts:  # of an older version: a threshold of the pair head
+                del facts["same_threshold"]
+            found = Calibration(**facts).checked()
+            return dataclasses.replace(  # JSON knows no tuples
+                found, same_known=tuple(found.same_known), same_new=tuple(found.same_new)
+            )
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

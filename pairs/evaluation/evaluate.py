@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.evaluation import metrics
-from pairs.evaluation.calibration import Calibration
+from pairs.evaluation import metrics, same
+from pairs.evaluation.calibration import Calibration, fit
 from pairs.evaluation.figures import draw_confusions, draw_reliability
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
@@ -75,9 +75,14 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
         "temperature": temperature,
         "calibration_error_with_temperature": metrics.calibration_error(calibrated, labels),
     }
-    if predictor.is_paired:
-        numbers["pairs"] = judge_pairs(*score_pairs(predictor, predictions, labels))
-    threshold = numbers.get("pairs", {}).get("threshold")
+    pairs = compare_pairs(predictor, predictions, labels)
+    calibration = fit(probabilities, labels, predictions.likeness, pairs)
+    answers = same.probability(calibration.same_known, pairs.cosine, pairs.agreement)
+    numbers["pairs"] = judge_pairs(answers, pairs.same)
+    if predictor.is_paired and "roc_auc" in numbers["pairs"]:
+        scores = ask_pair_head(predictor, predictions, pairs.photos)
+        numbers["pairs"]["pair_head_roc_auc"] = metrics.roc_auc(scores, pairs.same)
+    numbers["pairs_of_new_classes"] = judge_pairs(*same.answer_for_left_out_classes(pairs))
     confusions = metrics.count_confusions(probabilities, labels)
     return Evaluation(
         photos,
@@ -85,40 +90,42 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
         calibrated,
         confusions,
         metrics.judge_classes(confusions),
-        Calibration(temperature, threshold, len(photos)),
+        calibration,
         numbers,
     )
 
 
-def score_pairs(
-    predictor: Predictor, predictions: Predictions, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the pair head says of pairs of the photos; of one fold, if a fold's model saw them.
+def compare_pairs(predictor: Predictor, predictions: Predictions, labels: np.ndarray) -> same.Pairs:
+    """Pairs of the photos, compared; of one fold, if each photo was judged by one fold's model."""
+    unit = predictor.unit(predictions.features, predictions.folds)
+    return same.compare(unit, predictions.probabilities, labels, predictions.folds)
 
-    Returns:
-        `(scores, same)`: float array, shape `(pairs,)`: the probability of "same",
-        and bool array: whether they are of one class.
+
+def ask_pair_head(predictor: Predictor, predictions: Predictions, pairs: np.ndarray) -> np.ndarray:
+    """How probably the pair head takes pairs for "same": float32 array, shape `(pairs,)`.
+
+    Args:
+        pairs: int array, shape `(pairs, 2)`: photos judged by the same model.
     """
-    folds = predictions.folds
-    groups = [np.arange(len(labels))]
-    if folds is not None:
-        groups = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
-    scores, same = [], []
-    for own in groups:
+    first, second = predictions.features[pairs[:, 0]], predictions.features[pairs[:, 1]]
+    if predictions.folds is None:
+        return predictor.same_probabilities(first, second)
+    scores = np.zeros(len(pairs), np.float32)
+    folds = predictions.folds[pairs[:, 0]]
+    for fold in np.unique(folds):
+        own = folds == fold
         # Features of photos that no fold has seen are those of the first one's model.
-        judge = predictor if folds is None else predictor.folds[max(folds[own[0]] - 1, 0)]
-        first, second, is_same = metrics.sample_pairs(labels[own])
-        features = predictions.features[own]
-        scores.append(judge.same_probabilities(features[first], features[second]))
-        same.append(is_same)
-    return np.concatenate(scores), np.concatenate(same)
+        judge = predictor.folds[max(fold - 1, 0)]
+        scores[own] = judge.same_probabilities(first[own], second[own])
+    return scores
 
 
 def judge_pairs(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
-    """How well the pair head tells "same" from "different".
+    """How well probabilities tell "same" from "different".
 
     Args:
-        scores, same: of `score_pairs`.
+        scores: float array, shape `(pairs,)`: the probability of "same".
+        same: bool array, shape `(pairs,)`: whether they are of one class.
 
     Returns:
         number of `pairs`, `roc_auc`; `missed` (share of same-class pairs
@@ -127,7 +134,7 @@ def judge_pairs(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
         `equal_error` there. None where there is only one kind of pairs.
     """
     if same.all() or not same.any():
-        return {"pairs": len(same), "threshold": 0.5}
+        return {"pairs": len(same)}
     threshold, equal = metrics.equal_error(scores, same)
     return {
         "pairs": len(same),
@@ -164,13 +171,21 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
         f"{numbers['calibration_error_with_temperature']:.4f} with the temperature "
         f"{numbers['temperature']:.3f} fitted on these photos"
     )
-    pairs = numbers.get("pairs", {})
+    pairs = numbers["pairs"]
     if "roc_auc" in pairs:
         print(
             f"same or different, {pairs['pairs']} pairs: ROC AUC {pairs['roc_auc']:.4f}; at 0.5, "
             f"{pairs['missed']:.4f} of the same missed, {pairs['false']:.4f} of the different "
             f"called same; at {pairs['threshold']:.4f} both error rates are "
             f"{pairs['equal_error']:.4f}"
+        )
+        if "pair_head_roc_auc" in pairs:
+            print(f"the pair head alone: ROC AUC {pairs['pair_head_roc_auc']:.4f}")
+    pairs = numbers["pairs_of_new_classes"]
+    if "roc_auc" in pairs:
+        print(
+            f"the same with --new-classes, {pairs['pairs']} pairs of classes left out of its fit: "
+            f"ROC AUC {pairs['roc_auc']:.4f}, error {pairs['equal_error']:.4f}"
         )
     print(
         f"error {numbers['error']:.4f}, top-5 error {numbers['top5_error']:.4f} "

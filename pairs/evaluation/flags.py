@@ -10,6 +10,10 @@ from pairs.evaluation.calibration import model_files
 from pairs.evaluation.predictor import MAX_VIEWS
 
 TEST, OUT = "data/test", "predict.txt"
+# Each answers another question.
+QUESTIONS = ("same", "evaluate", "pairs", "query")
+# Files that are read.
+READ = ("names", "pairs")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,10 +35,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="whose probabilities: of both softmax heads, or of one (default: mean)",
     )
     add("--test", metavar="DIR", help=f"folder of photos, nested or not (default: {TEST})")
-    add("--out", metavar="FILE", help=f"submission file (default: {OUT})")
+    add(
+        "--out",
+        metavar="FILE",
+        help=f"the file to write: submission (default: {OUT}), answers or matches",
+    )
     add("--csv", metavar="FILE", help="also a table: likeliest classes with probabilities")
     add("--names", metavar="FILE", help="names of the classes: typeid, tab, name on each line")
+    add("--features", metavar="FILE", help="also features and probabilities, as .npz")
     add("--same", action="store_true", help="do two photos show one class?")
+    add(
+        "--pairs",
+        metavar="FILE",
+        help="the same for many pairs, two paths on each line; answers go to --out, as CSV",
+    )
+    add(
+        "--query",
+        metavar="DIR",
+        help="find the most similar photos of --gallery for each photo; they go to --out, as CSV",
+    )
+    add("--gallery", metavar="DIR", help="the photos that --query searches")
+    add(
+        "--new-classes",
+        action="store_true",
+        help="with --same, --pairs, --query: the photos show other classes than the training's",
+    )
     add("--evaluate", metavar="DIR", help="judge the model on these class folders instead")
     add("--report", metavar="DIR", help="with --evaluate: also write tables and pictures there")
     add(
@@ -51,15 +76,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     check_args(parser, args)
     args.weights = args.weights or ["weights"]
-    args.test, args.out = args.test or TEST, args.out or OUT
+    if not (asked(args) or args.photos):
+        args.test, args.out = args.test or TEST, args.out or OUT
     check_files(parser, args)
     return args
 
 
+def asked(args: argparse.Namespace) -> list[str]:
+    """The flags given of which each asks for something else than a submission."""
+    return [f"--{name}" for name in QUESTIONS if getattr(args, name)]
+
+
 def check_args(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses flags that do not go together: none may be given for nothing."""
-    for name in ("test", "out", "csv", "names", "evaluate", "report"):
-        if getattr(args, name) == "":
+    for name, value in vars(args).items():
+        if value == "":
             parser.error(f"--{name}: an empty name was given")
     if len(args.photos) == 1 and os.path.isdir(args.photos[0]):
         if args.test:
@@ -69,18 +100,38 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
     if args.same and len(args.photos) != 2:
         parser.error(f"--same: {len(args.photos)} photos given, exactly 2 are needed")
-    if args.same and (args.names or args.head != "mean" or len(args.weights or []) > 1):
-        parser.error("--same: one training's pair heads answer; no --names, --head, two --weights")
     if args.report and not args.evaluate:
         parser.error("--report: needs --evaluate DIR, photos whose class is known")
-    if args.evaluate and (args.photos or args.test):
-        other = args.test or args.photos[0]
-        parser.error(f"--evaluate {args.evaluate} and {other} exclude each other; give one")
-    for name in ("test", "out", "csv"):
-        if getattr(args, name) and (args.photos or args.evaluate):
+    questions = asked(args)
+    if len(questions) > 1:
+        parser.error(f"{' and '.join(questions)} exclude each other; give one")
+    other = args.test or (args.photos and not args.same and args.photos[0])
+    if questions and other:
+        parser.error(f"{questions[0]} and {other} exclude each other; give one")
+    for name in ("test", "csv", "features"):
+        if getattr(args, name) and (args.photos or questions):
             parser.error(f"--{name}: needs a folder of photos to predict")
+    check_answers(parser, args)
     if args.names and not (args.photos or args.evaluate or args.csv):
         parser.error("--names: the submission has typeids alone; with --csv names are written")
+
+
+def check_answers(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses what does not fit the questions about pairs of photos."""
+    about_pairs = args.same or args.pairs or args.query
+    if (args.gallery is None) != (args.query is None):
+        parser.error("--gallery and --query: both are needed, the photos and what is searched")
+    if args.new_classes and not about_pairs:
+        parser.error("--new-classes: goes with --same, --pairs or --query")
+    if args.out and (args.photos or args.evaluate):
+        parser.error("--out: needs a folder of photos to predict, --pairs or --query")
+    if (args.pairs or args.query) and not args.out:
+        parser.error(f"{asked(args)[0]}: --out FILE is needed, a CSV to write")
+    if args.names and about_pairs:
+        parser.error("--names: answers about pairs of photos name no class")
+    if (args.features or about_pairs) and (args.head != "mean" or len(args.weights or []) > 1):
+        flag = "--features" if args.features else asked(args)[0]
+        parser.error(f"{flag}: of one training, and of no head; no --head, no second --weights")
 
 
 def check_files(parser: Parser, args: argparse.Namespace) -> None:
@@ -88,19 +139,26 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
     for photo in args.photos:
         if not os.path.isfile(photo):
             parser.error(f"{photo}: no such photo")
-    if not args.photos:
-        folder = args.evaluate or args.test
+    for folder in filter(None, (args.evaluate, args.test, args.query, args.gallery)):
         if not os.path.isdir(folder):
             parser.error(f"{folder}: no such folder")
-        for file in filter(None, (args.out, args.csv)):
-            parent = os.path.dirname(file) or "."
-            if not os.path.isdir(parent):
-                parser.error(f"{file}: the folder {parent} does not exist; create it first")
-            is_special = os.path.exists(file) and not os.path.isfile(file)
-            if is_special or not os.access(parent, os.W_OK):
-                parser.error(f"{file}: cannot be written")
-        if args.csv and os.path.realpath(args.csv) == os.path.realpath(args.out):
-            parser.error(f"--csv {args.csv} and --out {args.out}: two files are needed")
+    if args.pairs and not os.path.isfile(args.pairs):
+        parser.error(f"--pairs {args.pairs}: no such file")
+    written = {
+        name: getattr(args, name) for name in ("out", "csv", "features") if getattr(args, name)
+    }
+    for name, file in written.items():
+        parent = os.path.dirname(file) or "."
+        if not os.path.isdir(parent):
+            parser.error(f"{file}: the folder {parent} does not exist; create it first")
+        is_special = os.path.exists(file) and not os.path.isfile(file)
+        if is_special or not os.access(parent, os.W_OK):
+            parser.error(f"{file}: cannot be written")
+        others = {other: path for other, path in written.items() if other < name}
+        others |= {other: getattr(args, other) for other in READ if getattr(args, other)}
+        for other, path in others.items():
+            if os.path.realpath(path) == os.path.realpath(file):
+                parser.error(f"--{other} {path} and --{name} {file}: two files are needed")
     if args.names and not os.path.isfile(args.names):
         parser.error(f"--names {args.names}: no such file")
     for weights in args.weights:

@@ -18,6 +18,8 @@ class Predictions:
             because it has not seen the photo (its features have 2048 columns, too);
             0: all models, none of which has. None: no photo was asked about alone.
         num_trainings: whose predictions are averaged here.
+        likeness: float32 array, shape `(photos,)`: the cosine to the nearest class
+            centre, see `similarity.Similarity`; None: nothing is known of it.
     """
 
     paths: list[str]
@@ -25,6 +27,7 @@ class Predictions:
     features: np.ndarray
     folds: np.ndarray | None = None
     num_trainings: int = 1
+    likeness: np.ndarray | None = None
 
     def readable(self) -> np.ndarray:
         """bool array, shape `(photos,)`."""
@@ -34,12 +37,14 @@ class Predictions:
         """Those of some photos."""
         paths = [self.paths[index] for index in indices]
         folds = None if self.folds is None else self.folds[indices]
+        likeness = None if self.likeness is None else self.likeness[indices]
         return dataclasses.replace(
             self,
             paths=paths,
             probabilities=self.probabilities[indices],
             features=self.features[indices],
             folds=folds,
+            likeness=likeness,
         )
 
 
@@ -52,7 +57,7 @@ def average(all_predictions: list[Predictions], typeids: list[list[str]]) -> Pre
             any order; the result has the columns of the first.
 
     Returns:
-        the mean of the class probabilities; features are the first model's.
+        the mean of the class probabilities; all else is the first model's.
     """
     first = typeids[0]
     # The same classes may be in another order.

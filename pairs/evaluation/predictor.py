@@ -17,6 +17,7 @@ from pairs.errors import UserError
 from pairs.evaluation.calibration import Calibration, model_files, read_calibration
 from pairs.evaluation.predictions import Predictions
 from pairs.files import read_json
+from pairs.network.similarity import Similarity, read_similarity, unit_rows
 from pairs.network.trunks import TRUNKS
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import read_ahead, read_photo
@@ -144,6 +145,11 @@ class Predictor:
         return [parts.pair_head(model) for model in self.models]
 
     @functools.cached_property
+    def similarities(self) -> list[Similarity | None]:
+        """What makes the features of each model comparable; None: nothing is known of it."""
+        return [read_similarity(path) for path in model_files(self.weights)]
+
+    @functools.cached_property
     def folds(self) -> list["Predictor"]:
         """The model of each fold alone."""
         flags = (self.batch_size, self.workers, self.num_views, self.head)
@@ -163,23 +169,28 @@ class Predictor:
         blank = np.zeros((self.num_views, self.image_size, self.image_size, 3), np.uint8)
         photos = read_ahead(self.read_or_none, paths, self.workers)
         shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
-        probabilities: list[np.ndarray] = []
-        features: list[np.ndarray] = []
+        width = self.num_features * len(self.models) if keep_features else 0
+        probabilities = np.full((len(paths), len(self.typeids)), np.nan, np.float32)
+        features = np.full((len(paths), width), np.nan, np.float32)
+        likeness = np.full(len(paths), np.nan, np.float32) if all(self.similarities) else None
         batch: list[np.ndarray | None] = []
         for number, photo in enumerate(shown, start=1):
             batch.append(photo)
             if len(batch) == self.batch_size or number == len(paths):
                 views = np.stack([blank if photo is None else photo for photo in batch], axis=1)
                 found = [self.photo_model.predict_on_batch(images) for images in views]
-                unreadable = [photo is None for photo in batch]
-                for rows, name in ((probabilities, "probabilities"), (features, "feature")):
-                    values = np.mean([of_view[name] for of_view in found], axis=0)
-                    if rows is features and not keep_features:
-                        values = values[:, :0]
-                    values[unreadable] = np.nan
-                    rows.append(values)
+                readable = [row for row, photo in enumerate(batch) if photo is not None]
+                rows = np.array(readable, int) + number - len(batch)
+                seen, guessed = (
+                    np.mean([of_view[name] for of_view in found], axis=0)[readable]
+                    for name in ("feature", "probabilities")
+                )
+                probabilities[rows] = guessed
+                features[rows] = seen[:, :width]
+                if likeness is not None:
+                    likeness[rows] = self.likeness(seen)
                 batch = []
-        return Predictions(list(paths), np.concatenate(probabilities), np.concatenate(features))
+        return Predictions(list(paths), probabilities, features, likeness=likeness)
 
     def predict_held_out(
         self, paths: Sequence[str], digests: Sequence[str | None], folds: np.ndarray
@@ -195,6 +206,7 @@ class Predictor:
         """
         probabilities = np.empty((len(paths), len(self.typeids)), np.float32)
         features = np.empty((len(paths), self.num_features), np.float32)
+        likeness = np.empty(len(paths), np.float32) if all(self.similarities) else None
         for fold in np.unique(folds).tolist():
             own = np.flatnonzero(folds == fold)
             unseen = f"the model of fold {fold} has not seen" if fold else "no model has seen"
@@ -210,7 +222,44 @@ class Predictor:
                 probabilities[rest] = found.probabilities
                 # Where those of all models stand side by side, the first one's.
                 features[rest] = found.features[:, : self.num_features]
-        return Predictions(list(paths), probabilities, features, folds)
+            if likeness is not None:
+                likeness[own] = predictor.likeness(features[own]) if fold else found.likeness
+        return Predictions(list(paths), probabilities, features, folds, likeness=likeness)
+
+    def unit(self, features: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:
+        """Features as similarity sees them: the dot product of two is their cosine.
+
+        Args:
+            features: of `Predictions`. Those of several models side by side count the
+                same: their cosine is the mean of each model's.
+            folds: of `Predictions`, too.
+
+        Returns:
+            float32 array of the same shape, rows of length 1; NaN where features are.
+        """
+        if folds is not None:
+            unit = np.empty(features.shape, np.float32)
+            for fold in np.unique(folds):
+                own = folds == fold
+                # Features of photos that no fold has seen are those of the first one's model.
+                unit[own] = self.folds[max(fold - 1, 0)].unit(features[own])
+            return unit
+        parts = np.split(features, len(self.models), axis=1)
+        units = [
+            similarity.unit(part) if similarity else unit_rows(part)
+            for similarity, part in zip(self.similarities, parts, strict=True)
+        ]
+        return units[0] if len(units) == 1 else np.hstack(units) / np.float32(len(units) ** 0.5)
+
+    def likeness(self, features: np.ndarray) -> np.ndarray:
+        """The cosine to the nearest class centre, see `Predictions`; `features` as in `unit`."""
+        parts = np.split(features, len(self.models), axis=1)
+        cosines = [
+            similarity.class_cosines(part)
+            for similarity, part in zip(self.similarities, parts, strict=True)
+            if similarity
+        ]
+        return np.mean(cosines, axis=0).max(axis=1)
 
     def read_kept(self) -> dict[str | None, tuple[np.ndarray, np.ndarray]]:
         """Probabilities and features that a fold's training has kept, by the photo's digest."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pairs.evaluation import metrics
-from pairs.evaluation.calibration import model_files
+from pairs.evaluation.calibration import class_scores, model_files
 from pairs.evaluation.evaluate import Evaluation, printed_name
 from pairs.evaluation.figures import overlay, thumbnail
 from pairs.evaluation.page import Markup, fill_template, script_json, table
@@ -109,15 +109,23 @@ def suspects_link(num_suspects: int | None) -> str:
 
 
 def describe_photos(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """What the page needs of every photo, the most confident first."""
+    """What the page needs of every photo, the most confident first.
+
+    `none` is the photo's place, from 1, among those that look like none of the
+    classes, the most unlike first; 0 for all others.
+    """
     photos, calibrated = evaluation.photos, evaluation.calibrated
     guesses = metrics.rank_classes(evaluation.predictions.probabilities)[:, 0]
+    scores = class_scores(evaluation.predictions.probabilities, evaluation.predictions.likeness)
+    places = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1
+    places[scores >= evaluation.calibration.none_below] = 0
     return [
         {
             "label": int(photos.labels[index]),
             "guess": int(guesses[index]),
             "probability": round(float(calibrated[index, guesses[index]]), 4),
             "name": pathlib.Path(photos.paths[index]).name.encode("utf-8", "replace").decode(),
+            "none": int(places[index]),
             "image": thumbnail(photos.open(index, THUMBNAIL * 2), THUMBNAIL),
         }
         for index in confident_first(evaluation)
@@ -217,7 +225,7 @@ def number_tiles(numbers: dict[str, Any]) -> str:
             f"{numbers['calibration_error']:.4f} before the temperature",
         ),
     ]
-    pairs = numbers.get("pairs", {})
+    pairs = numbers["pairs"]
     if "roc_auc" in pairs:
         words = f"equal errors {pairs['equal_error']:.4f}"
         tiles.append(("same or different, ROC AUC", pairs["roc_auc"], words))
@@ -235,7 +243,7 @@ def trust_in_words(numbers: dict[str, Any]) -> str:
         f"(expected calibration error), by {numbers['calibration_error_with_temperature']:.4f} "
         f"with the temperature {numbers['temperature']:.3f}, which was fitted on these very photos."
     )
-    pairs = numbers.get("pairs", {})
+    pairs = numbers["pairs"]
     if "roc_auc" in pairs:
         text += (
             f" Of {pairs['pairs']} pairs, at probability 0.5, {pairs['missed']:.4f} of those of "

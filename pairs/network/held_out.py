@@ -13,6 +13,7 @@ from pairs.errors import UserError
 from pairs.files import replacing
 
 HELD_OUT = "held_out.npz"
+ARRAYS = ("digests", "probabilities", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +25,12 @@ class HeldOut:
         digests: str array, shape `(photos,)`: of the photos' bytes.
         probabilities: float32 array, shape `(photos, classes)`.
         features: float32 array, shape `(photos, 2048)`.
-        same_probabilities: float32 array, shape `(pairs,)`: the pair head's, of
-            pairs of these photos; empty for a model without it.
-        same: bool array, shape `(pairs,)`: whether they are of one class.
     """
 
     model: str
     digests: np.ndarray
     probabilities: np.ndarray
     features: np.ndarray
-    same_probabilities: np.ndarray
-    same: np.ndarray
 
 
 def write_held_out(folder: pathlib.Path, held_out: HeldOut) -> None:
@@ -52,7 +48,7 @@ def read_held_out(folder: pathlib.Path) -> HeldOut:
     path = folder / HELD_OUT
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = HeldOut(**{**arrays, "model": str(arrays["model"])})
+            found = HeldOut(str(arrays["model"]), *(arrays[name] for name in ARRAYS))
         shapes = [part.shape for part in (found.digests, found.probabilities, found.features)]
         if [len(shape) for shape in shapes] != [1, 2, 2] or len({shape[0] for shape in shapes}) > 1:
             raise ValueError("its parts do not belong together")

@@ -1,7 +1,7 @@
 """The layers that Keras does not bring along.
 
-`SquaredDifference` and `TypeidHead` are registered, so a model file names them
-and holds no code; `MatrixProduct` is part of the training graph only.
+`SquaredDifference`, `CosineSimilarity` and `TypeidHead` are registered, so a model
+file names them and holds no code; `MatrixProduct` is part of the training graph only.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,24 @@ class SquaredDifference(keras.layers.Layer):
     def call(self, features: Any) -> Any:
         first, second = features
         return keras.ops.square(first - second)
+
+
+@keras.saving.register_keras_serializable(package="pairs")
+class CosineSimilarity(keras.layers.Layer):
+    """The cosine of the angle between two features, shape `(batch, 1)`.
+
+    Of features of unit length it is the squared distance in another unit:
+    `|a - b|**2 = 2 - 2 cos`.
+    """
+
+    def call(self, features: Any) -> Any:
+        first, second = (keras.ops.normalize(feature, axis=-1) for feature in features)
+        return keras.ops.sum(first * second, axis=-1, keepdims=True)
+
+    def all_pairs(self, feature: Any) -> Any:
+        """The cosine of every pair of a batch, shape `(batch, batch, 1)`."""
+        unit = keras.ops.normalize(keras.ops.cast(feature, self.compute_dtype), axis=-1)
+        return keras.ops.expand_dims(keras.ops.matmul(unit, keras.ops.transpose(unit)), -1)
 
 
 @keras.saving.register_keras_serializable(package="pairs")

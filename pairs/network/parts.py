@@ -16,14 +16,21 @@ import numpy as np
 
 from pairs.network.layers import CONVOLUTIONS, as_product
 
+# Output of a training graph instead of `bin_out`: what that head says of every pair.
+ALL_PAIRS = "all_pairs"
 
-def split(model: keras.Model, cut: int | None) -> tuple[keras.Model, keras.Model]:
+
+def split(
+    model: keras.Model, cut: int | None, all_pairs: bool = False
+) -> tuple[keras.Model, keras.Model]:
     """Cuts a model in two that share its layers.
 
     Args:
         model: `build_model(...)`.
         cut: index of the trunk layer whose output is passed on; None cuts
             after the pooled feature.
+        all_pairs: `above` has `all_pairs` instead of `bin_out`: what that head says
+            of every pair of the batch, shape `(batch, batch, 2)`.
 
     Returns:
         `(below, above)`: `below` maps `img_1` to activations; `above` maps
@@ -41,14 +48,28 @@ def split(model: keras.Model, cut: int | None) -> tuple[keras.Model, keras.Model
         inputs["partner"] = keras.Input((), dtype="int32", name="partner")
         second = keras.ops.take(feature, inputs["partner"], axis=0)
         outputs["ctg_out_2"] = classify(model, second, 2)
-        square = model.get_layer("square")([feature, second])
-        outputs["bin_out"] = model.get_layer("bin_out")(square)
+        if all_pairs:
+            cosines = model.get_layer("cosine").all_pairs(feature)
+            outputs[ALL_PAIRS] = model.get_layer("bin_out")(cosines)
+        else:
+            outputs["bin_out"] = same_or_not(model, [feature, second])
     return below, keras.Model(inputs, outputs, name="above")
 
 
 def is_paired(model: keras.Model) -> bool:
     """Whether a model of `build_model` has the pair head."""
     return "bin_out" in model.output
+
+
+def compares_all_pairs(model: keras.Model) -> bool:
+    """Whether the pair head of a model is trained on every pair of a batch."""
+    return is_paired(model) and any(layer.name == "cosine" for layer in model.layers)
+
+
+def same_or_not(model: keras.Model, features: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+    """The pair head of `model` on two features."""
+    compare = "cosine" if compares_all_pairs(model) else "square"
+    return model.get_layer("bin_out")(model.get_layer(compare)(features))
 
 
 def unfreeze(model: keras.Model, from_layer: int | None) -> None:
@@ -225,5 +246,4 @@ def pair_head(model: keras.Model) -> keras.Model:
     """Two features to the probabilities of "different" and "same", `(batch, 2)`."""
     shape = model.get_layer("trunk").output_shape[1:]
     features = [keras.Input(shape), keras.Input(shape)]
-    same = model.get_layer("bin_out")(model.get_layer("square")(features))
-    return for_prediction(keras.Model(features, same))
+    return for_prediction(keras.Model(features, same_or_not(model, features)))

@@ -11,21 +11,17 @@ accordingly, and changes nothing in the folder of raw photos.
 People open such files with a spreadsheet, so what that makes of them is read, too.
 """
 
-import csv
 import dataclasses
-import io
 import pathlib
 from collections.abc import Collection, Iterable
 
 from pairs.errors import UserError
 from pairs.files import unguard_cell
 from pairs.photos.read import TRAIN, VALID, printable, typeid_order
+from pairs.tables import DELIMITERS, read_text, split_rows
 
 COLUMNS = IMAGE, DECISION, TYPEID = "image", "decision", "typeid"
 DECISIONS = KEEP, RELABEL, REMOVE = "keep", "relabel", "remove"
-# Which of them a spreadsheet writes depends on the language of its user.
-DELIMITERS = ",;\t"
-DAMAGED = "no table of text; save it as CSV in UTF-8, or download it again"
 # The typeid of each image; None: the photo is left out.
 Corrections = dict[str, str | None]
 
@@ -189,7 +185,7 @@ def read_rows(path: str | pathlib.Path) -> list[Row]:
     Raises:
         UserError: no such file, it is no table of text, or it lacks a column.
     """
-    text = read_text(path)
+    text = read_text(path, begin(path))
     header = next((line for line in text.splitlines() if line.strip()), "")
     columns: list[str] = []
     for delimiter in DELIMITERS:
@@ -201,13 +197,8 @@ def read_rows(path: str | pathlib.Path) -> list[Row]:
             f"{begin(path)}: a first line {','.join(COLUMNS)} is expected, "
             f"{repr(header[:100]) if header else 'nothing'} is there"
         )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        cells = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise UserError(f"{begin(path)}, line {reader.line_num}: {DAMAGED} ({error})") from error
     rows = []
-    for line, row in cells[1:]:
+    for line, row in split_rows(text, delimiter, begin(path))[1:]:
         if any(cell.strip() for cell in row[len(columns) :]):
             raise UserError(
                 f"{begin(path)}, line {line}: {len(row)} cells, the first line has {len(columns)}; "
@@ -216,21 +207,3 @@ def read_rows(path: str | pathlib.Path) -> list[Row]:
         row += [""] * (len(columns) - len(row))
         rows.append(Row(line, *(row[columns.index(column)] for column in COLUMNS)))
     return rows
-
-
-def read_text(path: str | pathlib.Path) -> str:
-    """The text of a file.
-
-    Raises:
-        UserError: no such file, it is empty, or no text.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"{begin(path)}: no such file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{begin(path)}: {DAMAGED}") from error
-    if "\0" in text:
-        raise UserError(f"{begin(path)}: {DAMAGED}")
-    return text

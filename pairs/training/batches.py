@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from pairs.devices.cluster import Cluster
+from pairs.network.parts import ALL_PAIRS
 from pairs.photos.read import Photos, read_ahead
 from pairs.training.activation_store import ActivationStore
 
@@ -135,9 +136,14 @@ class KerasBatches(keras.utils.PyDataset):
         else:
             once, places = np.unique(rows, return_inverse=True)  # padding repeats an image
             inputs = {"img_1": self.pairs.images(step, once)[places]}
-        if "bin_out" in self.heads:
+        if "ctg_out_2" in self.heads:
             inputs["partner"] = partner
-        batch = inputs, {head: labels[head][rows] for head in self.heads}
+        targets = {head: labels[head][rows] for head in self.heads if head != ALL_PAIRS}
+        if ALL_PAIRS in self.heads:
+            targets[ALL_PAIRS] = labels["ctg_out_1"][rows]
+            if weights is not None:
+                targets[ALL_PAIRS] = np.where(weights > 0, targets[ALL_PAIRS], -1)
+        batch = inputs, targets
         return batch if weights is None else (*batch, dict.fromkeys(self.heads, weights))
 
     def image_weight(self, count: int) -> float:

@@ -169,7 +169,7 @@ def duration(seconds: float) -> str:
 
 def draw_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draws training and validation curves over all stages to a PNG."""
-    curves = {name: title for name, title in CURVES.items() if name in rows[0]}
+    curves = {name: title for name, title in CURVES.items() if f"val_{name}" in rows[0]}
     # No pyplot: it would look for a screen.
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -177,7 +177,8 @@ def draw_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     starts = [n for n in range(len(rows)) if n == 0 or rows[n]["stage"] != rows[n - 1]["stage"]]
     for panel, (name, title) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(1, len(curves), panel)
-        axes.plot(epochs, [row[name] for row in rows], ".-", label="training")
+        if name in rows[0]:  # what training compares may be more than pairs
+            axes.plot(epochs, [row[name] for row in rows], ".-", label="training")
         axes.plot(epochs, [row[f"val_{name}"] for row in rows], ".-", label="validation")
         for start in starts:
             axes.axvline(start + 0.5, color="grey", linewidth=0.8, linestyle=":")

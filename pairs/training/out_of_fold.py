@@ -11,6 +11,7 @@ import numpy as np
 from pairs.errors import UserError
 from pairs.files import write_csv, write_json
 from pairs.network.held_out import read_held_out
+from pairs.network.similarity import read_similarity, unit_rows
 from pairs.photos.folds import fold_folder, folds_of, read_folds
 from pairs.photos.read import Photos
 from pairs.training.run_folder import RESTART
@@ -26,14 +27,17 @@ class OutOfFold:
         photos: of all folds.
         folds: int array, shape `(photos,)`: the fold that held out each.
         probabilities: float32 array, shape `(photos, classes)`.
-        same_probabilities, same: of the pairs of all folds, see `HeldOut`.
+        unit: float32 array, shape `(photos, 2048)`: features as the similarity of
+            each model sees them.
+        likeness: float32 array, shape `(photos,)`: the cosine to the nearest class
+            centre; None: nothing is known of it.
     """
 
     photos: Photos
     folds: np.ndarray
     probabilities: np.ndarray
-    same_probabilities: np.ndarray
-    same: np.ndarray
+    unit: np.ndarray
+    likeness: np.ndarray | None
 
     def results(self) -> dict[str, Any]:
         """Numbers: `photos`, `error`, `error_standard_error` (binomial), and those of each fold."""
@@ -59,26 +63,29 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
         UserError: a file is gone or damaged.
     """
     folds = folds_of(read_folds(folder, RESTART), photos.digests or [])
-    kept = [read_held_out(fold_folder(folder, fold)) for fold in range(1, int(folds.max()) + 1)]
+    folders = [fold_folder(folder, fold) for fold in range(1, int(folds.max()) + 1)]
+    kept = [read_held_out(own) for own in folders]
+    similarities = [read_similarity(own / "model.keras") for own in folders]
     probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
-    for fold, held_out in enumerate(kept, start=1):
+    unit = np.zeros((len(photos), kept[0].features.shape[1]), np.float32)
+    # Folds that an earlier version has trained have no space of similarities.
+    likeness = np.zeros(len(photos), np.float32) if all(similarities) else None
+    for fold, (held_out, similarity) in enumerate(zip(kept, similarities, strict=True), start=1):
         row = {digest: number for number, digest in enumerate(held_out.digests.tolist())}
         own = np.flatnonzero(folds == fold)
         try:
             rows = [row[(photos.digests or [])[index]] for index in own.tolist()]
             probabilities[own] = held_out.probabilities[rows]
+            features = held_out.features[rows]
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"{fold_folder(folder, fold)}: what is kept there is not of these photos; delete "
                 f"the folder and run the same command again to train this fold anew"
             ) from error
-    return OutOfFold(
-        photos,
-        folds,
-        probabilities,
-        np.concatenate([held_out.same_probabilities for held_out in kept]),
-        np.concatenate([held_out.same for held_out in kept]),
-    )
+        unit[own] = similarity.unit(features) if similarity else unit_rows(features)
+        if likeness is not None and similarity:
+            likeness[own] = similarity.class_cosines(features).max(axis=1)
+    return OutOfFold(photos, folds, probabilities, unit, likeness)
 
 
 def write_results(folder: pathlib.Path, found: OutOfFold) -> None:

@@ -53,6 +53,7 @@ RUN_FILES = (
     "times.csv",
     "results.json",
     "held_out.npz",
+    "similarity.npz",
     "out_of_fold.csv",
     PHOTOS,
     FOLDS,
@@ -151,7 +152,7 @@ def make_settings(
     return {
         "flags": flags,
         "stages": [dataclasses.asdict(stage) for stage in stages],
-        "constants": constants(devices),
+        "constants": {**constants(devices), **constants_of(flags)},
         "typeids": typeids,
         "data": {side: fingerprint(photos) for side, photos in found.items()},
         "photos": {side: len(readable(photos)) for side, photos in found.items()},
@@ -176,6 +177,13 @@ def constants(devices: Cluster) -> dict[str, Any]:
             name: [trunk.unfreeze_from, trunk.cut] for name, trunk in trunks.TRUNKS.items()
         },
     }
+
+
+def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
+    """The same, of what only some recipes have."""
+    if flags.get("recipe") in recipe.ALL_PAIRS and flags["loss"] == "paired":
+        return {"weight of all pairs": recipe.ALL_PAIRS_WEIGHT}
+    return {}
 
 
 def holds_run(

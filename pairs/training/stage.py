@@ -16,13 +16,23 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 from pairs.devices.cluster import ALONE, Cluster
 from pairs.errors import UserError
-from pairs.files import replacing
+from pairs.files import file_digest, replacing
 from pairs.network.files import load_at_size, load_model, save_model
 from pairs.network.held_out import HeldOut, write_held_out
-from pairs.network.parts import connect, digest, for_prediction, split, split_trunk, unfreeze
+from pairs.network.parts import (
+    compares_all_pairs,
+    connect,
+    digest,
+    for_prediction,
+    split,
+    split_trunk,
+    unfreeze,
+)
+from pairs.network.similarity import Similarity, SimilarityFit, write_similarity
 from pairs.network.trunks import TRUNKS
 from pairs.photos.read import Photos
 from pairs.training.activation_store import (
@@ -48,20 +58,29 @@ class Parts:
         below: images to activations, frozen.
         above: activations to outputs, trained.
         whole: both, images to outputs.
+        judged_above, judged_whole: the same, as validation asks them: about a pair
+            of images, also where training compares all pairs of a batch.
         cut: as given.
     """
 
     def __init__(self, model: keras.Model, cut: int | None) -> None:
         self.model = model
         self.cut = cut
-        self.below, self.above = split(model, cut)
-        self.whole = connect(self.below, self.above)
+        self.below, self.judged_above = split(model, cut)
+        self.judged_whole = connect(self.below, self.judged_above)
+        self.above, self.whole = self.judged_above, self.judged_whole
+        if compares_all_pairs(model):
+            self.above = split(model, cut, all_pairs=True)[1]
+            self.whole = connect(self.below, self.above)
 
     def feed(
         self, pairs: Pairs, store: ActivationStore | None, workers: int, devices: Cluster
     ) -> tuple[keras.Model, KerasBatches]:
         """The part that starts where the store, if any, left off, and its batches."""
-        part = self.above if store else self.whole
+        if pairs.validation:
+            part = self.judged_above if store else self.judged_whole
+        else:
+            part = self.above if store else self.whole
         return part, KerasBatches(pairs, list(part.output), workers, store, devices)
 
     def frozen_digest(self) -> str:
@@ -121,34 +140,54 @@ def run_stage(
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run.workers, ALONE)
     judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
-        if run.pool is not None and stage == run.stages[-1]:
-            features = compute_features(run, setup, valid_pairs.photos)
-            write_held_out(
-                run.folder,
-                HeldOut(
-                    digest(setup.parts.model.weights),
-                    np.array(valid_pairs.photos.digests),
-                    judgement.probabilities,
-                    features,
-                    judgement.same_probabilities,
-                    judgement.same,
-                ),
-            )
+        if stage == run.stages[-1]:
+            write_similarity(run.folder, fit_similarity(run, setup, best_file))
+            if run.pool is not None:
+                write_held_out(run.folder, hold_out(run, setup, judgement.probabilities))
         copy_file(best_file, run.folder / "model.keras")
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
 
 
-def compute_features(run: Run, setup: Setup, photos: Photos) -> np.ndarray:
-    """The trunk's feature of validation photos: float32 array, shape `(photos, 2048)`."""
-    rows = range(len(photos))
-    if setup.valid_store:
-        batches = setup.valid_store.batches(rows)
+def hold_out(run: Run, setup: Setup, probabilities: np.ndarray) -> HeldOut:
+    """What the trained model says of the validation photos."""
+    photos = setup.valid_batches.pairs.photos
+    features = list(compute_features(run, setup.parts, setup.valid_batches))
+    model = digest(setup.parts.model.weights)
+    return HeldOut(model, np.array(photos.digests), probabilities, np.concatenate(features))
+
+
+def fit_similarity(run: Run, setup: Setup, model_file: pathlib.Path) -> Similarity:
+    """Fits the space in which photos are compared, on the training photos."""
+    model, photos = setup.parts.model, setup.batches.pairs.photos
+    num_features = model.get_layer("trunk").output_shape[1]
+    fitted = SimilarityFit(num_features, len(photos.typeids))
+    seen = 0
+    with tqdm(total=len(photos), desc="features", unit=" photos", disable=None) as progress:
+        for features in compute_features(run, setup.parts, setup.batches):
+            fitted.add(features, photos.labels[seen : seen + len(features)])
+            seen += len(features)
+            progress.update(len(features))
+    return fitted.result(file_digest(model_file))
+
+
+def compute_features(run: Run, parts: Parts, batches: KerasBatches) -> Iterator[np.ndarray]:
+    """Yields the trunk's feature of photos as they are: float32, shape `(batch, 2048)`.
+
+    Args:
+        run: the training.
+        parts: of the trained model.
+        batches: of the photos, whose activations may be stored.
+    """
+    photos = batches.pairs.photos
+    if batches.store:
+        activations = batches.store.batches(range(len(photos)))
     else:
-        batches = from_photos(rows, setup.parts.below, photos, run.workers)
-    _, upper = split_trunk(setup.parts.model, setup.parts.cut)
-    parts = [batch if upper is None else upper.predict_on_batch(batch) for batch in batches]
-    return np.concatenate(parts).astype(np.float32)
+        activations = from_photos(range(len(photos)), parts.below, photos, run.workers)
+    _, upper = split_trunk(parts.model, parts.cut)
+    for batch in activations:
+        found = batch if upper is None else upper.predict_on_batch(batch)
+        yield np.asarray(found, np.float32)
 
 
 def set_up(

@@ -1,0 +1,201 @@
+"""Answers about pairs of photos: one class or two? And features, for whatever comes next."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pairs.errors import UserError
+from pairs.evaluation import same
+from pairs.evaluation.predictions import Predictions
+from pairs.evaluation.predictor import Predictor
+from pairs.files import replacing, write_csv
+from pairs.photos.read import printable
+from pairs.tables import DELIMITERS, read_text, split_rows
+
+HEADER = ["first", "second"]
+
+
+def answer(
+    predictor: Predictor,
+    new_classes: bool,
+    cosine: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> np.ndarray:
+    """How probably pairs of photos are of one class.
+
+    Args:
+        predictor: whose calibration answers.
+        new_classes: the photos show classes that the model was not trained on.
+        cosine: float array, shape `(pairs,)`, of what `Predictor.unit` returns.
+        first, second: float arrays, shape `(pairs, classes)`: class probabilities.
+
+    Returns:
+        float array, shape `(pairs,)`; NaN where a photo could not be read.
+    """
+    calibration = predictor.calibration
+    if new_classes:
+        return same.probability(calibration.same_new, cosine)
+    return same.probability(calibration.same_known, cosine, same.agreements(first, second))
+
+
+def compare(
+    predictor: Predictor, paths: Sequence[str], pairs: np.ndarray, new_classes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares photos, each of which passes the network once.
+
+    Args:
+        predictor, new_classes: see `answer`.
+        paths: of the photos.
+        pairs: int array, shape `(pairs, 2)`: which of them.
+
+    Returns:
+        `(cosine, probability)`: float arrays, shape `(pairs,)`; NaN where a photo
+        could not be read.
+    """
+    predictions = predictor.predict(paths)
+    first, second = pairs.T
+    unit, probabilities = predictor.unit(predictions.features), predictions.probabilities
+    cosine = np.einsum("ij,ij->i", unit[first], unit[second])
+    return cosine, answer(
+        predictor, new_classes, cosine, probabilities[first], probabilities[second]
+    )
+
+
+def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> None:
+    """Prints how probably two photos show one class."""
+    (cosine,), (probability,) = compare(predictor, paths, np.array([[0, 1]]), new_classes)
+    if np.isnan(probability):
+        raise UserError("--same: both photos must be readable")
+    threshold = 0.5 if new_classes else predictor.calibration.same_threshold
+    fitted = "" if predictor.calibration.photos else ", not fitted yet: see --evaluate"
+    verdict = "the same class" if probability >= threshold else "two classes"
+    print(
+        f"same {probability:.4f}, cosine {cosine:.4f}: {verdict} "
+        f"(from {threshold:.4f} on: the same{fitted})"
+    )
+
+
+def answer_pairs(predictor: Predictor, table: str, out: str, new_classes: bool) -> None:
+    """Answers the pairs of a table; each photo passes the network once.
+
+    Args:
+        predictor: what answers.
+        table: of `read_pairs`.
+        out: CSV to write: `first,second,probability`, in the table's order; without
+            a probability where a photo cannot be read.
+        new_classes: see `answer`.
+
+    Raises:
+        UserError: see `read_pairs`; nothing is written then.
+    """
+    pairs = read_pairs(table)
+    paths = list(dict.fromkeys(path for pair in pairs for path in pair[2:]))
+    place = {path: index for index, path in enumerate(paths)}
+    indices = np.array([[place[path] for path in pair[2:]] for pair in pairs])
+    _, probabilities = compare(predictor, paths, indices, new_classes)
+    rows = [
+        [*pair[:2], "" if np.isnan(probability) else round(probability, 6)]
+        for pair, probability in zip(pairs, probabilities.tolist(), strict=True)
+    ]
+    write_csv(out, [*HEADER, "probability"], rows)
+    num_open = int(np.isnan(probabilities).sum())
+    unanswered = f", {num_open} of them without an answer: not readable" if num_open else ""
+    fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
+    print(f"{out}: {len(pairs)} pairs of {len(paths)} photos{unanswered}{fitted}")
+
+
+def read_pairs(table: str) -> list[tuple[str, str, str, str]]:
+    """Reads the pairs to answer.
+
+    Args:
+        table: a CSV with two paths on each line, as seen from here or from the
+            table's own folder. A first line `first,second` is a header.
+
+    Returns:
+        list of `(first, second, path of first, path of second)`, the former as they
+        are written.
+
+    Raises:
+        UserError: a line is something else, or names a photo that is not there.
+    """
+    begin = f"--pairs {printable(table)}"
+    rows = split_pairs(table, begin)
+    if rows and is_header(rows[0][1]):
+        rows = rows[1:]
+    if not rows:
+        raise UserError(f"{begin}: no pairs there; two paths on each line are expected")
+    pairs = []
+    for line, cells in rows:
+        if len(cells) != 2:
+            raise UserError(
+                f"{begin}, line {line}: {len(cells)} cells, two paths are expected; a path that "
+                f"holds a comma must stand in quotes"
+            )
+        first, second = (find_photo(cell, table) for cell in cells)
+        if first is None or second is None:
+            cell = cells[0 if first is None else 1]
+            raise UserError(f"{begin}, line {line}: {cell[:200]!r}: no such photo")
+        pairs.append((cells[0], cells[1], first, second))
+    return pairs
+
+
+def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
+    """The rows of a table, split where its first one becomes two photos, or two cells at least.
+
+    File names may hold the delimiters; a spreadsheet puts those in quotes that only
+    the right delimiter understands.
+    """
+    text = read_text(table, begin)
+    readings, problems = [], []
+    for delimiter in DELIMITERS:
+        try:
+            readings.append(split_rows(text, delimiter, begin))
+        except UserError as error:
+            problems.append(error)
+
+    def make_sense(rows: list[tuple[int, list[str]]]) -> int:
+        cells = rows[0][1] if rows else []
+        if len(cells) != 2:
+            return 0
+        return 2 if is_header(cells) or all(find_photo(cell, table) for cell in cells) else 1
+
+    best = max(readings, key=make_sense, default=[])
+    if problems and not make_sense(best):
+        raise problems[0]
+    return best
+
+
+def is_header(cells: list[str]) -> bool:
+    """Whether a row is `first,second`."""
+    return [cell.strip().lower() for cell in cells] == HEADER
+
+
+def find_photo(cell: str, table: str) -> str | None:
+    """The file that a cell names, as seen from here or from the table's folder, if there is one."""
+    for name in (cell, cell.strip()):
+        for path in (name, os.path.join(os.path.dirname(table), name)):
+            if os.path.isfile(path):
+                return path
+    return None
+
+
+def write_features(predictor: Predictor, predictions: Predictions, out: str) -> None:
+    """Writes what similarity is computed from, as an .npz file, whole or not at all.
+
+    Its arrays: `image`, paths, shape `(photos,)`; `feature`, float32, shape
+    `(photos, 2048 * models)`, of unit length; `probabilities`, float32, shape
+    `(photos, classes)`; `typeids`, shape `(classes,)`. Rows of photos that could not
+    be read are NaN.
+    """
+    unit = predictor.unit(predictions.features)
+    with replacing(pathlib.Path(out)) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            image=np.array(predictions.paths),
+            feature=unit,
+            probabilities=predictions.probabilities,
+            typeids=np.array(predictor.typeids),
+        )

@@ -1,0 +1,46 @@
+"""Reads tables that people bring: CSV as they write it, or as a spreadsheet does."""
+
+import csv
+import io
+import pathlib
+
+from pairs.errors import UserError
+
+# Which of them a spreadsheet writes depends on the language of its user.
+DELIMITERS = ",;\t"
+DAMAGED = "no table of text; save it as CSV in UTF-8, or download it again"
+
+
+def read_text(path: str | pathlib.Path, place: str) -> str:
+    """The text of a file, in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        place: how an error begins.
+
+    Raises:
+        UserError: no such file, or no text.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{place}: no such file")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: {DAMAGED}") from error
+    if "\0" in text:
+        raise UserError(f"{place}: {DAMAGED}")
+    return text
+
+
+def split_rows(text: str, delimiter: str, place: str) -> list[tuple[int, list[str]]]:
+    """The rows of a table with the number of their last line; none that is empty.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"{place}, line {reader.line_num}: {DAMAGED} ({error})") from error
