@@ -195,6 +195,15 @@ def check_same_table(args):
     write_json(args.out / "flags.json", facts)
 
 
+def pretrained_files(parser, items):
+    """The files of `--pretrained TRUNK=FILE ...`: dict from trunk to absolute path."""
+    files = dict(item.partition("=")[::2] for item in items)
+    for trunk, file in files.items():
+        if trunk not in TRUNKS or not pathlib.Path(file).is_file():
+            parser.error(f"--pretrained {trunk}={file}: TRUNK=FILE of a file is needed")
+    return {trunk: os.path.abspath(file) for trunk, file in files.items()}
+
+
 def parse_args(argv=None):
     parser = Parser(
         description="Train the systems of the table with several seeds, and judge them."
@@ -217,11 +226,7 @@ def parse_args(argv=None):
     add("--quick", action="store_true", help=f"few photos, few epochs, {QUICK}")
     add("train_flags", nargs="*", metavar="-- FLAGS", help="of train.py, for every row")
     args = parser.parse_args(argv)
-    files = dict(item.partition("=")[::2] for item in args.pretrained)
-    for trunk, file in files.items():
-        if trunk not in TRUNKS or not pathlib.Path(file).is_file():
-            parser.error(f"--pretrained {trunk}={file}: TRUNK=FILE of a file is needed")
-    args.pretrained = {trunk: os.path.abspath(file) for trunk, file in files.items()}
+    args.pretrained = pretrained_files(parser, args.pretrained)
     return args
 
 

@@ -30,13 +30,12 @@ import sys
 
 import numpy as np
 
-from experiments.ablation import ROOT, make_command, split_row
+from experiments.ablation import ROOT, make_command, pretrained_files, split_row
 from experiments.folds import VALID_FRACTION, cut_class
 from img2keras import inspect_photos, read_raw
 from pairs.command_line import Parser, add_workers_flag, positive_int, run
 from pairs.errors import UserError
 from pairs.files import read_json, write_json
-from pairs.network.trunks import TRUNKS
 from pairs.photos.place import place_photo
 from pairs.photos.read import find_class_photos, typeid_order
 from pairs.photos.split import group_photos, split_class
@@ -127,7 +126,7 @@ def judge_pairs(predictor, calibration, found, photos, name):
     if predictor.is_paired:
         scores["pair head"] = evaluate.ask_pair_head(predictor, found, pairs)
     return {
-        **{f"{key} recall@1, {name}": found.recalls[1].value for key, found in rankings.items()},
+        **{f"{key} recall@1, {name}": each.recalls[1].value for key, each in rankings.items()},
         **{f"{key}, {name}": metrics.roc_auc(value, is_same) for key, value in scores.items()},
     }
 
@@ -163,11 +162,7 @@ def parse_args(argv=None):
     add_workers_flag(parser)
     add("train_flags", nargs="*", metavar="-- FLAGS", help="of train.py, for every system")
     args = parser.parse_args(argv)
-    files = dict(item.partition("=")[::2] for item in args.pretrained)
-    for trunk, file in files.items():
-        if trunk not in TRUNKS or not pathlib.Path(file).is_file():
-            parser.error(f"--pretrained {trunk}={file}: TRUNK=FILE of a file is needed")
-    args.pretrained = {trunk: pathlib.Path(file).resolve() for trunk, file in files.items()}
+    args.pretrained = pretrained_files(parser, args.pretrained)
     args.raw, args.out = args.raw.resolve(), args.out.resolve()
     return args
 
