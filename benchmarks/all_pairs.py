@@ -45,13 +45,17 @@ def make_step(image_size, batch_size, all_pairs):
     return lambda: above.train_on_batch(inputs, targets)
 
 
-def main():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Time steps with one pair an image, and with all.")
     add = parser.add_argument
     add("--image-size", type=positive_int, default=222, help="default: %(default)s")
     add("--batch-size", type=positive_int, default=32, help="default: %(default)s")
     add("--rounds", type=positive_int, default=40, help="default: %(default)s")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse_args()
     contenders = {
         "one permutation": make_step(args.image_size, args.batch_size, all_pairs=False),
         "all pairs": make_step(args.image_size, args.batch_size, all_pairs=True),
