@@ -76,6 +76,28 @@ def test_both_kinds_of_pairs_are_wrong_equally_often_from_the_threshold_on():
     assert fitted.photos == 400
 
 
+def test_probabilities_of_pairs_come_true_once_they_are_fitted():
+    """In each fifth of the pairs, as many as predicted are of one class."""
+    predictions, labels = judged_photos()
+    fitted = fit(predictions, labels)
+    pairs = same.compare(predictions.features, predictions.probabilities, labels, None)
+
+    def worst_gap(answers):
+        fifths = np.array_split(np.argsort(answers), 5)
+        return max(abs(answers[own].mean() - pairs.same[own].mean()) for own in fifths)
+
+    both = [
+        same.probability(fitted.same_known, pairs.cosine, pairs.agreement),
+        same.probability(fitted.same_new, pairs.cosine),
+    ]
+    neutral = [
+        same.probability(Calibration.same_known, pairs.cosine, pairs.agreement),
+        same.probability(Calibration.same_new, pairs.cosine),
+    ]
+    assert max(map(worst_gap, both)) < 0.06
+    assert min(map(worst_gap, neutral)) > 0.12
+
+
 def test_photos_of_one_class_alone_have_no_pairs_to_fit():
     predictions, labels = judged_photos(30)
     for alone in (np.zeros(30, int), np.arange(30)):

@@ -323,7 +323,6 @@ def test_the_similarity_of_a_folder_of_folds_is_the_mean_of_its_models(trained, 
     cosines = np.array([own @ own.T for own in units])
     np.testing.assert_allclose(unit @ unit.T, cosines.mean(axis=0), atol=1e-4)
     assert cosines.std(axis=0).max() > 0.01
-    # The class that a photo is most like: of the mean, not the mean of each model's likest.
     likenesses = np.array(
         [
             own @ space.centres.T
@@ -335,6 +334,13 @@ def test_the_similarity_of_a_folder_of_folds_is_the_mean_of_its_models(trained, 
     np.testing.assert_allclose(found.likeness, expected, atol=1e-4)
     for own, one in zip(likenesses, each, strict=True):
         np.testing.assert_allclose(one.likeness, own.max(axis=1), atol=1e-5)
+    # The class that all see, not the one that each sees: models that look at other photos.
+    orders = [np.roll(np.arange(len(paths)), 3 * number) for number in range(3)]
+    mixed = np.hstack([one.features[own] for one, own in zip(each, orders, strict=True)])
+    seen = np.array([own[order] for own, order in zip(likenesses, orders, strict=True)])
+    expected = seen.mean(axis=0).max(axis=1)
+    np.testing.assert_allclose(together.likeness(mixed), expected, atol=1e-4)
+    assert np.abs(seen.max(axis=2).mean(axis=0) - expected).max() > 0.01
 
 
 @pytest.mark.slow

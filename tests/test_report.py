@@ -12,6 +12,7 @@ from PIL import Image
 
 from pairs.evaluation import evaluate, metrics, report
 from pairs.evaluation.calibration import Calibration
+from pairs.evaluation.heat_maps import class_maps, find_heat_maps
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
 from pairs.photos.read import Photos, find_class_photos
@@ -139,14 +140,14 @@ def test_two_thousand_photos_fit_into_five_megabytes(tmp_path, shared):
 def test_a_heat_map_says_how_much_each_place_adds_to_the_logit(trained, data):
     predictor = Predictor(trained)
     photos = find_class_photos(data / "valid", predictor.typeids)
-    heats = predictor.heat_maps(photos.paths[:2], photos.labels[:2])
+    heats = find_heat_maps(predictor, photos.paths[:2], photos.labels[:2])
     for heat in heats:
         assert heat.ndim == 2
         assert heat.min() >= 0
         assert heat.max() <= 1
     # The mean of the map over all places is the logit without its bias.
     image = np.asarray(Image.open(photos.paths[0]).resize((71, 71)))[None]
-    maps = np.asarray(predictor.class_maps[0].predict_on_batch(image))[0]
+    maps = np.asarray(class_maps(predictor)[0].predict_on_batch(image))[0]
     feature = np.asarray(predictor.photo_model.predict_on_batch(image)["feature"])[0]
     heads = [layer for layer in predictor.photo_model.layers if layer.name.startswith("ctg_out")]
     logits = np.mean([feature @ np.asarray(head.kernel) for head in heads], axis=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -187,6 +188,16 @@ def test_with_one_photo_a_class_nothing_is_shrunk(num_photos):
     assert np.isfinite(fitted.centres).all()
 
 
+class Trap:
+    """Makes a folder when it is unpacked."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 @pytest.fixture
 def beside_a_model(tmp_path):
     """A model file, and a similarity that was fitted for it."""
@@ -248,5 +259,7 @@ def test_a_damaged_file_is_said_and_not_used(beside_a_model, capsys):
     np.savez(path, **arrays)
     assert_damaged()
     # Objects could run anything: they are not unpacked.
-    np.savez(path, **{**arrays, "gains": np.array([print], object)})
+    trap = Trap(model.with_name("sprung"))
+    np.savez(path, **{**arrays, "gains": np.array([trap], object)})
     assert_damaged()
+    assert not trap.path.exists()

@@ -286,38 +286,6 @@ class Predictor:
             print(error, file=sys.stderr)
             return None
 
-    @functools.cached_property
-    def class_maps(self) -> list[Any]:
-        """`parts.class_map_model` of each model; only a report needs them."""
-        from pairs.network import parts
-
-        return [parts.class_map_model(model) for model in self.models]
-
-    def heat_maps(
-        self, paths: Sequence[str], labels: np.ndarray, folds: np.ndarray | None = None
-    ) -> list[np.ndarray]:
-        """Where in each photo a class was seen, by the mean of all models.
-
-        Args:
-            paths: readable photos.
-            labels: int array, shape `(len(paths),)`: the class of each map.
-            folds: int array, shape `(len(paths),)`: whose model is asked alone, see
-                `Predictions.folds`.
-
-        Returns:
-            float arrays, shape `(rows, columns)`, in [0, 1].
-        """
-        maps = []
-        judges = [self] * len(paths)
-        if folds is not None:
-            judges = [self.folds[fold - 1] if fold else self for fold in folds]
-        for path, label, judge in zip(paths, labels, judges, strict=True):
-            image = read_photo(path, self.image_size)[None]
-            of_models = [np.asarray(each.predict_on_batch(image)) for each in judge.class_maps]
-            seen = np.maximum(np.mean(of_models, axis=0)[0, ..., label], 0)
-            maps.append(seen / max(seen.max(), 1e-12))
-        return maps
-
     def same_probabilities(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Probability that two photos show one class, by the mean of all models.
 

@@ -16,6 +16,7 @@ from pairs.evaluation import metrics
 from pairs.evaluation.calibration import class_scores, model_files
 from pairs.evaluation.evaluate import Evaluation, printed_name
 from pairs.evaluation.figures import overlay, thumbnail
+from pairs.evaluation.heat_maps import find_heat_maps
 from pairs.evaluation.page import Markup, fill_template, script_json, table
 from pairs.evaluation.predictor import Predictor
 from pairs.evaluation.suspects import nearest
@@ -149,7 +150,8 @@ def describe_mistakes(
         return []
     paths = [photos.paths[index] for index in chosen]
     folds = predictions.folds
-    heats = predictor.heat_maps(paths, guesses[chosen], None if folds is None else folds[chosen])
+    own_folds = None if folds is None else folds[chosen]
+    heats = find_heat_maps(predictor, paths, guesses[chosen], own_folds)
     if folds is None:
         neighbours = find_neighbours(predictor, predictions.features[chosen], trained_on)
     else:

@@ -15,14 +15,12 @@ import sys
 from collections.abc import Iterator
 
 import keras
-import numpy as np
-from tqdm import tqdm
 
 from pairs.devices.cluster import ALONE, Cluster
 from pairs.errors import UserError
-from pairs.files import file_digest, replacing
+from pairs.files import replacing
 from pairs.network.files import load_at_size, load_model, save_model
-from pairs.network.held_out import HeldOut, write_held_out
+from pairs.network.held_out import write_held_out
 from pairs.network.parts import (
     compares_all_pairs,
     connect,
@@ -32,18 +30,18 @@ from pairs.network.parts import (
     split_trunk,
     unfreeze,
 )
-from pairs.network.similarity import Similarity, SimilarityFit, write_similarity
+from pairs.network.similarity import write_similarity
 from pairs.network.trunks import TRUNKS
 from pairs.photos.read import Photos
 from pairs.training.activation_store import (
     ActivationStore,
-    from_photos,
     open_store,
     remove_stores,
 )
 from pairs.training.batches import KerasBatches, Pairs
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.checkpoint import Checkpoint, KeepCheckpoint
+from pairs.training.features import Trained
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.run import Run
@@ -141,53 +139,14 @@ def run_stage(
     judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
         if stage == run.stages[-1]:
-            write_similarity(run.folder, fit_similarity(run, setup, best_file))
+            trained = Trained(setup.parts.model, setup.parts.cut, best_file, run.workers)
+            write_similarity(run.folder, trained.fit_similarity(setup.batches))
             if run.pool is not None:
-                write_held_out(run.folder, hold_out(run, setup, judgement.probabilities))
+                kept = trained.hold_out(setup.valid_batches, judgement.probabilities)
+                write_held_out(run.folder, kept)
         copy_file(best_file, run.folder / "model.keras")
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
-
-
-def hold_out(run: Run, setup: Setup, probabilities: np.ndarray) -> HeldOut:
-    """What the trained model says of the validation photos."""
-    photos = setup.valid_batches.pairs.photos
-    features = list(compute_features(run, setup.parts, setup.valid_batches))
-    model = digest(setup.parts.model.weights)
-    return HeldOut(model, np.array(photos.digests), probabilities, np.concatenate(features))
-
-
-def fit_similarity(run: Run, setup: Setup, model_file: pathlib.Path) -> Similarity:
-    """Fits the space in which photos are compared, on the training photos."""
-    model, photos = setup.parts.model, setup.batches.pairs.photos
-    num_features = model.get_layer("trunk").output_shape[1]
-    fitted = SimilarityFit(num_features, len(photos.typeids))
-    seen = 0
-    with tqdm(total=len(photos), desc="features", unit=" photos", disable=None) as progress:
-        for features in compute_features(run, setup.parts, setup.batches):
-            fitted.add(features, photos.labels[seen : seen + len(features)])
-            seen += len(features)
-            progress.update(len(features))
-    return fitted.result(file_digest(model_file))
-
-
-def compute_features(run: Run, parts: Parts, batches: KerasBatches) -> Iterator[np.ndarray]:
-    """Yields the trunk's feature of photos as they are: float32, shape `(batch, 2048)`.
-
-    Args:
-        run: the training.
-        parts: of the trained model.
-        batches: of the photos, whose activations may be stored.
-    """
-    photos = batches.pairs.photos
-    if batches.store:
-        activations = batches.store.batches(range(len(photos)))
-    else:
-        activations = from_photos(range(len(photos)), parts.below, photos, run.workers)
-    _, upper = split_trunk(parts.model, parts.cut)
-    for batch in activations:
-        found = batch if upper is None else upper.predict_on_batch(batch)
-        yield np.asarray(found, np.float32)
 
 
 def set_up(

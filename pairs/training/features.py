@@ -1,0 +1,69 @@
+"""What a trained model makes of photos: features, and what is kept of them beside it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from pairs.files import file_digest
+from pairs.network.held_out import HeldOut
+from pairs.network.parts import digest, split_trunk
+from pairs.network.similarity import Similarity, SimilarityFit
+from pairs.training.activation_store import from_photos
+from pairs.training.batches import KerasBatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model at the end of its training.
+
+    Attributes:
+        model: `model.build_model(...)`.
+        cut: where stored activations begin, see `parts.split`.
+        file: the model file.
+        workers: threads that read photos.
+    """
+
+    model: keras.Model
+    cut: int | None
+    file: pathlib.Path
+    workers: int
+
+    def hold_out(self, batches: KerasBatches, probabilities: np.ndarray) -> HeldOut:
+        """What the model says of validation photos.
+
+        Args:
+            batches: of the photos.
+            probabilities: float array, shape `(photos, classes)`.
+        """
+        digests = np.array(batches.pairs.photos.digests)
+        features = np.concatenate(list(self.features(batches)))
+        return HeldOut(digest(self.model.weights), digests, probabilities, features)
+
+    def fit_similarity(self, batches: KerasBatches) -> Similarity:
+        """Fits the space in which photos are compared; `batches` are of the training photos."""
+        photos = batches.pairs.photos
+        num_features = self.model.get_layer("trunk").output_shape[1]
+        fitted = SimilarityFit(num_features, len(photos.typeids))
+        seen = 0
+        with tqdm(total=len(photos), desc="features", unit=" photos", disable=None) as progress:
+            for features in self.features(batches):
+                fitted.add(features, photos.labels[seen : seen + len(features)])
+                seen += len(features)
+                progress.update(len(features))
+        return fitted.result(file_digest(self.file))
+
+    def features(self, batches: KerasBatches) -> Iterator[np.ndarray]:
+        """Yields the trunk's feature of photos as they are: float32, shape `(batch, 2048)`."""
+        photos = batches.pairs.photos
+        below, upper = split_trunk(self.model, self.cut)
+        if batches.store:
+            activations = batches.store.batches(range(len(photos)))
+        else:
+            activations = from_photos(range(len(photos)), below, photos, self.workers)
+        for batch in activations:
+            found = batch if upper is None else upper.predict_on_batch(batch)
+            yield np.asarray(found, np.float32)
