@@ -8,6 +8,7 @@ from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation.calibration import model_files
 from pairs.evaluation.predictor import MAX_VIEWS
+from pairs.photos.read import PHOTO_SUFFIXES
 
 TEST, OUT = "data/test", "predict.txt"
 # Each answers another question.
@@ -131,7 +132,7 @@ def check_answers(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("--names: answers about pairs of photos name no class")
     if (args.features or about_pairs) and (args.head != "mean" or len(args.weights or []) > 1):
         flag = "--features" if args.features else asked(args)[0]
-        parser.error(f"{flag}: of one training, and of no head; no --head, no second --weights")
+        parser.error(f"{flag}: needs a single --weights, and no --head")
 
 
 def check_files(parser: Parser, args: argparse.Namespace) -> None:
@@ -154,6 +155,8 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
         is_special = os.path.exists(file) and not os.path.isfile(file)
         if is_special or not os.access(parent, os.W_OK):
             parser.error(f"{file}: cannot be written")
+        if os.path.splitext(file)[1].lower() in PHOTO_SUFFIXES:
+            parser.error(f"--{name} {file}: that is the name of a photo; choose another one")
         others = {other: path for other, path in written.items() if other < name}
         others |= {other: getattr(args, other) for other in READ if getattr(args, other)}
         for other, path in others.items():
