@@ -1,6 +1,7 @@
 """What several test files share: made photos, a small trunk, one small training."""
 
 import fcntl
+import importlib
 import json
 import os
 import pathlib
@@ -17,6 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 SIZE = 71  # the smallest image Xception takes
+# A small trunk in Xception's place, for the processes that tests start.
+SMALL_TRUNK = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "small_trunk")])}
+REAL_TRUNK = {"PYTHONPATH": str(ROOT)}
 # Of the training behind `trained`.
 FLAGS = f"--image-size {SIZE} --batch-size 6 --epochs 3 1 2 --pretrained none --workers 2"
 COLOURS = {"2": (200, 60, 50), "10": (60, 160, 70), "pug": (50, 70, 190)}
@@ -47,13 +51,22 @@ def make_raw(folder, photos_per_class=8):
 
 
 def run_script(*words, cwd=ROOT, **environment):
-    """Runs a command of the project as a user would; returns the finished process."""
+    """Runs a command of the project as a user would, but for a small trunk.
+
+    Args:
+        words: the script, or a module, and its flags.
+        cwd: the folder it runs in.
+        environment: of the process; `**REAL_TRUNK` for the real Xception.
+
+    Returns:
+        the finished process.
+    """
     script, *flags = [str(word) for word in words]
     command = [ROOT / script] if script.endswith(".py") else ["-m", script]
     return subprocess.run(
         [sys.executable, *command, *flags],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, **SMALL_TRUNK, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -148,6 +161,19 @@ def untouched_trunk(request):
     if "trunk" in request.fixturenames:
         trunk, weights = request.getfixturevalue("trunk_and_weights")
         trunk.set_weights(weights)
+
+
+@pytest.fixture
+def small_trunk(monkeypatch):
+    """The small trunk in this process, too."""
+    import keras
+
+    from pairs.network import trunks
+
+    monkeypatch.syspath_prepend(ROOT / "tests" / "small_trunk")
+    small = importlib.import_module("small")
+    monkeypatch.setattr(keras.applications, "Small", small.build, raising=False)
+    monkeypatch.setitem(trunks.TRUNKS, "xception", small.SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, make_raw, run_script
+from conftest import REAL_TRUNK, ROOT, assert_one_line_error, make_raw, run_script
 from scipy import stats
 
 from pairs.errors import UserError
@@ -189,8 +189,8 @@ def test_a_table_is_trained_and_the_same_command_goes_on(data, tmp_path):
 def test_a_row_without_weights_says_so(data, tmp_path):
     flags = f"--data {data} --test {data / 'valid'} --seeds 1 --out {tmp_path} --rows"
     # A proxy that is not there: no network, also where there is one.
-    no_network = {"https_proxy": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    done = run_script("experiments.ablation", *flags.split(), "xception-softmax", **no_network)
+    more = {**REAL_TRUNK, "https_proxy": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    done = run_script("experiments.ablation", *flags.split(), "xception-softmax", **more)
     assert done.returncode == 0, done.stderr
     assert "| xception-softmax | train.py: error: no ImageNet weights for xception" in done.stdout
     assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["failed"]

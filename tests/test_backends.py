@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SIZE, run_script
+from conftest import REAL_TRUNK, ROOT, SIZE, run_script
 
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
 
@@ -36,7 +36,7 @@ def table(weights, photos, out, backend):
 def test_a_model_trained_on_jax_predicts_the_same_on_tensorflow(data, tmp_path):
     flags = f"--image-size {SIZE} --batch-size 6 --epochs 0 0 1 --pretrained none --workers 2"
     words = ("--data", data, "--weights", tmp_path, *flags.split())
-    done = run_script("train.py", *words, KERAS_BACKEND="jax")
+    done = run_script("train.py", *words, KERAS_BACKEND="jax", **REAL_TRUNK)
     assert done.returncode == 0, done.stderr
     assert "jax" in done.stderr
     stages = [result["stage"] for result in json.loads((tmp_path / "results.json").read_text())]

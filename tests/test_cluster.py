@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, SIZE, assert_one_line_error, run_script
+from conftest import ROOT, SIZE, SMALL_TRUNK, assert_one_line_error, run_script
 
 import pair_generator
 from pairs.devices import cluster, sharding, supervisor
@@ -105,9 +105,11 @@ def test_a_replica_finds_every_partner_in_its_own_slice(count, num_groups):
 
 @pytest.mark.slow
 @needs_jax
-def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_path):
+def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_path, monkeypatch):
     from benchmarks import loopback
 
+    for name, value in SMALL_TRUNK.items():
+        monkeypatch.setenv(name, value)
     flags = ["--data", data, *FLAGS.split(), "--epochs", "0", "0", "3", "--weights"]
     one, two = tmp_path / "one", tmp_path / "two"
     undisturbed = loopback.start(1, [*flags, one])[0]
@@ -155,7 +157,12 @@ def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, t
         flags = [*FLAGS.split(), "--epochs", "0", "1", "1", "--distribute", "--data", data]
         words = [sys.executable, "-c", code, *map(str, flags), "--weights", str(weights)]
         done = subprocess.run(
-            words, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False
+            words,
+            cwd=ROOT,
+            env={**os.environ, **SMALL_TRUNK},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return loopback.weights_of(weights / "model.keras")

@@ -19,7 +19,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import COLOURS, ROOT, SIZE, assert_one_line_error, make_raw, run_script
+from conftest import COLOURS, ROOT, SIZE, SMALL_TRUNK, assert_one_line_error, make_raw, run_script
 from PIL import Image, ImageOps
 
 from pairs.errors import UserError
@@ -27,6 +27,7 @@ from pairs.photos import folds
 from pairs.photos.read import Photos, find_class_photos
 from pairs.training import run_folder
 
+pytestmark = pytest.mark.usefixtures("small_trunk")
 NUM_FOLDS = 3
 FLAGS = f"--image-size {SIZE} --batch-size 6 --epochs 2 1 1 --pretrained none --folds {NUM_FOLDS}"
 
@@ -317,7 +318,7 @@ def test_the_similarity_of_a_folder_of_folds_is_the_mean_of_its_models(trained, 
     found = together.predict(paths)
     each = [predictor.predict(paths) for predictor in alone]
     unit = together.unit(found.features)
-    assert unit.shape == found.features.shape == (len(paths), 3 * 2048)
+    assert unit.shape == found.features.shape == (len(paths), 3 * 24)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
     units = [predictor.unit(one.features) for predictor, one in zip(alone, each, strict=True)]
     cosines = np.array([own @ own.T for own in units])
@@ -437,11 +438,13 @@ def test_killed_in_the_second_fold_it_ends_as_the_undisturbed_run(trained, sorte
     weights = tmp_path / "w"
     words = [sys.executable, ROOT / "train.py", "--data", sorted_photos, "--weights", weights]
     with (tmp_path / "out.txt").open("w") as out:
-        training = subprocess.Popen([*words, *FLAGS.split()], stdout=out, stderr=out)
+        training = subprocess.Popen(
+            [*words, *FLAGS.split()], stdout=out, stderr=out, env={**os.environ, **SMALL_TRUNK}
+        )
         while not (weights / "fold-2" / "results.json").exists():
             assert training.poll() is None, (tmp_path / "out.txt").read_text()
             time.sleep(0.01)
-        time.sleep(1.5)
+        time.sleep(0.7)
         training.send_signal(signal.SIGKILL)
         training.wait()
     done = train(sorted_photos, weights, "--workers", "3")

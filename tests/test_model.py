@@ -6,7 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import SIZE, assert_one_line_error, run_script
+from conftest import REAL_TRUNK, SIZE, assert_one_line_error, run_script
 
 from model import build_model
 from pairs.errors import UserError
@@ -227,6 +227,7 @@ def test_imagenet_weights_that_cannot_be_had_are_one_line(data, tmp_path):
     nowhere = "http://127.0.0.1:9"
     done = run_script(
         *("train.py", "--data", data, "--weights", tmp_path, "--image-size", SIZE),
+        **REAL_TRUNK,
         https_proxy=nowhere,
         HTTPS_PROXY=nowhere,
         KERAS_HOME=str(tmp_path / "empty"),
@@ -277,6 +278,7 @@ def test_keras_own_weight_file_is_trained_from_without_network(trunk, data, tmp_
     flags = ["--data", data, "--weights", tmp_path, "--image-size", SIZE, "--batch-size", 6]
     done = run_script(
         *("train.py", *flags, "--epochs", 1, 0, 0),
+        **REAL_TRUNK,
         https_proxy=nowhere,
         HTTPS_PROXY=nowhere,
         KERAS_HOME=str(tmp_path / "empty"),

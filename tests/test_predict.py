@@ -89,7 +89,7 @@ def test_a_photo_is_predicted_alike_in_any_batch(predictor, test_folder, trained
     alone = Predictor(trained, batch_size=32, workers=1).predict(paths[1:2])
     np.testing.assert_allclose(alone.probabilities[0], together.probabilities[1], atol=1e-6)
     np.testing.assert_allclose(together.probabilities.sum(axis=1), 1, atol=1e-5)
-    assert together.features.shape == (3, 2048)
+    assert together.features.shape == (3, 24)
 
 
 def test_evaluation_agrees_with_the_submission(predictor, data, tmp_path):

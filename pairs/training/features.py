@@ -1,6 +1,7 @@
 """What a trained model makes of photos: features, and what is kept of them beside it."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from pairs.files import file_digest
 from pairs.network.held_out import HeldOut
 from pairs.network.parts import digest, split_trunk
 from pairs.network.similarity import Similarity, SimilarityFit
-from pairs.training.activation_store import from_photos
+from pairs.training.activation_store import BATCH_SIZE, from_photos
 from pairs.training.batches import KerasBatches
 
 
@@ -59,11 +60,20 @@ class Trained:
     def features(self, batches: KerasBatches) -> Iterator[np.ndarray]:
         """Yields the trunk's feature of photos as they are: float32, shape `(batch, 2048)`."""
         photos = batches.pairs.photos
-        below, upper = split_trunk(self.model, self.cut)
+        below, upper = self.parts
         if batches.store:
             activations = batches.store.batches(range(len(photos)))
         else:
             activations = from_photos(range(len(photos)), below, photos, self.workers)
         for batch in activations:
-            found = batch if upper is None else upper.predict_on_batch(batch)
-            yield np.asarray(found, np.float32)
+            if upper is None:
+                yield np.asarray(batch, np.float32)
+                continue
+            # Of one length: each other one would be compiled anew, which takes JAX long.
+            padded = np.resize(batch, (BATCH_SIZE, *batch.shape[1:]))
+            yield np.asarray(upper.predict_on_batch(padded), np.float32)[: len(batch)]
+
+    @functools.cached_property
+    def parts(self) -> tuple[keras.Model, keras.Model | None]:
+        """`parts.split_trunk` of the model."""
+        return split_trunk(self.model, self.cut)

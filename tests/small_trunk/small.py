@@ -1,0 +1,25 @@
+"""A trunk of fifteen layers in Xception's place: a residual block frozen, one layer above it."""
+
+from pairs.network.trunks import Trunk
+
+SMALL = Trunk("Small", min_image_size=71, unfreeze_from=9, cut=9, weights_file="no file")
+
+
+def build(weights, include_top, pooling, input_shape, name):
+    """As `keras.applications.Xception`."""
+    from keras import Input, Model, layers
+
+    assert (weights, include_top, pooling) == (None, False, "avg")
+    image = x = Input(input_shape)
+    for filters in (8, 16):
+        x = layers.Conv2D(filters, 3, strides=2, use_bias=False)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.Activation("relu")(x)
+    left = x
+    x = layers.SeparableConv2D(16, 3, padding="same", use_bias=False)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Add()([left, x])  # 9: the real one is cut behind an Add, too
+    x = layers.SeparableConv2D(24, 3, strides=2, use_bias=False)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Activation("relu")(x)
+    return Model(image, layers.GlobalAveragePooling2D()(x), name=name)
