@@ -119,6 +119,7 @@ def race(contenders, rounds, plan, batch_size, image_size, num_steps, precision)
         processes.append(context.Process(target=work, args=setting, daemon=True))
         processes[-1].start()
         other.close()  # the process holds it now; should it end, that is seen here
+    for contender in contenders:  # they compile at the same time
         ask(contender)
     for _ in range(rounds):
         for contender in contenders:
@@ -188,6 +189,8 @@ def parse_args(argv=None):
     add("--precision", choices=PRECISIONS, nargs="+", default=["float32"], help="default: float32")
     stages = [stage.name for stage in SEED]
     add("--stages", choices=stages, nargs="+", default=stages, help="default: all")
+    others = [contender for contender in CONTENDERS if contender != "ours"]
+    add("--beside", choices=others, nargs="+", default=others, help="contenders (default: all)")
     add("--steps", type=positive_int, default=20, help="a round (default: %(default)s)")
     add("--rounds", type=positive_int, default=5, help="of each, in turn (default: %(default)s)")
     add("--json", type=pathlib.Path, metavar="FILE", help="write all numbers there")
@@ -202,8 +205,8 @@ def main():
     from pairs.devices import inventory as device
     from pairs.network.trunks import TRUNKS, build_trunk
 
-    contenders = list(CONTENDERS)
-    if not importlib.util.find_spec("timm"):
+    contenders = ["ours", *args.beside]
+    if "timm" in contenders and not importlib.util.find_spec("timm"):
         contenders.remove("timm")
         print("timm is not installed and skipped (pip install timm)")
     runs_on = device.describe(device.take_inventory())

@@ -87,3 +87,47 @@ def test_sorting_many_files_is_measured():
     assert "300 photos" in checked
     assert "300 photos" in checked_again
     assert resident.count(",") == 5
+
+
+def test_kernels_are_added_up_by_what_they_compute(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import profile_steps
+    from pairs.errors import UserError
+
+    found = {  # as they were named on an H200
+        "conv2d_c1_k1_nhwc_specialized": [0.03, 400],
+        "sm90_xmma_fprop_implicit_gemm_bf16bf16": [0.02, 270],
+        "loop_maximum_fusion_18": [0.04, 10],
+        "MemcpyH2D": [0.01, 90],
+    }
+    profile_steps.print_kernels(found, 2)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "10.00 ms of kernels a step"
+    assert [line.split()[0] for line in printed[1:4]] == ["50.0%", "40.0%", "10.0%"]
+    assert [line.split()[-1] for line in printed[4:]] == [
+        "loop_maximum_fusion_18",
+        "conv2d_c1_k1_nhwc_specialized",
+    ]
+    with pytest.raises(UserError, match="no kernel of a GPU"):
+        profile_steps.kernels(tmp_path)
+
+
+@pytest.mark.slow
+def test_time_to_accuracy_judges_every_contender_and_keeps_what_was_timed(data, tmp_path):
+    out = tmp_path / "times"
+    flags = ["--data", data, "--test", data / "valid", "--pretrained", "none", "--out", out]
+    flags += ["--image-size", SIZE, "--seed-epochs", 1, 0, 0, "--keras-epochs", 1, 1]
+    for contender in ("seed", "keras"):
+        done = run_script("benchmarks.time_to_accuracy", *flags, "--contenders", contender)
+        assert done.returncode == 0, done.stderr
+    found = json.loads((out / "times.json").read_text())
+    assert {name: [point[0] for point in points] for name, points in found.items()} == {
+        "seed": ["heads"],
+        "keras": ["frozen 1", "all 1"],
+    }
+    for points in found.values():
+        seconds = [point[1] for point in points]
+        assert seconds == sorted(seconds)
+        assert seconds[0] > 0
+        assert {round(6 * point[2], 6) % 1 for point in points} == {0}  # of six photos
+    assert (out / "times.png").read_bytes().startswith(b"\x89PNG")

@@ -42,8 +42,9 @@ def test_the_parts_of_a_batch_are_the_batch(count, batch_size, num_processes, nu
     assert len(rows) == cluster.Cluster(num_devices=num_devices).padded(count, batch_size)
 
 
+@pytest.mark.parametrize("num_devices", [1, 4])  # on one, for XLA
 @pytest.mark.parametrize("validation", [True, False])
-def test_padding_changes_no_validation_and_no_gradient(validation, data, trunk):
+def test_padding_changes_no_validation_and_no_gradient(validation, num_devices, data, trunk):
     import keras
 
     from model import build_model
@@ -61,7 +62,8 @@ def test_padding_changes_no_validation_and_no_gradient(validation, data, trunk):
     heads = list(whole.output)
     alone = KerasBatches(pairs, heads, 1, None, cluster.ALONE)
     mesh = cluster.Cluster(num_devices=4, engine="a mesh")
-    spread = KerasBatches(pairs, heads, 1, None, mesh)
+    devices = mesh if num_devices > 1 else cluster.ALONE
+    spread = KerasBatches(pairs, heads, 1, None, devices, padded=True)
     assert len(spread[1][0]["img_1"]) == 4
     if validation:
         found, wanted = (

@@ -91,7 +91,26 @@ def test_half_precision_is_remarked_on_where_it_gains_nothing():
     with_h200 = dataclasses.replace(GOOD, gpus=(HOPPER,))
     assert device.remark_precision("mixed_bfloat16", with_h200) is None
     on_cpu = dataclasses.replace(GOOD, gpus=())
-    assert "gains nothing on a CPU" in device.remark_precision("mixed_float16", on_cpu)
+    for precision in ("mixed_float16", "mixed_bfloat16"):
+        assert "gains nothing on this CPU" in device.remark_precision(precision, on_cpu)
+    with_amx = dataclasses.replace(on_cpu, cpu_bfloat16=True)
+    assert device.remark_precision("mixed_bfloat16", with_amx) is None
+    assert "gains nothing on this CPU" in device.remark_precision("mixed_float16", with_amx)
+    assert device.describe(with_amx).endswith(", bfloat16 in hardware")
+    assert "bfloat16" not in device.describe(on_cpu)
+
+
+def test_what_the_cpu_multiplies_in_hardware_is_read_from_linux(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    for flags, expected in {
+        "fpu sse avx512f avx512_vnni amx_tile": False,
+        "fpu avx512_bf16": True,
+        "fpu amx_bf16 amx_tile": True,
+        "Features\t: fp asimd bf16": True,
+    }.items():
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\n")
+        assert device.multiplies_bfloat16(str(cpuinfo)) is expected
+    assert device.multiplies_bfloat16(str(tmp_path / "none")) is False
 
 
 def test_the_drivers_list_is_read_and_what_is_none_passed_over():

@@ -48,6 +48,9 @@ class KerasBatches(keras.utils.PyDataset):
         workers: threads.
         store: of the same photos, if any; no photo is read then.
         devices: this process' part of every batch is handed on.
+        padded: all batches are of one length, with sample weights. For XLA, which
+            compiles the whole step anew for a last one that is shorter, and for
+            several devices.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class KerasBatches(keras.utils.PyDataset):
         workers: int,
         store: ActivationStore | None,
         devices: Cluster,
+        padded: bool = False,
     ) -> None:
         super().__init__(workers=1)
         self.pairs = pairs
@@ -65,6 +69,7 @@ class KerasBatches(keras.utils.PyDataset):
         self.threads = min(workers, 2) if store else workers
         self.store = store
         self.devices = devices
+        self.padded = padded or bool(devices.engine)
         self.error: Exception | None = None
         self.lock = threading.Lock()
         self.ahead: Iterator[Batch] = iter(())
@@ -123,11 +128,11 @@ class KerasBatches(keras.utils.PyDataset):
     def batch(self, step: int) -> Batch:
         """Inputs and labels of a step, for the heads that the model has.
 
-        Spread over several devices, it has sample weights, too: 0 for padding.
+        Padded, it has sample weights, too: 0 for padding.
         """
         indices, partner, labels = self.pairs.pairs(step)
         rows, weights = np.arange(len(indices)), None
-        if self.devices.engine:
+        if self.padded:
             rows, partner, is_image = self.devices.spread(partner, self.pairs.batch_size)
             weights = np.where(is_image, self.image_weight(len(indices)), 0).astype(np.float32)
         if self.store:

@@ -81,8 +81,8 @@ SEED = (
 # transforms cannot: the time that saves goes into larger images.
 STORED_AND_LARGER: dict[str, Any] = {"augment": "mirror", "schedule": "cosine", "image_scale": 1.6}
 TUNED = (
-    Stage(1, "heads", False, "adam", 1e-3, epochs=20, **STORED_AND_LARGER),
-    Stage(2, "blocks", True, "sgd", 3e-3, epochs=6, **STORED_AND_LARGER),
+    Stage(1, "heads", False, "adam", 1e-3, epochs=10, **STORED_AND_LARGER),
+    Stage(2, "blocks", True, "sgd", 3e-3, epochs=12, **STORED_AND_LARGER),
 )
 RECIPES = {"seed": SEED, "tuned": TUNED}
 

@@ -29,6 +29,7 @@ from pairs.network.parts import (
     split,
     split_trunk,
     unfreeze,
+    uses_xla,
 )
 from pairs.network.similarity import write_similarity
 from pairs.network.trunks import TRUNKS
@@ -72,14 +73,19 @@ class Parts:
             self.whole = connect(self.below, self.above)
 
     def feed(
-        self, pairs: Pairs, store: ActivationStore | None, workers: int, devices: Cluster
+        self,
+        pairs: Pairs,
+        store: ActivationStore | None,
+        run: Run,
+        devices: Cluster,
+        padded: bool = False,
     ) -> tuple[keras.Model, KerasBatches]:
         """The part that starts where the store, if any, left off, and its batches."""
         if pairs.validation:
             part = self.judged_above if store else self.judged_whole
         else:
             part = self.above if store else self.whole
-        return part, KerasBatches(pairs, list(part.output), workers, store, devices)
+        return part, KerasBatches(pairs, list(part.output), run.workers, store, devices, padded)
 
     def frozen_digest(self) -> str:
         """Digest of all weights that must not move."""
@@ -135,7 +141,7 @@ def run_stage(
 
     # `load_weights` of a .keras file takes three times as long.
     setup.parts.model.set_weights(load_model(best_file).get_weights())
-    judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run.workers, ALONE)
+    judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run, ALONE)
     judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
         if stage == run.stages[-1]:
@@ -159,8 +165,9 @@ def set_up(
     store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
     with run.devices.scope():
         spread = load_parts(run, stage, start_file) if run.devices.engine else parts
-        trained, batches = spread.feed(pairs, store, run.workers, run.devices)
-        judged, valid_batches = spread.feed(valid_pairs, valid_store, run.workers, run.devices)
+        padded = uses_xla(run.jit)
+        trained, batches = spread.feed(pairs, store, run, run.devices, padded)
+        judged, valid_batches = spread.feed(valid_pairs, valid_store, run, run.devices, padded)
         compile_model(trained, make_optimizer(stage, len(batches)), run.jit)
         trained.optimizer.build(trained.trainable_variables)
         if judged is not trained:

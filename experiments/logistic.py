@@ -1,0 +1,90 @@
+"""What everybody has to beat: a logistic regression on the frozen trunk's features.
+
+Photos pass the trunk once, as they are; scikit-learn does the rest. How much it is
+regularised is chosen on the validation photos.
+
+Run it:  python -m experiments.logistic --data data/folds/fold-1 --test data/folds/fold-1/test \\
+             --pretrained FILE --image-size 139
+"""
+
+import pathlib
+import time
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pairs.command_line import Parser, positive_int, run
+from pairs.network.trunks import INPUT_SCALE, TRUNKS, build_trunk
+from pairs.photos.read import find_class_photos, read_ahead, read_photo
+
+BATCH_SIZE = 32
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
+
+
+def trunk_features(trunk, photos, image_size):
+    """The trunk's features of photos: float32 array, shape `(photos, features)`."""
+    scale, offset = map(np.float32, INPUT_SCALE)
+    images = read_ahead(lambda path: read_photo(path, image_size), photos.paths, 2, 2 * BATCH_SIZE)
+    found, batch = [], []
+    for number, image in enumerate(images, start=1):
+        batch.append(image)
+        if len(batch) == BATCH_SIZE or number == len(photos):
+            found.append(np.asarray(trunk.predict_on_batch(np.stack(batch) * scale + offset)))
+            batch = []
+    return np.concatenate(found)
+
+
+def best_fit(train, valid):
+    """Fits on training photos; the strength of the penalty is chosen on validation photos.
+
+    Args:
+        train, valid: `(features, labels)`.
+
+    Returns:
+        `(classifier, strength)`.
+    """
+    fits = {
+        strength: make_pipeline(
+            StandardScaler(), LogisticRegression(C=strength, max_iter=1000)
+        ).fit(*train)
+        for strength in STRENGTHS
+    }
+    best = max(STRENGTHS, key=lambda strength: fits[strength].score(*valid))
+    return fits[best], best
+
+
+def parse_args(argv=None):
+    parser = Parser(description="A logistic regression on the features of a frozen trunk.")
+    add = parser.add_argument
+    add("--data", type=pathlib.Path, default="data", help="with train/, valid/ (default: data)")
+    add("--test", type=pathlib.Path, required=True, help="class folders to judge on")
+    add("--trunk", choices=TRUNKS, default="xception", help="default: %(default)s")
+    add("--pretrained", default="imagenet", help="as train.py's (default: %(default)s)")
+    add("--image-size", type=positive_int, default=299, help="pixels (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse_args()
+    start = time.process_time()
+    train = find_class_photos(args.data / "train")
+    trunk = build_trunk(args.trunk, args.image_size, args.pretrained, "weights")
+    sides = [
+        train,
+        *(find_class_photos(f, train.typeids) for f in (args.data / "valid", args.test)),
+    ]
+    features = [(trunk_features(trunk, side, args.image_size), side.labels) for side in sides]
+    classifier, strength = best_fit(*features[:2])
+    wrong = classifier.predict(features[2][0]) != features[2][1]
+    deviation = wrong.std() / np.sqrt(len(wrong))
+    print(
+        f"{args.trunk}, {args.image_size} pixels, C={strength}: error {wrong.mean():.4f} ± "
+        f"{deviation:.4f} ({len(wrong)} photos); {time.process_time() - start:.0f} s of processor "
+        f"time"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
