@@ -1,4 +1,4 @@
-"""The way of keras.io's guide "Transfer learning & fine-tuning", for `time_to_accuracy.py`.
+"""Follows keras.io's guide "Transfer learning & fine-tuning", for `time_to_accuracy.py`.
 
 Xception frozen and in inference mode, dropout 0.2, one softmax, Adam; then all of it at
 1e-5. Flips and small rotations as in the guide; photos are decoded once and stay in memory.

@@ -18,6 +18,8 @@ from pairs.training.recipe import SEED
 STEPS = 10
 # A word of a kernel's name, and what it computes; the first that fits counts.
 KINDS = (
+    ("convert", "what XLA fused: sums, scales, activations, pooling"),
+    ("nvjet", "matrix products and convolutions"),  # cuBLAS
     ("gemm", "matrix products and convolutions"),
     ("cudnn", "matrix products and convolutions"),
     ("conv", "matrix products and convolutions"),
@@ -90,6 +92,10 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     import jax
+    import keras
+
+    if keras.backend.backend() != "jax" or jax.default_backend() != "gpu":
+        raise UserError("KERAS_BACKEND=jax and a GPU are needed: its kernels are what is counted")
 
     from benchmarks.keras_steps import prepare_ours
 

@@ -1,4 +1,4 @@
-"""How soon how good? Error against processor time, ours beside what else people would take.
+"""Error against processor time: ours beside the common alternatives.
 
     seed, tuned   `train.py --recipe ...`; a point after every stage
     keras         the transfer-learning guide of keras.io: the trunk frozen, then all of it
@@ -8,8 +8,9 @@
 
 All start from the same Xception weights, train on the same photos and are judged
 on the same test photos; each runs alone, in a process of its own. Time is
-processor time, user and system, of the training alone: not of loading weights,
-nor of judging.
+processor time, user and system, and judging does not count. Of ours it is that of
+the whole command, from checking the photos to validation and checkpoints after every epoch;
+of the others that of training alone.
 
 Run it:  python -m benchmarks.time_to_accuracy --data data/folds/fold-1 \\
              --test data/folds/fold-1/test --pretrained FILE --out times
@@ -17,7 +18,6 @@ Run it:  python -m benchmarks.time_to_accuracy --data data/folds/fold-1 \\
 
 import importlib
 import importlib.util
-import json
 import multiprocessing
 import pathlib
 import resource
@@ -26,7 +26,8 @@ import tempfile
 import numpy as np
 
 from pairs.command_line import Parser, positive_int, run
-from pairs.files import replacing, write_json
+from pairs.errors import UserError
+from pairs.files import read_json, replacing, write_json
 from pairs.photos.read import find_class_photos, read_ahead, read_photo
 from pairs.training.recipe import RECIPES
 
@@ -38,6 +39,8 @@ OTHERS = {
 # Odd at every strided layer, so that timm's symmetric padding is Keras'.
 IMAGE_SIZE = 135
 BATCH_SIZE = 32
+# What all contenders of a drawing share.
+SETTINGS = ("data", "test", "pretrained", "image_size", "seed")
 
 
 def processor_seconds():
@@ -63,6 +66,7 @@ def train_ours(recipe, args):
         return best
 
     stage.run_stage = timed
+    typeids = find_class_photos(pathlib.Path(args.data, "train")).typeids
     start = processor_seconds()
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--recipe", recipe, "--data", args.data, "--weights", folder]
@@ -71,7 +75,7 @@ def train_ours(recipe, args):
         if recipe == "seed":
             flags += ["--epochs", *args.seed_epochs]
         train.train(train.parse_args(list(map(str, flags))))
-        test = find_class_photos(args.test)
+        test = find_class_photos(args.test, typeids)
         return [
             (name, seconds - start, float((classes_of(best, test) != test.labels).mean()))
             for name, seconds, best in done
@@ -111,7 +115,7 @@ def train_alone(contender, args):
     try:
         return ours.recv()
     except EOFError as error:
-        raise SystemExit(f"{contender} ended without a result; its words are above") from error
+        raise UserError(f"{contender} ended without a result; see its output above") from error
     finally:
         process.join()
 
@@ -165,13 +169,17 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "times.json"
     # A contender that was timed earlier is drawn beside the others.
-    found = json.loads(file.read_text()) if file.is_file() else {}
+    settings = {name: str(getattr(args, name)) for name in SETTINGS}
+    known = read_json(file, "choose another --out") or {"settings": settings, "points": {}}
+    if known["settings"] != settings:
+        raise UserError(f"{file}: timed with {known['settings']}; choose another --out")
+    found = known["points"]
     for contender in args.contenders:
         if contender == "timm" and not importlib.util.find_spec("timm"):
             print("timm is not installed and skipped (pip install torch torchvision timm)")
             continue
         found[contender] = train_alone(contender, args)
-        write_json(file, found)
+        write_json(file, known)
         for name, seconds, error in found[contender]:
             print(f"{contender:<6} {name:<12} {seconds:7.0f} s   error {error:.4f}", flush=True)
     draw(found, num_photos, args.out / "times.png")

@@ -63,7 +63,7 @@ def test_padding_changes_no_validation_and_no_gradient(validation, num_devices, 
     alone = KerasBatches(pairs, heads, 1, None, cluster.ALONE)
     mesh = cluster.Cluster(num_devices=4, engine="a mesh")
     devices = mesh if num_devices > 1 else cluster.ALONE
-    spread = KerasBatches(pairs, heads, 1, None, devices, padded=True)
+    spread = KerasBatches(pairs, heads, 1, None, devices, padded=num_devices == 1)
     assert len(spread[1][0]["img_1"]) == 4
     if validation:
         found, wanted = (

@@ -166,10 +166,7 @@ def remark_precision(precision: str, inventory: Inventory) -> str | None:
     if not inventory.gpus:
         if precision == "mixed_bfloat16" and inventory.cpu_bfloat16:
             return None
-        return (
-            f"--precision {precision} gains nothing on this CPU, which does not multiply such "
-            f"numbers in hardware: float32 is up to four times as fast"
-        )
+        return f"--precision {precision} gains nothing on this CPU: float32 is usually faster"
     gpu = inventory.gpus[0]
     if gpu.capability and gpu.capability < GAINS_FROM[precision]:
         return (
@@ -230,8 +227,18 @@ def take_inventory() -> Inventory:
             for number in range(torch.cuda.device_count())
         ]
     cudnn = package_version("nvidia-cudnn-cu12") or package_version("nvidia-cudnn-cu13")
-    host = (*own_cores_and_memory(), multiplies_bfloat16())
-    return Inventory(backend, version, has_gpu_code, tuple(gpus), list_cards(), cudnn, *host)
+    cores, memory = own_cores_and_memory()
+    return Inventory(
+        backend,
+        version,
+        has_gpu_code,
+        tuple(gpus),
+        list_cards(),
+        cudnn,
+        cores,
+        memory,
+        multiplies_bfloat16(),
+    )
 
 
 def package_version(name: str) -> str | None:

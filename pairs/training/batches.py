@@ -48,9 +48,9 @@ class KerasBatches(keras.utils.PyDataset):
         workers: threads.
         store: of the same photos, if any; no photo is read then.
         devices: this process' part of every batch is handed on.
-        padded: all batches are of one length, with sample weights. For XLA, which
-            compiles the whole step anew for a last one that is shorter, and for
-            several devices.
+        padded: a short last batch is padded, with sample weights (several devices
+            always need it). For XLA, which compiles the whole step anew for another
+            length. In what `fit` prints of training, such a batch counts as a full one.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class KerasBatches(keras.utils.PyDataset):
         self.threads = min(workers, 2) if store else workers
         self.store = store
         self.devices = devices
-        self.padded = padded or bool(devices.engine)
+        self.padded = bool(devices.engine) or (padded and len(pairs) > 1)
         self.error: Exception | None = None
         self.lock = threading.Lock()
         self.ahead: Iterator[Batch] = iter(())

@@ -80,7 +80,7 @@ def compile_model(
         optimizer=optimizer,
         loss=losses,
         loss_weights={head: weights[head] for head in heads},
-        # Weighted: the padding of a batch that several devices share does not count.
+        # Weighted: padding does not count.
         weighted_metrics={head: ["accuracy"] for head in heads if head != ALL_PAIRS},
         jit_compile=uses_xla(jit),
     )

@@ -1,4 +1,4 @@
-"""A trunk of fifteen layers in Xception's place: a residual block frozen, one layer above it."""
+"""A trunk of 14 layers in Xception's place: a residual block frozen, one layer above it."""
 
 from pairs.network.trunks import Trunk
 
