@@ -15,7 +15,7 @@ from pairs.training.log import RunLog
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 
-STAGE = Stage(1, "heads", False, "adam", 0.05, epochs=12, augment=None, patience=5)
+STAGE = Stage(1, "heads", None, "adam", 0.05, epochs=12, augment=None, patience=5)
 COSINE = dataclasses.replace(STAGE, epochs=5, schedule="cosine")
 NUM_BATCHES = 3
 

@@ -19,7 +19,7 @@ from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 
 NUM_STEPS, NUM_VALID_STEPS, EPOCHS = 6, 5, 3
-PLAN = Stage(1, "heads", False, "sgd", 0.0, epochs=EPOCHS, augment=None)
+PLAN = Stage(1, "heads", None, "sgd", 0.0, epochs=EPOCHS, augment=None)
 # The first number of validation: no training batch has one of these.
 VALID = 50
 # Of an image: probabilities stay above the 1e-7 at which Keras clips them.

@@ -92,9 +92,9 @@ def test_wrong_flags_are_refused_in_one_line(flags, words, data, tmp_path):
 
 def test_the_recipe_is_the_references():
     heads, blocks, plain = SEED
-    assert (heads.unfreeze, heads.optimizer, heads.augment) == (False, "adam", "affine")
-    assert (blocks.unfreeze, blocks.optimizer, blocks.augment) == (True, "sgd", "affine")
-    assert (plain.unfreeze, plain.optimizer, plain.augment) == (True, "sgd", None)
+    assert (heads.unfreeze, heads.optimizer, heads.augment) == (None, "adam", "affine")
+    assert (blocks.unfreeze, blocks.optimizer, blocks.augment) == ("blocks", "sgd", "affine")
+    assert (plain.unfreeze, plain.optimizer, plain.augment) == ("blocks", "sgd", None)
     assert [stage.epochs for stage in SEED] == [30, 30, 10]
     assert blocks.learning_rate == plain.learning_rate == 1e-4
     assert heads.patience == 3
@@ -304,7 +304,7 @@ def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     data, tmp_path, monkeypatch, small_trunk
 ):
-    wild = Stage(1, "heads", False, "sgd", float("inf"), epochs=2, augment=None)
+    wild = Stage(1, "heads", None, "sgd", float("inf"), epochs=2, augment=None)
     monkeypatch.setitem(recipe.RECIPES, "seed", (wild,))
     flags = f"--data {data} --weights {tmp_path} --image-size {SIZE} --batch-size 6 "
     args = train.parse_args((flags + "--pretrained none --epochs 2").split())
@@ -335,6 +335,21 @@ def test_the_tuned_recipe_trains_on_larger_images_from_stored_activations(data, 
     assert f"error {result['error']:.4f}" in judged.stdout
 
 
+@pytest.mark.slow
+def test_the_night_recipe_trains_the_upper_half_from_its_stored_activations(data, tmp_path):
+    flags = f"--recipe night --image-size {SIZE} --batch-size 6 --pretrained none --epochs 1 2"
+    done = run_script("train.py", "--data", data, "--weights", tmp_path, *flags.split())
+    assert done.returncode == 0, done.stderr
+    moved = moved_layers(tmp_path)
+    assert not any(moved[:7])
+    assert any(moved[7:9])  # what `blocks` leaves alone
+    assert any(moved[10:])
+    assert done.stdout.count("activations of 18 photos and their mirror images") == 3
+    assert done.stdout.count("there already") == 2  # made for both stages by the first
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["constants"]["upper half"]["xception"] == 6
+
+
 class PowerCut(Exception):
     """In place of one."""
 
@@ -358,9 +373,9 @@ def test_the_best_epoch_is_the_model_and_the_next_stages_start_also_after_a_cut(
 ):
     """The best epoch is always the first; the second stage learns nothing (rate 0)."""
     plan = (
-        Stage(1, "heads", False, "sgd", 0.1, epochs=3, augment=None),
-        Stage(2, "blocks", True, "sgd", 0.0, epochs=1, augment=None),
-        Stage(3, "plain", False, "sgd", 0.1, epochs=2, augment=None),
+        Stage(1, "heads", None, "sgd", 0.1, epochs=3, augment=None),
+        Stage(2, "blocks", "blocks", "sgd", 0.0, epochs=1, augment=None),
+        Stage(3, "plain", None, "sgd", 0.1, epochs=2, augment=None),
     )
     monkeypatch.setitem(recipe.RECIPES, "seed", plan)
     seeds = []

@@ -134,7 +134,7 @@ class Predictor:
         trunk = TRUNKS.get(str(self.flags.get("trunk")))
         cut = None
         if trunk and len(self.models) > 1:
-            cut = parts.shared_cut(self.models, trunk.cut)
+            cut = parts.shared_cut(self.models, [trunk.cut, trunk.half])
         return parts.photo_model(self.models, self.head, cut)
 
     @functools.cached_property

@@ -32,6 +32,7 @@ class Trunk:
         min_image_size: the smallest side in pixels that it accepts.
         unfreeze_from: index of the first layer that trains once blocks do.
         cut: index of the layer whose output is all that those layers read.
+        half: the same where the trunk's upper half trains; all layers above it do.
         weights_file: Keras' own name of the ImageNet weights.
     """
 
@@ -39,25 +40,45 @@ class Trunk:
     min_image_size: int
     unfreeze_from: int
     cut: int
+    half: int
     weights_file: str
+
+    def training_place(self, unfreeze: str | None) -> tuple[int | None, int | None]:
+        """Where a stage trains.
+
+        Args:
+            unfreeze: of `recipe.Stage`.
+
+        Returns:
+            `(first, cut)`: index of the first layer that trains, and of the one whose
+            output is all that the trained ones read; None, None: the trunk is frozen.
+        """
+        return {
+            None: (None, None),
+            "blocks": (self.unfreeze_from, self.cut),
+            "half": (self.half + 1, self.half),
+        }[unfreeze]
 
 
 TRUNKS = {
-    # Layer 105 is the Add that closes block 11: blocks 12, 13 and 14 are trained.
+    # Layer 105 is the Add that closes block 11: blocks 12, 13 and 14 are trained. The
+    # upper half begins with block 9.
     "xception": Trunk(
         "Xception",
         min_image_size=71,
         unfreeze_from=105,
         cut=105,
+        half=75,
         weights_file="xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
     # Layer 248 is `mixed8`: the top two inception blocks, the number of the
-    # Keras documentation's own fine-tuning example.
+    # Keras documentation's own fine-tuning example. Layer 196 is `mixed6`.
     "inceptionv3": Trunk(
         "InceptionV3",
         min_image_size=75,
         unfreeze_from=249,
         cut=248,
+        half=196,
         weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
 }

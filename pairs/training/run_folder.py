@@ -181,9 +181,12 @@ def constants(devices: Cluster) -> dict[str, Any]:
 
 def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
     """The same, of what only some recipes have."""
+    found: dict[str, Any] = {}
     if flags.get("recipe") in recipe.ALL_PAIRS and flags["loss"] == "paired":
-        return {"weight of all pairs": recipe.ALL_PAIRS_WEIGHT}
-    return {}
+        found["weight of all pairs"] = recipe.ALL_PAIRS_WEIGHT
+    if flags.get("recipe") == "night":
+        found["upper half"] = {name: trunk.half for name, trunk in trunks.TRUNKS.items()}
+    return found
 
 
 def holds_run(

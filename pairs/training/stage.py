@@ -206,9 +206,9 @@ def load_parts(run: Run, stage: Stage, path: pathlib.Path) -> Parts:
     """Loads the model file that a stage starts from, cut where its training begins."""
     keras.utils.set_random_seed(run.seed_of(stage))
     model = load_at_size(path, run.trunk, run.image_size_of(stage))
-    place = TRUNKS[run.trunk]
-    unfreeze(model, place.unfreeze_from if stage.unfreeze else None)
-    return Parts(model, place.cut if stage.unfreeze else None)
+    first, cut = TRUNKS[run.trunk].training_place(stage.unfreeze)
+    unfreeze(model, first)
+    return Parts(model, cut)
 
 
 def copy_file(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -222,28 +222,31 @@ def open_stores(
 ) -> tuple[ActivationStore | None, ActivationStore | None]:
     """The stores of a stage, `(training, validation)`; those of others are removed."""
     stores: list[ActivationStore | None] = []
+    later = [
+        other
+        for other in run.stages
+        if other.number > stage.number and other.unfreeze and other.image_scale == stage.image_scale
+    ]
 
     def open_one(photos, mirror, needed_later):
         lower = None
         if needed_later and not stage.unfreeze:
             # A later stage starts further down in the same photos: they pass the
             # trunk once, and these activations are made of those.
-            below, between = split_trunk(parts.model, TRUNKS[run.trunk].cut)
+            _, cut = TRUNKS[run.trunk].training_place(later[0].unfreeze)
+            below, between = split_trunk(parts.model, cut)
             stores.append(open_store(run, below, photos, mirror))
             lower = stores[-1] and (stores[-1], between)
         stores.append(open_store(run, parts.below, photos, mirror, lower))
         return stores[-1]
 
-    later = [
-        other.augment
-        for other in run.stages
-        if other.number > stage.number and other.unfreeze and other.image_scale == stage.image_scale
-    ]
     if run.pool is not None:
         # Every photo is held out by one fold and trained on by the others: one
         # store of all of them, which stays for the folds to come.
         mirror = stage.augment == "mirror"
-        pooled = open_one(run.pool, mirror, mirror in [other == "mirror" for other in later])
+        pooled = open_one(
+            run.pool, mirror, mirror in [other.augment == "mirror" for other in later]
+        )
         run.devices.barrier()
         if pooled is None:
             return None, None
@@ -252,7 +255,8 @@ def open_stores(
     valid_store = open_one(valid, False, needed_later=bool(later))
     train_store = None  # affine transforms are new every epoch
     if stage.augment != "affine":
-        train_store = open_one(photos, stage.augment == "mirror", stage.augment in later)
+        augments = [other.augment for other in later]
+        train_store = open_one(photos, stage.augment == "mirror", stage.augment in augments)
     if run.log.writes:
         remove_stores(run.folder, keep=stores)
     run.devices.barrier()

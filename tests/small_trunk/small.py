@@ -2,7 +2,7 @@
 
 from pairs.network.trunks import Trunk
 
-SMALL = Trunk("Small", min_image_size=71, unfreeze_from=9, cut=9, weights_file="no file")
+SMALL = Trunk("Small", min_image_size=71, unfreeze_from=9, cut=9, half=6, weights_file="no file")
 
 
 def build(weights, include_top, pooling, input_shape, name):
