@@ -15,7 +15,13 @@ from pairs.command_line import run
 
 # The driver's and the libraries' own share of a card, and convolution workspace.
 OVERHEAD = 600e6
-STAGES = {"heads": None, "blocks": "cut", "plain": "cut"}
+# What trains, and whether what is frozen is read from disk.
+STAGES = {
+    "heads": (None, False),
+    "blocks": ("blocks", False),
+    "plain": ("blocks", True),
+    "half": ("half", True),
+}
 
 
 def bytes_of(tensor):
@@ -93,14 +99,13 @@ def main():
 
     trunk = build_trunk(args.trunk, args.image_size, "none", "no folder")
     model = build_model(trunk, [str(number) for number in range(100)])
-    cut = TRUNKS[args.trunk].cut
     print(f"{args.trunk} at {args.image_size} pixels, GB (measured on the GPU in brackets)")
     print(f"{'batch':>6}" + "".join(f"{name:>16}" for name in STAGES))
     for batch_size in args.batch_sizes:
         line = f"{batch_size:>6}"
-        for name, where in STAGES.items():
-            at = cut if where else None
-            guess = estimate(trunk, at, batch_size, stored=name == "plain") / 1e9
+        for unfreeze, stored in STAGES.values():
+            _, at = TRUNKS[args.trunk].training_place(unfreeze)
+            guess = estimate(trunk, at, batch_size, stored=stored) / 1e9
             found = measure_on_gpu(model, at, batch_size, args.image_size)
             beside = f" ({found / 1e9:.2f})" if found else ""
             line += f"{f'{guess:.2f}{beside}':>16}"

@@ -1,3 +1,4 @@
+import ast
 import collections
 import os
 
@@ -347,3 +348,24 @@ def test_what_a_store_needs_is_counted_in_bytes(tmp_path, below, photos, monkeyp
 def test_rows_are_mapped_and_not_read_into_memory(tmp_path, below, photos):
     """A store may be larger than the computer's memory."""
     assert isinstance(open_store(tmp_path, below, photos).open_shard(0), np.memmap)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (513, 4, 3, 7)])
+def test_shards_are_opened_without_pythons_parser(dtype, shape, tmp_path, monkeypatch):
+    """In threads it has ended in a SystemError, at random: python/cpython#106905."""
+    array = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    np.save(tmp_path / "00000.npy", array)
+    called = []
+    for name in ("parse", "literal_eval"):
+        monkeypatch.setattr(ast, name, lambda *_: called.append("ast"))
+    shard = activation_store.ActivationStore(tmp_path, len(array)).open_shard(0)
+    assert not called
+    assert shard.dtype == array.dtype
+    np.testing.assert_array_equal(shard, array)
+
+
+def test_a_shard_in_another_order_is_not_read_as_if_it_were_in_ours(tmp_path):
+    np.save(tmp_path / "00000.npy", np.asfortranarray(np.ones((4, 3), np.float32)))
+    with pytest.raises(UserError, match="damaged"):
+        activation_store.ActivationStore(tmp_path, 4).open_shard(0)
