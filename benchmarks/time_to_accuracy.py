@@ -139,6 +139,7 @@ def draw(found, num_photos, path):
     axes.set_xlabel("processor time of the training, seconds")
     axes.set_ylabel(f"error on {num_photos} test photos (bars: standard error)")
     axes.set_ylim(bottom=0)
+    axes.margins(x=0.12)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
