@@ -1,7 +1,7 @@
 """Trains the network of `model.py` on the class folders that `img2keras.py` wrote.
 
 The 2017 recipe has three stages, each from the best weights of the one before
-(pairs/training/recipe.py; `--recipe tuned` has two):
+(pairs/training/recipe.py; `--recipe tuned` and `--recipe night` have two):
 
     heads   trunk frozen; the new heads learn                       Adam
     blocks  the trunk's last blocks join in                         SGD

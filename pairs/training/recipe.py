@@ -85,7 +85,7 @@ TUNED = (
     Stage(1, "heads", None, "adam", 1e-3, epochs=10, **STORED_AND_LARGER),
     Stage(2, "blocks", "blocks", "sgd", 3e-3, epochs=12, **STORED_AND_LARGER),
 )
-# Where photos are unlike ImageNet's, more of the trunk is worth its time.
+# More of the trunk, for more time. Whether it pays: docs/results.md.
 NIGHT = (
     TUNED[0],
     Stage(2, "half", "half", "sgd", 3e-3, epochs=12, **STORED_AND_LARGER),
