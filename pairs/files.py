@@ -12,13 +12,20 @@ import io
 import json
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from pairs.errors import UserError
 
 MEND = "make room, or choose another folder, and run the same command again"
+# As `np.save` writes it.
+ARRAY_HEADER = re.compile(
+    r"\{'descr': '(?P<dtype>[^']+)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]+)\)"
+)
 # A spreadsheet takes a cell that begins so for a formula, and runs it.
 BEGINS_FORMULA = ("=", "+", "-", "@")
 
@@ -156,6 +163,26 @@ def read_json(path: pathlib.Path, mend: str = "delete it") -> Any:
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def map_array(path: pathlib.Path) -> np.ndarray:
+    """Maps the array of a `.npy` file: what is used of it is read then.
+
+    Not by `np.load`: it has `ast` read the header, and on Python 3.11 two threads that
+    do so at once, or one beside TensorFlow's tracing, now and then end in a
+    SystemError (python/cpython#106905). Threads map activations all night.
+
+    Raises:
+        OSError, ValueError, EOFError: it is gone, cut short, or not an array in C order.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+        header = ARRAY_HEADER.match(file.read(length).decode("latin1"))
+        if header is None:
+            raise ValueError("not the header of an array in C order")
+        shape = tuple(map(int, re.findall(r"\d+", header["shape"])))
+        return np.memmap(file, header["dtype"], "r", file.tell(), shape)
 
 
 def file_digest(path: str | pathlib.Path) -> str:

@@ -15,7 +15,7 @@ from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.files import load_model
 from pairs.photos.read import Photos, read_photo
-from pairs.training import activation_store, run_folder, stage
+from pairs.training import activation_store, memory, run_folder, stage
 from pairs.training.batches import KerasBatches
 from pairs.training.checkpoint import Checkpoint
 from pairs.training.recipe import SEED
@@ -203,10 +203,10 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
     batches = KerasBatches(PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1, None, ALONE)
     with pytest.raises(UserError, match="batch size 32: try --batch-size 24"):
         stage.fit(Full(), batches, SEED[0], [], Checkpoint())
-    assert [stage.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
+    assert [memory.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
         *(48, 24, 16, 8, 6, 3, 2)
     ]
-    assert not stage.is_out_of_memory(ValueError("shapes differ"))
+    assert not memory.is_out_of_memory(ValueError("shapes differ"))
 
 
 def test_mirrored_rows_are_what_the_frozen_layers_make_of_mirrored_photos(tmp_path, below, photos):

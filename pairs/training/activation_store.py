@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import pathlib
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pairs.errors import UserError
-from pairs.files import digest_or_none, replacing
+from pairs.files import digest_or_none, map_array, replacing
 from pairs.network.parts import digest
 from pairs.photos.read import Photos, read_ahead
 from pairs.training.run import Run
@@ -32,10 +31,6 @@ from pairs.training.run_folder import ACTIVATIONS, installed_versions
 BATCH_SIZE = 16
 # A multiple of it. At 299 pixels half a gigabyte, and minutes of work on a CPU.
 SHARD_ROWS = 512
-# As `np.save` writes it.
-HEADER = re.compile(
-    r"\{'descr': '(?P<dtype>[^']+)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]+)\)"
-)
 # A quota may leave less than the disk seems to have.
 NO_ROOM = "make room, or add --cache off, and run the same command again"
 # Left free on the disk for checkpoints and everybody else.
@@ -75,7 +70,7 @@ class ActivationStore:
             dtype, shape: of a row.
         """
         try:
-            shard = np.load(self.shard_of(rows), mmap_mode="r")
+            shard = map_array(self.shard_of(rows))
         except (OSError, ValueError, EOFError):
             return False
         return shard.shape == (len(rows), *shape) and shard.dtype == dtype
@@ -121,22 +116,10 @@ class ActivationStore:
         return dataclasses.replace(self, rows=rows)
 
     def open_shard(self, number: int) -> np.ndarray:
-        """Maps a shard: an array whose rows are read when they are used.
-
-        Not by `np.load`: it has `ast` read the header, and on Python 3.11 two threads that
-        do so at once, or one beside TensorFlow's tracing, now and then end in a
-        SystemError (python/cpython#106905). Threads read shards all night.
-        """
+        """Maps a shard: an array whose rows are read when they are used."""
         path = self.shard(number)
         try:
-            with path.open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-                header = HEADER.match(file.read(length).decode("latin1"))
-                if header is None:
-                    raise ValueError("not the header of an array in C order")
-                shape = tuple(map(int, re.findall(r"\d+", header["shape"])))
-                return np.memmap(file, header["dtype"], "r", file.tell(), shape)
+            return map_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(
                 f"{path}: damaged ({error}); run the same command again to compute it anew"

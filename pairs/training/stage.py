@@ -5,19 +5,16 @@ stores and compiles; `train` fits, keeps the best and the last epoch and checks
 that frozen weights did not move; `run_stage` does both and scores the best.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
 
 import keras
 
 from pairs.devices.cluster import ALONE, Cluster
-from pairs.errors import UserError
 from pairs.files import replacing
 from pairs.network.files import load_at_size, load_model, save_model
 from pairs.network.held_out import write_held_out
@@ -43,6 +40,7 @@ from pairs.training.batches import KerasBatches, Pairs
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.checkpoint import Checkpoint, KeepCheckpoint
 from pairs.training.features import Trained
+from pairs.training.memory import memory_errors
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.run import Run
@@ -284,38 +282,6 @@ def fit(
             shuffle=False,  # `PairBatches` shuffles; the order of steps is part of its key
             verbose=1 if sys.stdout.isatty() else 2,
         )
-
-
-@contextlib.contextmanager
-def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
-    """Turns running out of memory into a line that names a smaller batch size."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        smaller = (
-            f"try --batch-size {next_batch_size(batch_size)}"
-            if batch_size > 2
-            else "use smaller images"
-        )
-        raise UserError(
-            f"out of memory in stage {stage.name} at batch size {batch_size}: {smaller}"
-        ) from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception of any backend says that memory ran out."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"}) or (
-        "RESOURCE_EXHAUSTED" in str(error)
-    )
-
-
-def next_batch_size(batch_size: int) -> int:
-    """Three quarters of a batch size, a multiple of 8 if it can be, at least 2."""
-    smaller = batch_size * 3 // 4
-    return smaller - smaller % 8 if smaller >= 8 else max(2, smaller)
 
 
 def count_weights(model: keras.Model) -> str:

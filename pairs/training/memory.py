@@ -1,0 +1,39 @@
+"""Running out of memory, said so that people can go on."""
+
+import contextlib
+from collections.abc import Iterator
+
+from pairs.errors import UserError
+from pairs.training.recipe import Stage
+
+
+@contextlib.contextmanager
+def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
+    """Turns running out of memory into a line that names a smaller batch size."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = (
+            f"try --batch-size {next_batch_size(batch_size)}"
+            if batch_size > 2
+            else "use smaller images"
+        )
+        raise UserError(
+            f"out of memory in stage {stage.name} at batch size {batch_size}: {smaller}"
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of any backend says that memory ran out."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"}) or (
+        "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def next_batch_size(batch_size: int) -> int:
+    """Three quarters of a batch size, a multiple of 8 if it can be, at least 2."""
+    smaller = batch_size * 3 // 4
+    return smaller - smaller % 8 if smaller >= 8 else max(2, smaller)
