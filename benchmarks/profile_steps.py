@@ -16,16 +16,18 @@ from pairs.errors import UserError
 from pairs.training.recipe import SEED
 
 STEPS = 10
+PRODUCTS = "matrix products and convolutions"
+FUSED = "what XLA fused: sums, scales, activations, pooling"
 # A word of a kernel's name, and what it computes; the first that fits counts.
 KINDS = (
-    ("convert", "what XLA fused: sums, scales, activations, pooling"),
-    ("nvjet", "matrix products and convolutions"),  # cuBLAS
-    ("gemm", "matrix products and convolutions"),
-    ("cudnn", "matrix products and convolutions"),
-    ("conv", "matrix products and convolutions"),
-    ("xmma", "matrix products and convolutions"),
-    ("cutlass", "matrix products and convolutions"),
-    ("fusion", "what XLA fused: sums, scales, activations, pooling"),
+    ("convert", FUSED),
+    ("nvjet", PRODUCTS),  # cuBLAS
+    ("gemm", PRODUCTS),
+    ("cudnn", PRODUCTS),
+    ("conv", PRODUCTS),
+    ("xmma", PRODUCTS),
+    ("cutlass", PRODUCTS),
+    ("fusion", FUSED),
     ("memcpy", "copies"),
     ("memset", "copies"),
 )

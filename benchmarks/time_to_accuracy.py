@@ -1,10 +1,11 @@
 """Error against processor time: ours beside the common alternatives.
 
-    seed, tuned   `train.py --recipe ...`; a point after every stage
-    keras         the transfer-learning guide of keras.io: the trunk frozen, then all of it
-                  at 1e-5 (`keras_guide.py`)
-    timm          everything trained, as timm's documentation suggests (`timm_training.py`);
-                  skipped if timm is not installed
+    seed, tuned, night
+            `train.py --recipe ...`; a point after every stage
+    keras   the transfer-learning guide of keras.io: the trunk frozen, then all of it
+            at 1e-5 (`keras_guide.py`)
+    timm    everything trained, as timm's documentation suggests (`timm_training.py`);
+            skipped if timm is not installed
 
 All start from the same Xception weights, train on the same photos and are judged
 on the same test photos; each runs alone, in a process of its own. Time is
