@@ -95,7 +95,7 @@ def prepare(args, stages, folder, listed, devices):
     pool = pool_sides(sides) if args.folds else None
     splits.print_counts(*sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
-    inventory.prepare(args.precision, args.distribute)
+    inventory.prepare(args.precision, args.distribute, args.jit)
     settings = run_folder.make_settings(vars(args), stages, devices, sides[0].typeids, found)
     if args.folds and begins:  # what cannot be cut is refused before the old run is moved
         folds = splits.choose_folds(pool, found, args.folds, args.seed)

@@ -1,12 +1,14 @@
 import dataclasses
+import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
 
 from model import build_model
-from pairs.devices import inventory as device
-from pairs.devices.inventory import Card, Gpu, Inventory
+from pairs.devices import cards, inventory
+from pairs.devices.cards import Card, Gpu, Inventory
 from pairs.network import parts
 from pairs.network.parts import unfreeze
 from pairs.training.optimizer import compile_model
@@ -14,53 +16,76 @@ from pairs.training.optimizer import compile_model
 GTX_1060 = Card("NVIDIA GeForce GTX 1060 6GB", 6 << 30, (6, 1), "535.183.01")
 H200 = Card("NVIDIA H200", 141 << 30, (9, 0), "570.86.15")
 PASCAL, HOPPER = (Gpu(card.name, card.capability) for card in (GTX_1060, H200))
-GOOD = Inventory("tensorflow", "2.21.0", True, (PASCAL,), (GTX_1060,), "9.10.2.21", 8, 8 << 30)
+GOOD = Inventory(
+    "tensorflow", "2.21.0", (12, 5, 1), (PASCAL,), (GTX_1060,), "9.10.2.21", 8, 8 << 30
+)
+RTX_5090 = Card("NVIDIA GeForce RTX 5090", 32 << 30, (12, 0), "580.95.05")
+GTX_970 = Card("NVIDIA GeForce GTX 970", 4 << 30, (5, 2), "535.183.01")
+# What the wheels of TensorFlow 2.21, and of PyTorch 2.14 for CUDA 13, were built for.
+IN_WHEELS = {
+    "tensorflow": ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"],
+    "torch": ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "sm_120", "compute_120"],
+    "jax": [],
+}
+HARDWARE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "hardware.md"
+
+
+def with_card(card, backend="tensorflow", **changes):
+    """`GOOD` with another card that computes, or lies idle (`gpus=()`)."""
+    found = dataclasses.replace(
+        GOOD,
+        backend=backend,
+        cards=(card,),
+        gpus=(Gpu(card.name, card.capability),),
+        code_for=inventory.parse_code(IN_WHEELS[backend]),
+    )
+    return dataclasses.replace(found, **changes)
 
 
 def test_one_line_says_what_a_training_runs_on():
-    assert device.describe(GOOD) == (
+    assert inventory.describe(GOOD) == (
         "tensorflow 2.21.0 on 1 GPU: NVIDIA GeForce GTX 1060 6GB, 6.0 GiB, compute capability 6.1, "
         "cuDNN 9.10.2.21"
     )
-    on_cpu = Inventory("jax", "0.7.1", False, (), (), None, 4, 8 << 30)
-    assert device.describe(on_cpu) == "jax 0.7.1 on the CPU: 4 cores, 8.0 GiB"
+    on_cpu = Inventory("jax", "0.7.1", None, (), (), None, 4, 8 << 30)
+    assert inventory.describe(on_cpu) == "jax 0.7.1 on the CPU: 4 cores, 8.0 GiB"
     # The driver lists another card first; CUDA takes the fastest.
     two = dataclasses.replace(GOOD, gpus=(HOPPER, PASCAL), cards=(GTX_1060, H200), cudnn=None)
-    assert device.describe(two) == (
+    assert inventory.describe(two) == (
         "tensorflow 2.21.0 on 2 GPUs: NVIDIA H200, 141.0 GiB, compute capability 9.0, "
         "cuDNN of unknown version"
     )
     unknown = dataclasses.replace(GOOD, gpus=(Gpu("GPU", None),))
-    assert device.describe(unknown).startswith("tensorflow 2.21.0 on 1 GPU: GPU, cuDNN")
+    assert inventory.describe(unknown).startswith("tensorflow 2.21.0 on 1 GPU: GPU, cuDNN")
 
 
 @pytest.mark.parametrize("cudnn", ["9.10.2.21", "9.1.0.70", "8.9.7.29", None])
 def test_a_card_that_works_is_left_alone(cudnn):
-    inventory = dataclasses.replace(GOOD, cudnn=cudnn)
-    assert device.why_it_would_crash(inventory) is None
-    assert device.why_a_card_is_idle(inventory) is None
+    found = dataclasses.replace(GOOD, cudnn=cudnn)
+    assert cards.why_it_would_crash(found) is None
+    assert cards.why_a_card_is_idle(found) is None
 
 
 @pytest.mark.parametrize("cudnn", ["9.11.0.98", "9.28.0.1", "10.0.1.2"])
 def test_a_cudnn_without_code_for_pascal_names_the_package_to_pin(cudnn):
-    inventory = dataclasses.replace(GOOD, cudnn=cudnn)
-    words = device.why_it_would_crash(inventory)
+    found = dataclasses.replace(GOOD, cudnn=cudnn)
+    words = cards.why_it_would_crash(found)
     assert 'pip install "nvidia-cudnn-cu12<9.11"' in words
     assert cudnn in words
     # A newer card has nothing to fear from it, nor has a training on the CPU,
     # whatever lies idle in the same machine.
     for gpus in ((HOPPER,), (), (HOPPER, PASCAL), (Gpu("GPU", None),)):
-        changed = dataclasses.replace(inventory, gpus=gpus, cards=(GTX_1060, H200))
-        assert device.why_it_would_crash(changed) is None
-    both = dataclasses.replace(inventory, gpus=(HOPPER, PASCAL))
-    assert "GTX 1060" in device.why_it_would_crash(both, distribute=True)
+        changed = dataclasses.replace(found, gpus=gpus, cards=(GTX_1060, H200))
+        assert cards.why_it_would_crash(changed) is None
+    both = dataclasses.replace(found, gpus=(HOPPER, PASCAL))
+    assert "GTX 1060" in cards.why_it_would_crash(both, distribute=True)
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"has_gpu_code": False}, ["no GPU code", "pip install -r requirements-gtx1060.txt"]),
-        ({"has_gpu_code": False, "cards": (H200,)}, ["no GPU code", "tensorflow[and-cuda]"]),
+        ({"cuda": None}, ["no GPU code", "pip install -r requirements-gtx1060.txt"]),
+        ({"cuda": None, "cards": (H200,)}, ["no GPU code", "tensorflow[and-cuda]"]),
         ({}, ["finds no CUDA libraries", "pip install -r requirements-gtx1060.txt"]),
         (
             {"cards": (dataclasses.replace(GTX_1060, driver="470.256.02"),)},
@@ -77,27 +102,109 @@ def test_a_cudnn_without_code_for_pascal_names_the_package_to_pin(cudnn):
     ],
 )
 def test_a_card_that_is_not_used_is_named_with_what_to_install(changed, words):
-    words_found = device.why_a_card_is_idle(dataclasses.replace(GOOD, gpus=(), **changed))
+    words_found = cards.why_a_card_is_idle(dataclasses.replace(GOOD, gpus=(), **changed))
     for word in words:
         assert word in words_found
 
 
+def test_a_backend_without_code_for_the_card_is_refused_before_the_first_step():
+    words = cards.why_it_would_crash(with_card(RTX_5090, version="2.21.0"))
+    for word in ("2.21.0", "RTX 5090", "12.0", '"jax[cuda12]"', "KERAS_BACKEND=jax before"):
+        assert word in words
+    assert cards.why_it_would_crash(with_card(RTX_5090, "jax")) is None
+    assert cards.why_it_would_crash(with_card(RTX_5090, "torch")) is None
+    assert "CUDA 12.6" in cards.why_it_would_crash(with_card(GTX_1060, "torch"))
+    assert "KERAS_BACKEND=torch" in cards.why_it_would_crash(with_card(GTX_970))
+    for card in (GTX_1060, H200):
+        assert cards.why_it_would_crash(with_card(card)) is None
+    # Built by oneself, or by NVIDIA: what counts is what it says of itself.
+    own = with_card(RTX_5090, code_for=inventory.parse_code(["sm_90", "sm_120"]))
+    assert cards.why_it_would_crash(own) is None
+    # A second card counts if it computes.
+    both = with_card(H200, gpus=(HOPPER, Gpu(RTX_5090.name, (12, 0))))
+    assert cards.why_it_would_crash(both) is None
+    assert "RTX 5090" in cards.why_it_would_crash(both, distribute=True)
+
+
+def test_code_is_read_as_the_backends_name_it():
+    names = ["sm_60", "sm_86", "sm_90a", "compute_120", "gfx90a", ""]
+    assert inventory.parse_code(names) == ((6, 0), (8, 6), (9, 0), (12, 0))
+
+
+def test_xla_of_a_tensorflow_that_fails_in_convolutions_is_refused():
+    old = with_card(H200, cudnn="9.3.0.75")
+    assert cards.why_it_would_crash(old) is None
+    words = cards.why_it_would_crash(old, jit=True)
+    assert "leave --jit out" in words
+    assert 'pip install "nvidia-cudnn-cu12>=9.24"' in words
+    # The other way is closed to Pascal: newer ones have no code for it.
+    words = cards.why_it_would_crash(GOOD, jit=True)
+    assert "leave --jit out" in words
+    assert "pip install" not in words
+    for fine in (
+        {"cudnn": "9.24.0.43"},
+        {"cudnn": None},
+        {"version": "2.20.0"},
+        {"gpus": ()},
+        {"backend": "jax", "version": "0.11.2", "code_for": ()},
+    ):
+        assert cards.why_it_would_crash(dataclasses.replace(old, **fine), jit=True) is None
+
+
+def rows_of_cards():
+    """The rows of the table of cards: `(capabilities, backend, commands)`."""
+    lines = HARDWARE.read_text(encoding="utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("| card |"))
+    capabilities = ""
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        _, named, backend, install, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        capabilities = named or capabilities
+        commands = re.findall("`([^`]+)`", install) or [install]
+        ends = [cards.version_numbers(end) for end in capabilities.split(" to ")]
+        for capability in ends:
+            yield capability, {"PyTorch": "torch"}.get(backend, backend.lower()), commands
+
+
+@pytest.mark.parametrize(("capability", "backend", "commands"), rows_of_cards())
+def test_the_table_of_cards_and_the_program_say_the_same(capability, backend, commands):
+    card = Card("A card", 8 << 30, capability, "580.95.05")
+    idle = with_card(card, backend, gpus=(), cuda=None)
+    for words in (
+        cards.why_a_card_is_idle(idle),
+        cards.why_a_card_is_idle(dataclasses.replace(idle, cuda=(12, 9))),
+    ):
+        for command in commands:
+            assert command in words
+
+
+def test_an_old_card_with_a_backend_for_cuda_13_is_told_so():
+    idle = with_card(GTX_1060, "jax", gpus=(), cuda=(13,))
+    words = cards.why_a_card_is_idle(idle)
+    assert "CUDA 13" in words
+    assert '"jax[cuda12]" "nvidia-cudnn-cu12<9.11"' in words
+    old_driver = dataclasses.replace(H200, driver="570.86.15")
+    words = cards.why_a_card_is_idle(with_card(old_driver, "jax", gpus=(), cuda=(13,)))
+    assert "570.86.15 is too old for CUDA 13; install 580 or later" in words
+
+
 def test_half_precision_is_remarked_on_where_it_gains_nothing():
-    assert device.remark_precision("float32", GOOD) is None
-    assert "compute capability 7.0" in device.remark_precision("mixed_float16", GOOD)
+    assert cards.remark_precision("float32", GOOD) is None
+    assert "compute capability 7.0" in cards.remark_precision("mixed_float16", GOOD)
     with_turing = dataclasses.replace(GOOD, gpus=(Gpu("NVIDIA GeForce RTX 2080", (7, 5)),))
-    assert device.remark_precision("mixed_float16", with_turing) is None
-    assert "capability 8.0" in device.remark_precision("mixed_bfloat16", with_turing)
+    assert cards.remark_precision("mixed_float16", with_turing) is None
+    assert "capability 8.0" in cards.remark_precision("mixed_bfloat16", with_turing)
     with_h200 = dataclasses.replace(GOOD, gpus=(HOPPER,))
-    assert device.remark_precision("mixed_bfloat16", with_h200) is None
+    assert cards.remark_precision("mixed_bfloat16", with_h200) is None
     on_cpu = dataclasses.replace(GOOD, gpus=())
     for precision in ("mixed_float16", "mixed_bfloat16"):
-        assert "gains nothing on this CPU" in device.remark_precision(precision, on_cpu)
+        assert "gains nothing on this CPU" in cards.remark_precision(precision, on_cpu)
     with_amx = dataclasses.replace(on_cpu, cpu_bfloat16=True)
-    assert device.remark_precision("mixed_bfloat16", with_amx) is None
-    assert "gains nothing on this CPU" in device.remark_precision("mixed_float16", with_amx)
-    assert device.describe(with_amx).endswith(", bfloat16 in hardware")
-    assert "bfloat16" not in device.describe(on_cpu)
+    assert cards.remark_precision("mixed_bfloat16", with_amx) is None
+    assert "gains nothing on this CPU" in cards.remark_precision("mixed_float16", with_amx)
+    assert inventory.describe(with_amx).endswith(", bfloat16 in hardware")
+    assert "bfloat16" not in inventory.describe(on_cpu)
 
 
 def test_what_the_cpu_multiplies_in_hardware_is_read_from_linux(tmp_path):
@@ -109,8 +216,8 @@ def test_what_the_cpu_multiplies_in_hardware_is_read_from_linux(tmp_path):
         "Features\t: fp asimd bf16": True,
     }.items():
         cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\n")
-        assert device.multiplies_bfloat16(str(cpuinfo)) is expected
-    assert device.multiplies_bfloat16(str(tmp_path / "none")) is False
+        assert inventory.multiplies_bfloat16(str(cpuinfo)) is expected
+    assert inventory.multiplies_bfloat16(str(tmp_path / "none")) is False
 
 
 def test_the_drivers_list_is_read_and_what_is_none_passed_over():
@@ -120,7 +227,7 @@ def test_the_drivers_list_is_read_and_what_is_none_passed_over():
         "Some Card, [N/A], [N/A], 390.1\n"
         "Failed to initialize NVML: Driver/library version mismatch\n\n"
     )
-    assert device.parse_cards(text) == (GTX_1060, H200)
+    assert inventory.parse_cards(text) == (GTX_1060, H200)
 
 
 def test_a_driver_that_knows_no_compute_capability_is_asked_again(tmp_path, monkeypatch):
@@ -134,15 +241,15 @@ def test_a_driver_that_knows_no_compute_capability_is_asked_again(tmp_path, monk
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    (card,) = device.list_cards()
+    (card,) = inventory.list_cards()
     assert (card.driver, card.capability, card.memory) == ("470.256.02", None, 6 << 30)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert device.list_cards() == ()
+    assert inventory.list_cards() == ()
 
 
 def test_this_machine_can_be_looked_at(monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    device.prepare()
+    inventory.prepare()
     assert capsys.readouterr().err.startswith(f"{keras.backend.backend()} ")
 
 

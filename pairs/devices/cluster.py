@@ -111,7 +111,7 @@ def join(batch_size: int, precision: str) -> Cluster:
 
     Args:
         batch_size: of all devices together.
-        precision: one of `inventory.PRECISIONS`.
+        precision: one of `cards.PRECISIONS`.
 
     Raises:
         UserError: the backend cannot do it, another process cannot be reached,

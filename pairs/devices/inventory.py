@@ -1,88 +1,31 @@
-"""What a training runs on, in one line, and what is wrong with it before epoch 1.
+"""What a training runs on: looks at this machine, and says it in one line before epoch 1.
 
-The decisions are plain functions of an `Inventory`, so they can be read and
-tested without a card. Only `take_inventory` looks at this machine.
+What is wrong with it, `cards.py` decides.
 """
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 
+from pairs.devices.cards import (
+    Card,
+    Gpu,
+    Inventory,
+    dotted,
+    remark_precision,
+    version_numbers,
+    why_a_card_is_idle,
+    why_it_would_crash,
+)
 from pairs.errors import UserError
 
-# cuDNN 9.11 dropped Maxwell, Pascal and Volta: its release notes.
-LAST_CUDNN_BELOW = (9, 11)
-FIRST_KEPT_CAPABILITY = (7, 5)
-# CUDA 12 needs driver 525; 580 is the last for cards below that capability.
-MIN_DRIVER, LAST_OLD_DRIVER = 525, 580
-# From where half precision is faster: tensor cores; bfloat16 came with Ampere.
-GAINS_FROM = {"mixed_float16": (7, 0), "mixed_bfloat16": (8, 0)}
-PRECISIONS = ("float32", *GAINS_FROM)
 # As /proc/cpuinfo names them: what multiplies bfloat16 in hardware.
 CPU_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """An NVIDIA card as its driver lists it, whether it is used or not.
-
-    Attributes:
-        name: e.g. "NVIDIA GeForce GTX 1060 6GB".
-        memory: bytes.
-        capability: compute capability, e.g. `(6, 1)`; None: an old driver does
-            not say.
-        driver: version of the driver, e.g. "535.183.01".
-    """
-
-    name: str
-    memory: int
-    capability: tuple[int, ...] | None
-    driver: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Gpu:
-    """A GPU as the backend sees it.
-
-    Attributes:
-        name: as the driver has it.
-        capability: compute capability; None: the backend does not say.
-    """
-
-    name: str
-    capability: tuple[int, ...] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Inventory:
-    """What is on this machine.
-
-    Attributes:
-        backend: of Keras, "tensorflow", "jax" or "torch".
-        version: of the backend.
-        has_gpu_code: whether the installed backend was built for CUDA.
-        gpus: tuple of `Gpu`, those that the backend sees; it computes on the first.
-        cards: tuple of `Card`, what the driver lists, whatever the backend sees.
-        cudnn: version of the installed cuDNN package, e.g. "9.10.2.21"; None.
-        num_cores: CPU cores that this process may use.
-        memory: bytes of the computer's own memory; None: unknown.
-        cpu_bfloat16: whether the CPU multiplies bfloat16 in hardware.
-    """
-
-    backend: str
-    version: str
-    has_gpu_code: bool
-    gpus: tuple[Gpu, ...] = ()
-    cards: tuple[Card, ...] = ()
-    cudnn: str | None = None
-    num_cores: int = 1
-    memory: int | None = None
-    cpu_bfloat16: bool = False
 
 
 def describe(inventory: Inventory) -> str:
@@ -102,83 +45,9 @@ def describe(inventory: Inventory) -> str:
     return line + f", cuDNN {inventory.cudnn or 'of unknown version'}"
 
 
-def is_old(capability: tuple[int, ...] | None) -> bool:
-    """Whether new CUDA libraries have no code for it; of an unknown one (None), no."""
-    return capability is not None and capability < FIRST_KEPT_CAPABILITY
-
-
-def dotted(numbers: tuple[int, ...]) -> str:
-    """`(6, 1)` as "6.1"."""
-    return ".".join(map(str, numbers))
-
-
 def gibibytes(size: int) -> str:
     """A memory size, human-readable: cards are sold by powers of two."""
     return f"{size / 2**30:.1f} GiB"
-
-
-def why_it_would_crash(inventory: Inventory, distribute: bool = False) -> str | None:
-    """Why the first step would fail, and what to install; None if it should not.
-
-    Args:
-        inventory: what is on this machine.
-        distribute: all GPUs compute, not only the first.
-    """
-    for gpu in inventory.gpus if distribute else inventory.gpus[:1]:
-        too_new = inventory.cudnn and version_numbers(inventory.cudnn) >= LAST_CUDNN_BELOW
-        if too_new and gpu.capability and is_old(gpu.capability):
-            return (
-                f"cuDNN {inventory.cudnn} has no code for the {gpu.name} (compute capability "
-                f"{dotted(gpu.capability)}) and fails or crashes: pip install "
-                f'"nvidia-cudnn-cu12<9.11"'
-            )
-    return None
-
-
-def why_a_card_is_idle(inventory: Inventory) -> str | None:
-    """Why the backend does not use a card that is there, and what to install; None if it does."""
-    if not inventory.cards or inventory.gpus:
-        return None
-    card = inventory.cards[0]
-    if inventory.backend != "tensorflow":
-        install = f"install {inventory.backend} for CUDA 12, see its own pages"
-    elif is_old(card.capability):
-        install = "pip install -r requirements-gtx1060.txt, in a new environment"
-    else:
-        install = 'pip install -r requirements.txt "tensorflow[and-cuda]", in a new environment'
-    idle = f"the {card.name} stays idle"
-    if not inventory.has_gpu_code:
-        return f"{idle}: the installed {inventory.backend} has no GPU code; {install}"
-    if version_numbers(card.driver)[:1] < (MIN_DRIVER,):
-        newest = " or later"
-        if is_old(card.capability):
-            newest = f" to {LAST_OLD_DRIVER}, the last for this card"
-        elif card.capability is None:
-            newest = f" or later (at most {LAST_OLD_DRIVER} for a GTX 10xx or older)"
-        return f"{idle}: driver {card.driver} is too old for CUDA 12; install {MIN_DRIVER}{newest}"
-    return f"{idle}: {inventory.backend} finds no CUDA libraries for it; {install}"
-
-
-def remark_precision(precision: str, inventory: Inventory) -> str | None:
-    """What to know about a precision on this device; None if it is as hoped."""
-    if precision == "float32":
-        return None
-    if not inventory.gpus:
-        if precision == "mixed_bfloat16" and inventory.cpu_bfloat16:
-            return None
-        return f"--precision {precision} gains nothing on this CPU: float32 is usually faster"
-    gpu = inventory.gpus[0]
-    if gpu.capability and gpu.capability < GAINS_FROM[precision]:
-        return (
-            f"--precision {precision} gains nothing on a {gpu.name}: it is fast from compute "
-            f"capability {dotted(GAINS_FROM[precision])} on; float32 is as fast, and exact"
-        )
-    return None
-
-
-def version_numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version: "9.10.2.21" is `(9, 10, 2, 21)`."""
-    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def parse_cards(text: str) -> tuple[Card, ...]:
@@ -201,7 +70,9 @@ def take_inventory() -> Inventory:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        version, has_gpu_code = tf.__version__, tf.test.is_built_with_cuda()
+        version, build = tf.__version__, tf.sysconfig.get_build_info()
+        cuda = build.get("cuda_version") if tf.test.is_built_with_cuda() else None
+        code_for = build.get("cuda_compute_capabilities", [])
         found = map(
             tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU")
         )
@@ -217,11 +88,12 @@ def take_inventory() -> Inventory:
             for each in jax.local_devices()
             if each.platform == "gpu"
         ]
-        has_gpu_code = any(map(package_version, ("jax-cuda12-plugin", "jax-cuda13-plugin")))
+        plugins = [number for number in (13, 12) if package_version(f"jax-cuda{number}-plugin")]
+        cuda, code_for = (str(plugins[0]) if plugins else None), []
     else:
         import torch
 
-        version, has_gpu_code = torch.__version__, torch.version.cuda is not None
+        version, cuda, code_for = torch.__version__, torch.version.cuda, torch.cuda.get_arch_list()
         gpus = [
             Gpu(torch.cuda.get_device_name(number), torch.cuda.get_device_capability(number))
             for number in range(torch.cuda.device_count())
@@ -231,14 +103,21 @@ def take_inventory() -> Inventory:
     return Inventory(
         backend,
         version,
-        has_gpu_code,
+        version_numbers(cuda) if cuda else None,
         tuple(gpus),
         list_cards(),
         cudnn,
         cores,
         memory,
         multiplies_bfloat16(),
+        parse_code(code_for),
     )
+
+
+def parse_code(names: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+    """Compute capabilities of "sm_86", "compute_120" and the like: `((8, 6), (12, 0))`."""
+    found = [re.fullmatch(r"(?:sm|compute)_(\d+)(\d)[af]?", name) for name in names]
+    return tuple((int(each[1]), int(each[2])) for each in found if each)
 
 
 def package_version(name: str) -> str | None:
@@ -285,12 +164,13 @@ def multiplies_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     return not CPU_BFLOAT16.isdisjoint(words)
 
 
-def prepare(precision: str = "float32", distribute: bool = False) -> None:
+def prepare(precision: str = "float32", distribute: bool = False, jit: bool = False) -> None:
     """Gets the device ready, and says on standard error what it is.
 
     Args:
-        precision: one of `PRECISIONS`, for all models that are built from now on.
+        precision: one of `cards.PRECISIONS`, for all models that are built from now on.
         distribute: all GPUs compute, not only the first.
+        jit: compile with XLA.
 
     Raises:
         UserError: the first step would crash.
@@ -299,7 +179,7 @@ def prepare(precision: str = "float32", distribute: bool = False) -> None:
 
     inventory = take_inventory()
     print(describe(inventory), file=sys.stderr, flush=True)
-    crash = why_it_would_crash(inventory, distribute)
+    crash = why_it_would_crash(inventory, distribute, jit)
     if crash:
         raise UserError(crash)
     for line in (why_a_card_is_idle(inventory), remark_precision(precision, inventory)):

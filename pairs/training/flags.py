@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 
 from pairs.command_line import Parser, add_workers_flag
-from pairs.devices.inventory import PRECISIONS
+from pairs.devices.cards import PRECISIONS
 from pairs.network.trunks import TRUNKS
 from pairs.photos.folds import MOST_FOLDS
 from pairs.training.recipe import RECIPES
