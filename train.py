@@ -95,7 +95,7 @@ def prepare(args, stages, folder, listed, devices):
     pool = pool_sides(sides) if args.folds else None
     splits.print_counts(*sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
-    inventory.prepare(args.precision, args.distribute, args.jit)
+    machine = inventory.prepare(args.precision, args.distribute, args.jit)
     settings = run_folder.make_settings(vars(args), stages, devices, sides[0].typeids, found)
     if args.folds and begins:  # what cannot be cut is refused before the old run is moved
         folds = splits.choose_folds(pool, found, args.folds, args.seed)
@@ -111,6 +111,10 @@ def prepare(args, stages, folder, listed, devices):
             draw_first_pairs(args, stages, photos, folder / "pairs.png")
             if args.folds:
                 write_folds(folder, pool, folds)
+            if machine.gpus:
+                from pairs.training import trial
+
+                trial.try_stages(make_run(args, stages, splits.Split(folder, *sides), devices, []))
             run_folder.write_settings(folder, settings)
     elif not resumes:
         raise UserError(

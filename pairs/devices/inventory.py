@@ -164,13 +164,16 @@ def multiplies_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     return not CPU_BFLOAT16.isdisjoint(words)
 
 
-def prepare(precision: str = "float32", distribute: bool = False, jit: bool = False) -> None:
+def prepare(precision: str = "float32", distribute: bool = False, jit: bool = False) -> Inventory:
     """Gets the device ready, and says on standard error what it is.
 
     Args:
         precision: one of `cards.PRECISIONS`, for all models that are built from now on.
         distribute: all GPUs compute, not only the first.
         jit: compile with XLA.
+
+    Returns:
+        what is on this machine.
 
     Raises:
         UserError: the first step would crash.
@@ -188,6 +191,7 @@ def prepare(precision: str = "float32", distribute: bool = False, jit: bool = Fa
     keras.config.set_dtype_policy(precision)
     if inventory.backend == "tensorflow":
         let_memory_grow()
+    return inventory
 
 
 def let_memory_grow() -> None:

@@ -1,0 +1,84 @@
+"""One step of every stage before epoch 1, on a GPU: is its memory large enough?
+
+A later stage may need more than the first, whose epochs take hours. Nothing of a
+trial is kept.
+"""
+
+import gc
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from pairs.errors import UserError
+from pairs.training.activation_store import BATCH_SIZE
+from pairs.training.memory import is_out_of_memory, next_batch_size
+from pairs.training.optimizer import compile_model, make_optimizer
+from pairs.training.recipe import Stage
+from pairs.training.run import Run
+from pairs.training.stage import load_parts
+
+
+def try_stages(run: Run) -> None:
+    """Tries a step of every stage with the training's batch size.
+
+    A training on several devices is tried on one, with its share of the batch.
+
+    Args:
+        run: its model to start from is there.
+
+    Raises:
+        UserError: memory is too small; names a batch size that fits all stages.
+    """
+    start = time.perf_counter()
+    num_devices = run.devices.num_devices
+    share = run.batch_size // num_devices
+    too_large = None
+    for stage in run.stages:
+        while not fits(run, stage, share):
+            too_large = too_large or stage.name
+            if share <= 2:
+                raise UserError(
+                    f"out of memory in a trial of stage {stage.name}, even with {share} images: "
+                    f"use a smaller --image-size"
+                )
+            share = next_batch_size(share)
+    if too_large:
+        raise UserError(
+            f"--batch-size {run.batch_size} takes more memory than there is in stage {too_large}: "
+            f"--batch-size {share * num_devices} fits all stages (tried before epoch 1)"
+        )
+    seconds = time.perf_counter() - start
+    print(f"one step of every stage fits into memory ({seconds:.0f} s)", flush=True)
+
+
+def fits(run: Run, stage: Stage, batch_size: int) -> bool:
+    """Whether memory is large enough for a step of a stage."""
+    try:
+        take_step(run, stage, batch_size)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        keras.utils.clear_session()
+        gc.collect()  # models are cycles; what the next one needs is free again
+    return True
+
+
+def take_step(run: Run, stage: Stage, batch_size: int) -> None:
+    """Takes the step that the stage will take again and again, on black photos."""
+    parts = load_parts(run, stage, run.start_file)
+    model = parts.whole
+    if run.cache != "off" and stage.augment != "affine":
+        parts.below.predict_on_batch(empty(parts.below.input, BATCH_SIZE))  # as a store is built
+        model = parts.above
+    compile_model(model, make_optimizer(stage, num_steps=1), run.jit)
+    inputs = {name: empty(tensor, batch_size) for name, tensor in model.input.items()}
+    model.train_on_batch(inputs, {head: np.zeros(batch_size, np.int32) for head in model.output})
+
+
+def empty(tensor: keras.KerasTensor, batch_size: int) -> np.ndarray[Any, Any]:
+    """Zeros of a tensor's shape and dtype, for a batch."""
+    return np.zeros((batch_size, *tensor.shape[1:]), tensor.dtype)
