@@ -1,7 +1,9 @@
 """What several test files share: made photos, a small trunk, one small training."""
 
+import contextlib
 import fcntl
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -9,10 +11,13 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from pairs import command_line
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -53,6 +58,9 @@ def make_raw(folder, photos_per_class=8):
 def run_script(*words, cwd=ROOT, **environment):
     """Runs a command of the project as a user would, but for a small trunk.
 
+    `predict.py` runs in this process, where Keras is loaded already: most of the
+    time of a short command. Backends and the demo run it in a process of its own.
+
     Args:
         words: the script, or a module, and its flags.
         cwd: the folder it runs in.
@@ -62,6 +70,8 @@ def run_script(*words, cwd=ROOT, **environment):
         the finished process.
     """
     script, *flags = [str(word) for word in words]
+    if script == "predict.py" and not environment:
+        return run_predict(flags, cwd)
     command = [ROOT / script] if script.endswith(".py") else ["-m", script]
     return subprocess.run(
         [sys.executable, *command, *flags],
@@ -72,6 +82,27 @@ def run_script(*words, cwd=ROOT, **environment):
         timeout=300,
         check=False,
     )
+
+
+def run_predict(flags, cwd):
+    """`predict.py` in this process: what `run_script` returns."""
+    import predict
+
+    command = ["predict.py", *flags]
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        contextlib.chdir(cwd),
+        warnings.catch_warnings(),
+    ):
+        patch.setattr(sys, "argv", command)
+        try:
+            command_line.run(predict.main)
+        except SystemExit as ended:
+            code = ended.code
+    return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())
 
 
 def make_run(folder, **changes):
