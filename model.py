@@ -26,6 +26,7 @@ import numpy as np
 
 from pairs.network import trunks
 from pairs.network.layers import CosineSimilarity, SquaredDifference, TypeidHead
+from pairs.photos.fit import SQUASH
 from pairs.training import recipe
 
 # Kernel and bias of a pair head on cosines: the logit of "same" is 10 cos - 6.
@@ -38,6 +39,7 @@ def build_model(
     num_photos: list[int] | None = None,
     paired: bool = True,
     all_pairs: bool = False,
+    fit: str = SQUASH,
 ) -> keras.Model:
     """Puts the heads on the trunk. This is the model that is saved.
 
@@ -48,6 +50,7 @@ def build_model(
         paired: False leaves one image, its softmax, and no pair: the
             "softmax only" systems of the seed's table.
         all_pairs: the pair head looks at the cosine of the features.
+        fit: how photos become squares; the model only remembers it.
 
     Returns:
         a model with inputs `img_1` (and `img_2`), outputs a dict of
@@ -64,9 +67,9 @@ def build_model(
     # Half precision ends at the feature: a softmax and its loss need the weights' own.
     dtype = keras.config.dtype_policy().variable_dtype
     outputs = {
-        f"ctg_out_{number}": TypeidHead(typeids, num_photos, name=f"ctg_out_{number}", dtype=dtype)(
-            keras.layers.Dropout(recipe.DROPOUT, name=f"dropout_{number}", dtype=dtype)(feature)
-        )
+        f"ctg_out_{number}": TypeidHead(
+            typeids, num_photos, fit, name=f"ctg_out_{number}", dtype=dtype
+        )(keras.layers.Dropout(recipe.DROPOUT, name=f"dropout_{number}", dtype=dtype)(feature))
         for number, feature in enumerate(features, start=1)
     }
     if paired:

@@ -21,6 +21,7 @@ Or see it:   python train.py --demo
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import shlex
 
@@ -92,6 +93,7 @@ def prepare(args, stages, folder, listed, devices):
     sides, found = check_sides(args.data, listed, known, args.workers)
     if not begins:
         sides, found = keep_vanished(args.data, sides, known, found)
+    sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
     pool = pool_sides(sides) if args.folds else None
     splits.print_counts(*sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
@@ -148,6 +150,7 @@ def build_first_model(args, photos, start_file):
         num_photos,
         paired=args.loss == "paired",
         all_pairs=args.recipe in recipe.ALL_PAIRS,
+        fit=args.fit,
     )
     save_model(model, start_file)
     picture = start_file.with_name("model.png")

@@ -135,11 +135,11 @@ def predict_stages(folder, test):
         model = load_model(folder / f"{stage}-best.keras")
         photos = find_class_photos(test, model.get_layer("ctg_out_1").typeids)
         found["labels"] = photos.labels
-        image_size = model.get_layer("trunk").input_shape[1]
+        shown = model.get_layer("trunk").input_shape[1], model.get_layer("ctg_out_1").fit
         below, above = parts.split(model, None)
         views = ("", " mirrored") if stage == stages[-1] else ("",)
         batches = {}
-        images = read_ahead(lambda path, side=image_size: read_photo(path, side), photos.paths, 2)
+        images = read_ahead(lambda path, as_=shown: read_photo(path, *as_), photos.paths, 2)
         batch = []
         for number, image in enumerate(images, start=1):
             batch.append(image)

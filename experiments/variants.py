@@ -123,7 +123,7 @@ SLIPS = {
     ),
     "nearest": Variant(
         "photos resized by nearest neighbour",
-        {"pairs.photos.read.RESAMPLING": Image.Resampling.NEAREST},
+        {"pairs.photos.fit.RESAMPLING": Image.Resampling.NEAREST},
     ),
     "one-in-four": Variant(
         "same-class photos swapped in one batch of four only",

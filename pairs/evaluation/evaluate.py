@@ -27,7 +27,7 @@ class Evaluation:
     """What a model says about photos of known class, and how right it is.
 
     Attributes:
-        photos: the readable ones.
+        photos: the readable ones, opened as the model sees them.
         predictions: of them.
         calibrated: float64 array, shape `(photos, classes)`: probabilities with
             the fitted temperature.
@@ -60,7 +60,8 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
     readable = np.flatnonzero(predictions.readable())
     if not len(readable):
         raise UserError(f"{photos.paths[0]}: neither this nor any other photo there can be read")
-    photos, predictions = photos.take(readable), predictions.take(readable)
+    photos = dataclasses.replace(photos.take(readable), fit=predictor.fit)
+    predictions = predictions.take(readable)
     labels, probabilities = photos.labels, predictions.probabilities
     error, top5_error = metrics.errors(probabilities, labels)
     temperature = metrics.fit_temperature(probabilities, labels)

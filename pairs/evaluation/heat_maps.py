@@ -32,14 +32,15 @@ def find_heat_maps(
             `Predictions.folds`.
 
     Returns:
-        float arrays, shape `(rows, columns)`, in [0, 1].
+        float arrays, shape `(rows, columns)`, in [0, 1]: they lie over the square that
+        the model's fit makes of the photo.
     """
     models = class_maps(predictor)
     maps = []
     for index, (path, label) in enumerate(zip(paths, labels, strict=True)):
         fold = 0 if folds is None else folds[index]
         asked = models[fold - 1 : fold] if fold else models
-        image = read_photo(path, predictor.image_size)[None]
+        image = read_photo(path, predictor.image_size, predictor.fit)[None]
         of_models = [np.asarray(model.predict_on_batch(image)) for model in asked]
         seen = np.maximum(np.mean(of_models, axis=0)[0, ..., label], 0)
         maps.append(seen / max(seen.max(), 1e-12))

@@ -1,6 +1,6 @@
 """Applies a trained model to photos: class probabilities, features, pairs.
 
-The model file brings its classes, image size and scaling. A weights folder of
+The model file brings its classes, image size, fit and scaling. A weights folder of
 folds holds several: together they say the mean of what each would.
 """
 
@@ -19,6 +19,7 @@ from pairs.evaluation.predictions import Predictions
 from pairs.files import read_json
 from pairs.network.similarity import Similarity, read_similarity, unit_rows
 from pairs.network.trunks import TRUNKS
+from pairs.photos.fit import SQUASH
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import read_ahead, read_photo
 
@@ -29,8 +30,11 @@ MAX_VIEWS = 12
 PAIRS_AT_ONCE = 8192
 
 
-def read_views(path: str, image_size: int, num_views: int) -> np.ndarray:
-    """Reads views of a photo: whole, mirrored, then crops and their mirrors.
+def read_views(path: str, image_size: int, num_views: int, fit: str = SQUASH) -> np.ndarray:
+    """Reads views of a photo: as `fit` makes it a square, mirrored, then crops and their mirrors.
+
+    The crops are of the square: what the training never saw, beside a cropped
+    photo, is in no view.
 
     Returns:
         uint8 array, shape `(num_views, image_size, image_size, 3)`.
@@ -38,9 +42,9 @@ def read_views(path: str, image_size: int, num_views: int) -> np.ndarray:
     Raises:
         UserError: the photo cannot be read.
     """
-    views = [read_photo(path, image_size)]
+    views = [read_photo(path, image_size, fit)]
     if num_views > 2:
-        large = read_photo(path, round(image_size / CROP))
+        large = read_photo(path, round(image_size / CROP), fit)
         rest = len(large) - image_size
         # The middle, then the corners.
         for top, left in ((rest // 2, rest // 2), (0, 0), (0, rest), (rest, 0), (rest, rest)):
@@ -63,6 +67,7 @@ class Predictor:
 
     Attributes:
         typeids: what the columns of probabilities stand for.
+        fit: how its photos become squares.
         most_frequent: the label with the most training photos.
         models: one, or one a fold.
         fold: the fold whose model this is, if it is one's alone.
@@ -93,6 +98,7 @@ class Predictor:
         self.models = models or [files.load_model(path) for path in model_files(self.weights)]
         classifier = self.models[0].get_layer("ctg_out_1")
         self.typeids = classifier.typeids
+        self.fit = classifier.fit
         self.most_frequent = int(np.argmax(classifier.num_photos))
         self.is_paired = parts.is_paired(self.models[0])
         self.image_size = self.models[0].get_layer("trunk").input_shape[1]
@@ -111,12 +117,13 @@ class Predictor:
         for fold, model in enumerate(self.models, start=1):
             if (
                 model.get_layer("ctg_out_1").typeids != self.typeids
+                or model.get_layer("ctg_out_1").fit != self.fit
                 or model.output.keys() != self.models[0].output.keys()
                 or model.get_layer("trunk").input_shape[1] != self.image_size
             ):
                 raise UserError(
-                    f"{fold_folder(self.weights, fold)}: its model has other classes, heads or "
-                    f"another image size than that of fold 1; they must be of one training"
+                    f"{fold_folder(self.weights, fold)}: its model has other classes, heads, "
+                    f"fit or another image size than that of fold 1; they must be of one training"
                 )
 
     @functools.cached_property
@@ -281,7 +288,7 @@ class Predictor:
     def read_or_none(self, path: str) -> np.ndarray | None:
         """The views of a photo; None, and a line printed, if it cannot be read."""
         try:
-            return read_views(path, self.image_size, self.num_views)
+            return read_views(path, self.image_size, self.num_views, self.fit)
         except UserError as error:
             print(error, file=sys.stderr)
             return None

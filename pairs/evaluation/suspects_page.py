@@ -93,7 +93,7 @@ def describe_photo(index: int, photos: Photos, side: int = SMALL) -> dict[str, A
     path = photos.paths[index]
     try:
         # Never `photos.open`: another photo in its place would be judged instead.
-        picture = embeddable(open_photo(path, side, squashed=False))
+        picture = embeddable(open_photo(path, side, fit=None))
     except UserError:
         picture = ""
     return {

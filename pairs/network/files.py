@@ -14,6 +14,7 @@ from pairs.files import replacing
 from pairs.network.layers import TypeidHead
 from pairs.network.parts import resized
 from pairs.network.trunks import build_trunk
+from pairs.photos.fit import FITS
 from pairs.photos.read import why_not_a_typeid
 
 # How much larger than its file a model may be.
@@ -39,6 +40,8 @@ def load_model(path: str | pathlib.Path) -> keras.Model:
             raise TypeError("it does not know its typeids")
         if len(classifier.num_photos) != len(classifier.typeids):
             raise ValueError("its classes and their numbers of photos differ in length")
+        if classifier.fit not in FITS:
+            raise ValueError(f"its fit {classifier.fit!r} is none of {', '.join(FITS)}")
         for typeid in classifier.typeids:
             if reason := why_not_a_typeid(typeid):
                 raise ValueError(f"its typeid {typeid!r} {reason}")

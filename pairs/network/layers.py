@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from pairs.photos.fit import SQUASH
+
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D)
 
 
@@ -44,31 +46,36 @@ class CosineSimilarity(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="pairs")
 class TypeidHead(keras.layers.Dense):
-    """A softmax over the classes that knows their typeids.
+    """A softmax over the classes that knows their typeids, and how it was shown photos.
 
-    The names travel inside the model file, so prediction needs no training
-    folder and no other order of class folders can shift a label.
+    Both travel inside the model file, so prediction needs no training folder and
+    no flag, and no other order of class folders can shift a label.
 
     Args:
         typeids: output `i` is the probability of `typeids[i]`.
         num_photos: training photos of each class; None: unknown.
+        fit: how photos become squares, see `pairs.photos.fit`; files from before
+            there was a choice do not say.
     """
 
     def __init__(
         self,
         typeids: Sequence[str],
         num_photos: Sequence[int] | None = None,
+        fit: str = SQUASH,
         activation: str = "softmax",
         **kwargs: Any,
     ) -> None:
         super().__init__(len(typeids), activation=activation, **kwargs)
         self.typeids = list(typeids)
         self.num_photos = list(num_photos or [0] * len(typeids))
+        self.fit = fit
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["units"]
-        return {**config, "typeids": self.typeids, "num_photos": self.num_photos}
+        known = {"typeids": self.typeids, "num_photos": self.num_photos, "fit": self.fit}
+        return {**config, **known}
 
 
 class MatrixProduct(keras.layers.Layer):

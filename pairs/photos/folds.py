@@ -25,7 +25,7 @@ def pool_sides(sides: list[Photos]) -> Photos:
     paths = [path for photos in sides for path in photos.paths]
     labels = np.concatenate([photos.labels for photos in sides])
     digests = [digest for photos in sides for digest in photos.digests or [None] * len(photos)]
-    pooled = Photos(paths, labels, sides[0].typeids, digests)
+    pooled = Photos(paths, labels, sides[0].typeids, digests, fit=sides[0].fit)
     names = [os.fsencode(os.path.basename(path)) for path in paths]
     return pooled.take(sorted(range(len(paths)), key=lambda i: (labels[i], names[i], paths[i])))
 

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from pairs.errors import UserError
+from pairs.photos.fit import SQUASH, fit_photo
 
 # The two sides of a data folder.
 SIDES = TRAIN, VALID = "train", "valid"
@@ -37,9 +38,6 @@ MAX_PIXELS = 89_478_485
 # of threads.
 LARGE_PIXELS = 20_000_000
 ONE_LARGE_PHOTO = threading.Lock()
-# Bilinear with antialiasing. ImageDataGenerator's own default, nearest
-# neighbour, drops the fur between the sampled pixels.
-RESAMPLING = Image.Resampling.BILINEAR
 # Signs that turn the direction of the text around them, see UAX #9.
 TURNS_TEXT = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 T = TypeVar("T")
@@ -61,6 +59,7 @@ class Photos:
         broken: paths that could not be read and have been reported.
         folds: int array, shape `(len(paths),)`: the fold that holds out each photo;
             None: there are no folds.
+        fit: how they become squares, see `fit_photo`.
     """
 
     paths: list[str]
@@ -71,6 +70,7 @@ class Photos:
     )
     broken: set[str] = dataclasses.field(default_factory=set, repr=False, compare=False)
     folds: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+    fit: str = SQUASH
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,7 +80,7 @@ class Photos:
         paths = [self.paths[i] for i in indices]
         digests = self.digests and [self.digests[i] for i in indices]
         folds = None if self.folds is None else self.folds[indices]
-        return Photos(paths, self.labels[indices], self.typeids, digests, folds=folds)
+        return Photos(paths, self.labels[indices], self.typeids, digests, folds=folds, fit=self.fit)
 
     def open(self, index: int, image_size: int) -> Image.Image:
         """Opens a photo, or the next of its class if it has become unreadable.
@@ -94,7 +94,7 @@ class Photos:
         for candidate in self.neighbours(index):
             path = self.paths[candidate]
             try:
-                return open_photo(path, image_size)
+                return open_photo(path, image_size, self.fit)
             except UserError as error:
                 if path not in self.broken:
                     self.broken.add(path)
@@ -226,14 +226,14 @@ def typeid_order(typeid: str) -> tuple[bool, int, str]:
     return (not is_number, int(typeid) if is_number else 0, typeid)
 
 
-def open_photo(path: str | pathlib.Path, image_size: int, squashed: bool = True) -> Image.Image:
+def open_photo(path: str | pathlib.Path, image_size: int, fit: str | None = SQUASH) -> Image.Image:
     """Opens one photo as the network sees it, or as people do.
 
     Args:
         path: a JPEG, PNG, BMP, GIF (its first frame), WebP or TIFF file,
             whatever its name says.
-        image_size: side in pixels; the photo is squashed to a square.
-        squashed: False keeps its proportions: the longer side has `image_size`.
+        image_size: side in pixels.
+        fit: how it becomes a square, see `fit_photo`; None keeps its proportions.
 
     Returns:
         an RGB image, rotated as its EXIF tag says.
@@ -249,11 +249,12 @@ def open_photo(path: str | pathlib.Path, image_size: int, squashed: bool = True)
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height}: more than {MAX_PIXELS} pixels")
             # A large JPEG is decoded at a half, quarter or eighth, but never
-            # below twice the size: within a grey level of the full decoding.
+            # below twice the size, either side, whatever the fit: within a grey
+            # level of the full decoding.
             image.draft("RGB", (2 * image_size, 2 * image_size))
             is_large = image.width * image.height > LARGE_PIXELS
             with ONE_LARGE_PHOTO if is_large else contextlib.nullcontext():
-                return scale(image, image_size, squashed)
+                return fit_photo(decode(image), image_size, fit)
     except Exception as error:  # whatever a decoder raises on hostile bytes
         # Pillow's own message repeats the name; an operating system's is `strerror`.
         reason = getattr(error, "strerror", None) or str(error).split(repr(str(path)))[0].strip()
@@ -266,18 +267,12 @@ def printable(path: str | pathlib.Path) -> str:
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
-def scale(image: Image.Image, image_size: int, squashed: bool) -> Image.Image:
-    """Decodes an opened image and makes it upright, RGB, and as large as asked for."""
+def decode(image: Image.Image) -> Image.Image:
+    """Decodes an opened image and makes it upright and RGB."""
     # Both would copy an image that needs neither.
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode != "RGB":
-        image = to_rgb(image)
-    width = height = image_size
-    if not squashed:
-        ratio = image_size / max(image.size)
-        width, height = (max(1, round(side * ratio)) for side in image.size)
-    return image.resize((width, height), RESAMPLING)
+    return image if image.mode == "RGB" else to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -290,9 +285,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_photo(path: str | pathlib.Path, image_size: int) -> np.ndarray:
+def read_photo(path: str | pathlib.Path, image_size: int, fit: str = SQUASH) -> np.ndarray:
     """The pixels of `open_photo`: uint8 array, shape `(image_size, image_size, 3)`."""
-    return np.asarray(open_photo(path, image_size))
+    return np.asarray(open_photo(path, image_size, fit))
 
 
 def read_ahead(

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pairs.errors import UserError
 from pairs.files import digest_or_none, map_array, replacing
 from pairs.network.parts import digest
+from pairs.photos.fit import SQUASH
 from pairs.photos.read import Photos, read_ahead
 from pairs.training.run import Run
 from pairs.training.run_folder import ACTIVATIONS, installed_versions
@@ -285,7 +286,7 @@ def store_key(
     """Digest of all that the activations depend on.
 
     Frozen weights, layers and scaling, the photos' bytes and order, image
-    size, mirroring, dtype, the precision that computes, and the versions of
+    size, fit, mirroring, dtype, the precision that computes, and the versions of
     what decodes and computes.
     """
     sha = hashlib.sha256()
@@ -293,10 +294,12 @@ def store_key(
     # Not the layers' names: Keras numbers them anew at each build.
     layers = [[type(layer).__name__, layer.compute_dtype] for layer in frozen.layers]
     scaling = [scale.scale, scale.offset]
+    # Named only where it is not that of runs begun before there was a choice.
+    fit = [photos.fit] if photos.fit != SQUASH else []
     facts = [
         installed_versions(),
         keras.backend.backend(),
-        *(layers, scaling, below.input_shape, dtype, mirror),
+        *(layers, scaling, below.input_shape, dtype, mirror, *fit),
     ]
     sha.update(json.dumps(facts).encode())
     sha.update(digest(below.weights).encode())

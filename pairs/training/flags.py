@@ -7,6 +7,7 @@ import pathlib
 from pairs.command_line import Parser, add_workers_flag
 from pairs.devices.cards import PRECISIONS
 from pairs.network.trunks import TRUNKS
+from pairs.photos.fit import FITS, SQUASH
 from pairs.photos.folds import MOST_FOLDS
 from pairs.training.recipe import RECIPES
 
@@ -84,6 +85,13 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         help="the plan of stages; seed is that of 2017 (default: %(default)s)",
     )
     add("--image-size", type=int, default=299, help="side in pixels (default: %(default)s)")
+    add(
+        "--fit",
+        choices=FITS,
+        default=SQUASH,
+        help="how a photo becomes a square: squash: resized, whatever its shape; crop: its largest "
+        "centred square; pad: the whole photo, its edges repeated (default: %(default)s)",
+    )
     add("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
     add(
         "--epochs",

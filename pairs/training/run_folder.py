@@ -19,7 +19,7 @@ from pairs.devices.cluster import Cluster
 from pairs.errors import UserError
 from pairs.files import read_json, write_json
 from pairs.network import trunks
-from pairs.photos import read
+from pairs.photos import fit
 from pairs.photos.check import PHOTOS, Known, fingerprint, readable
 from pairs.photos.folds import FOLDS, MOST_FOLDS, fold_folder
 from pairs.photos.read import SIDES
@@ -170,7 +170,7 @@ def constants(devices: Cluster) -> dict[str, Any]:
         "plateau": recipe.PLATEAU,
         **({"groups of a batch": devices.num_groups} if devices.num_groups > 1 else {}),
         "input scale": list(trunks.INPUT_SCALE),
-        "resampling": read.RESAMPLING.name,
+        "resampling": fit.RESAMPLING.name,
         "dropout": recipe.DROPOUT,
         "loss weights": recipe.LOSS_WEIGHTS,
         "unfreezing": {

@@ -1,0 +1,42 @@
+"""How a photo of any shape becomes the square that the network sees: `train.py --fit`."""
+
+import numpy as np
+from PIL import Image
+
+FITS = SQUASH, CROP, PAD = "squash", "crop", "pad"
+# Bilinear with antialiasing. ImageDataGenerator's own default, nearest
+# neighbour, drops the fur between the sampled pixels.
+RESAMPLING = Image.Resampling.BILINEAR
+
+
+def fit_photo(image: Image.Image, image_size: int, fit: str | None) -> Image.Image:
+    """Makes an image as large, and of the shape, that is asked for.
+
+    Args:
+        image: RGB, upright.
+        image_size: side in pixels.
+        fit: "squash": resized to a square, whatever its shape (the way of 2017);
+            "crop": its largest centred square; "pad": the whole image in the middle,
+            what is left filled with the pixels at its edges, as the augmentation
+            fills it. None: the whole image and no square; `image_size` is its longer
+            side.
+    """
+    square = (image_size, image_size)
+    if fit == SQUASH:
+        return image.resize(square, RESAMPLING)
+    if fit == CROP:
+        side = min(image.size)
+        left, top = ((whole - side) / 2 for whole in image.size)
+        return image.resize(square, RESAMPLING, (left, top, left + side, top + side))
+    ratio = image_size / max(image.size)
+    width, height = (max(1, round(side * ratio)) for side in image.size)
+    whole = image.resize((width, height), RESAMPLING)
+    return whole if fit is None else pad(whole, image_size)
+
+
+def pad(image: Image.Image, side: int) -> Image.Image:
+    """An image in the middle of a square, its edge pixels repeated around it."""
+    before = ((side - image.height) // 2, (side - image.width) // 2)
+    after = (side - image.height - before[0], side - image.width - before[1])
+    widths = [*zip(before, after, strict=True), (0, 0)]
+    return Image.fromarray(np.pad(np.asarray(image), widths, mode="edge"))
