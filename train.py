@@ -144,14 +144,8 @@ def build_first_model(args, photos, start_file):
         images = (batches[step][0]["img_1"] * scale + offset for step in range(count))
         trunks.estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
-    model = build_model(
-        trunk,
-        photos.typeids,
-        num_photos,
-        paired=args.loss == "paired",
-        all_pairs=args.recipe in recipe.ALL_PAIRS,
-        fit=args.fit,
-    )
+    heads = {"paired": args.loss == "paired", "all_pairs": args.recipe in recipe.ALL_PAIRS}
+    model = build_model(trunk, photos.typeids, num_photos, **heads, fit=photos.fit)
     save_model(model, start_file)
     picture = start_file.with_name("model.png")
     warning = draw_model(model, picture)
@@ -214,6 +208,7 @@ def make_run(args, stages, split, devices, earlier):
         seed=args.seed,
         cache=args.cache,
         workers=args.workers,
+        balance=args.balance,
         jit=args.jit,
         tensorboard=board,
         devices=devices,

@@ -28,6 +28,7 @@ def bench_run(
         seed=0,
         cache="float32",
         workers=workers,
+        balance=False,
         jit=False,
         tensorboard=None,
         devices=ALONE,

@@ -117,7 +117,13 @@ def make_run(folder, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     defaults = {
         **{"trunk": "xception", "image_size": SIZE, "batch_size": 6, "seed": 0, "workers": 2},
-        **{"cache": "float32", "jit": False, "tensorboard": None, "devices": ALONE},
+        **{
+            "cache": "float32",
+            "balance": False,
+            "jit": False,
+            "tensorboard": None,
+            "devices": ALONE,
+        },
     }
     files = {"folder": folder, "start_file": folder / "start.keras", "stages": stages}
     state = {"log": RunLog(folder, stages), "checkpoint": Checkpoint(), "pool": None}

@@ -1,5 +1,6 @@
 import ast
 import collections
+import dataclasses
 import os
 
 import keras
@@ -14,6 +15,7 @@ from pairs.devices.cluster import ALONE, Cluster
 from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.files import load_model
+from pairs.photos.fit import FITS
 from pairs.photos.read import Photos, read_photo
 from pairs.training import activation_store, memory, run_folder, stage
 from pairs.training.batches import KerasBatches
@@ -119,6 +121,14 @@ def test_a_changed_photo_or_weight_is_never_read_from_an_old_store(tmp_path, bel
     kernel.assign(kernel * 1.0001)
     paths.add(open_store(tmp_path, below, photos).path)
     assert len(paths) == 5
+
+
+def test_every_fit_has_a_store_of_its_own(below, photos):
+    keys = {
+        activation_store.store_key(below, dataclasses.replace(photos, fit=fit), "float32", 1)
+        for fit in FITS
+    }
+    assert len(keys) == 3
 
 
 def test_a_photo_that_vanished_gets_the_activation_of_a_neighbour(tmp_path, below, photos):

@@ -484,6 +484,27 @@ def test_typeids_that_would_forge_lines_are_refused_with_the_model(pair_model, t
     assert str(refused.value).isprintable()
 
 
+def test_a_model_file_says_how_photos_become_squares(small_trunk, tmp_path):
+    trunk = build_trunk("xception", SIZE, "none", "no folder")
+    build_model(trunk, TYPEIDS, fit="pad").save(tmp_path / "new.keras")
+    heads = [load_model(tmp_path / "new.keras").get_layer(f"ctg_out_{n}") for n in (1, 2)]
+    assert [head.fit for head in heads] == ["pad", "pad"]
+
+    def change(config, **fits):
+        for layer in config["config"]["layers"]:
+            if layer["name"].startswith("ctg_out"):
+                del layer["config"]["fit"]
+                layer["config"].update(fits)
+        return config
+
+    rewrite(tmp_path / "new.keras", tmp_path / "old.keras", change)  # as files were before
+    assert load_model(tmp_path / "old.keras").get_layer("ctg_out_1").fit == "squash"
+    for fit in ("zoom", ["pad"]):
+        rewrite(tmp_path / "new.keras", tmp_path / "bad.keras", lambda c, f=fit: change(c, fit=f))
+        with pytest.raises(UserError, match=r"its fit .* is none of squash, crop, pad"):
+            load_model(tmp_path / "bad.keras")
+
+
 def test_a_feature_and_all_after_it_are_float32_in_mixed_precision(trunk, batch):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

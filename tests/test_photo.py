@@ -25,7 +25,7 @@ def test_a_photo_is_squashed_to_a_square_of_bytes(tmp_path):
 )
 def test_a_photo_for_people_keeps_its_proportions(tmp_path, size, expected):
     make_photo(tmp_path / "a.jpg", COLOURS["2"], seed=0, size=size)
-    image = photo.open_photo(tmp_path / "a.jpg", 50, squashed=False)
+    image = photo.open_photo(tmp_path / "a.jpg", 50, fit=None)
     assert (image.size, image.mode) == (expected, "RGB")
 
 

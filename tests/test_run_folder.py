@@ -145,6 +145,14 @@ def test_a_run_of_an_older_version_is_one_line(begun, found):
         go_on(begun, found)
 
 
+def test_a_run_from_before_there_was_a_fit_or_a_balance_goes_on(begun, found):
+    assert go_on(begun, found, fit="squash", balance=False)
+    with pytest.raises(UserError, match="--fit was squash, is crop"):
+        go_on(begun, found, fit="crop", balance=False)
+    with pytest.raises(UserError, match="--balance was False, is True"):
+        go_on(begun, found, fit="squash", balance=True)
+
+
 def test_a_damaged_settings_file_is_one_line(begun, found):
     (begun / "settings.json").write_text('{"flags": ')
     with pytest.raises(UserError, match=r"settings\.json: damaged"):
@@ -229,6 +237,8 @@ OTHER_VALUES = {
     "precision": "mixed_bfloat16",
     "jit": True,
     "folds": 5,
+    "fit": "crop",
+    "balance": True,
 }
 
 

@@ -51,6 +51,8 @@ class KerasBatches(keras.utils.PyDataset):
         padded: a short last batch is padded, with sample weights (several devices
             always need it). For XLA, which compiles the whole step anew for another
             length. In what `fit` prints of training, such a batch counts as a full one.
+        balanced: the softmax heads get sample weights, too: `balanced_weights` of the
+            photos that they classify.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class KerasBatches(keras.utils.PyDataset):
         store: ActivationStore | None,
         devices: Cluster,
         padded: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__(workers=1)
         self.pairs = pairs
@@ -70,6 +73,7 @@ class KerasBatches(keras.utils.PyDataset):
         self.store = store
         self.devices = devices
         self.padded = bool(devices.engine) or (padded and len(pairs) > 1)
+        self.class_weights = balanced_weights(pairs.photos.labels) if balanced else None
         self.error: Exception | None = None
         self.lock = threading.Lock()
         self.ahead: Iterator[Batch] = iter(())
@@ -128,7 +132,7 @@ class KerasBatches(keras.utils.PyDataset):
     def batch(self, step: int) -> Batch:
         """Inputs and labels of a step, for the heads that the model has.
 
-        Padded, it has sample weights, too: 0 for padding.
+        Padded or balanced, it has sample weights, too: 0 for padding.
         """
         indices, partner, labels = self.pairs.pairs(step)
         rows, weights = np.arange(len(indices)), None
@@ -148,8 +152,22 @@ class KerasBatches(keras.utils.PyDataset):
             targets[ALL_PAIRS] = labels["ctg_out_1"][rows]
             if weights is not None:
                 targets[ALL_PAIRS] = np.where(weights > 0, targets[ALL_PAIRS], -1)
-        batch = inputs, targets
-        return batch if weights is None else (*batch, dict.fromkeys(self.heads, weights))
+        if weights is None and self.class_weights is None:
+            return inputs, targets
+        if weights is None:
+            weights = np.ones(len(rows), np.float32)
+        return inputs, targets, {head: self.weigh(head, targets, weights) for head in self.heads}
+
+    def weigh(self, head: str, targets: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+        """Sample weights of a head: those of the images, times those of their classes.
+
+        Whether two photos are of one class is a question of two answers, not of
+        classes, and is weighed by neither: two photos of a class that is rare meet
+        so rarely that a few pairs would outweigh all others.
+        """
+        if self.class_weights is None or head in ("bin_out", ALL_PAIRS):
+            return weights
+        return weights * self.class_weights[targets[head]]
 
     def image_weight(self, count: int) -> float:
         """Sample weight of the images of a padded batch that has `count` of them.
@@ -171,3 +189,17 @@ class KerasBatches(keras.utils.PyDataset):
         counts = [len(self.pairs.indices(step)) for step in range(len(self.pairs))]
         padded = [self.devices.padded(count, self.pairs.batch_size) for count in counts]
         return sum(padded) / sum(counts)
+
+
+def balanced_weights(labels: np.ndarray) -> np.ndarray:
+    """Weights by which every class counts the same, however many photos it has.
+
+    Args:
+        labels: int array, shape `(photos,)`.
+
+    Returns:
+        float32 array, shape `(classes,)`: inverse to the number of photos; the mean
+        over all photos is 1.
+    """
+    counts = np.bincount(labels)
+    return (len(labels) / np.count_nonzero(counts) / np.maximum(counts, 1)).astype(np.float32)

@@ -106,6 +106,12 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         help="train K models, each without a Kth of all photos of train/ and valid/; predict.py "
         "averages them",
     )
+    add(
+        "--balance",
+        action="store_true",
+        help="every class counts the same, however many photos it has: weighs the losses of the "
+        "softmax heads, in training and in validation",
+    )
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
 
 

@@ -24,6 +24,7 @@ class Run:
         seed: of everything random.
         cache: how activations are stored: "float32" (exact), "float16" or "off".
         workers: threads that read photos.
+        balance: every class counts the same in the losses of the softmax heads.
         jit: compile with XLA.
         tensorboard: folder for TensorBoard, if any.
         devices: what trains.
@@ -41,6 +42,7 @@ class Run:
     seed: int
     cache: str
     workers: int
+    balance: bool
     jit: bool
     tensorboard: pathlib.Path | None
     devices: Cluster

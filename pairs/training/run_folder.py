@@ -32,6 +32,8 @@ RESTART = "start over with --restart, which keeps the old run in a folder of its
 NOT_COMPARED = (
     *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
 )
+# What runs did that began before there was such a flag.
+BEFORE_FLAGS = {"fit": fit.SQUASH, "balance": False}
 # Its folder of stored activations, see `activation_store`.
 ACTIVATIONS = "activations"
 # What a run writes. Nothing else in the folder is ever moved: it may hold
@@ -248,12 +250,13 @@ def check_same_run(
     Raises:
         UserError: spells out every difference.
     """
+    flags = {**BEFORE_FLAGS, **old["flags"]}
     differences = [
-        f"--{name.replace('_', '-')} was {given(old['flags'].get(name))}, is {given(value)}"
+        f"--{name.replace('_', '-')} was {given(flags.get(name))}, is {given(value)}"
         for name, value in new["flags"].items()
-        if name not in NOT_COMPARED and old["flags"].get(name) != value
+        if name not in NOT_COMPARED and flags.get(name) != value
     ]
-    cache = old["flags"].get("cache")
+    cache = flags.get("cache")
     if new["flags"].get("cache") == "off" != cache:
         # The way out where a quota leaves no room: what is stored can be computed.
         differences = [words for words in differences if not words.startswith("--cache ")]

@@ -83,7 +83,8 @@ class Parts:
             part = self.judged_above if store else self.judged_whole
         else:
             part = self.above if store else self.whole
-        return part, KerasBatches(pairs, list(part.output), run.workers, store, devices, padded)
+        heads = list(part.output)
+        return part, KerasBatches(pairs, heads, run.workers, store, devices, padded, run.balance)
 
     def frozen_digest(self) -> str:
         """Digest of all weights that must not move."""
