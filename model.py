@@ -24,7 +24,6 @@ sigmoid loss of arXiv:2303.15343, there of images and texts.
 import keras
 import numpy as np
 
-from pairs.network import trunks
 from pairs.network.layers import CosineSimilarity, SquaredDifference, TypeidHead
 from pairs.photos.fit import SQUASH
 from pairs.training import recipe
@@ -44,7 +43,7 @@ def build_model(
     """Puts the heads on the trunk. This is the model that is saved.
 
     Args:
-        trunk: `build_trunk(...)`.
+        trunk: `build_trunk(...)`; its `input_scale` becomes the layer `scale`.
         typeids: the classes in the order of their labels.
         num_photos: training photos of each; None: unknown.
         paired: False leaves one image, its softmax, and no pair: the
@@ -57,7 +56,7 @@ def build_model(
         `ctg_out_1` (and `ctg_out_2`, shape `(batch, len(typeids))`, and
         `bin_out`, shape `(batch, 2)`), all probabilities.
     """
-    scale = keras.layers.Rescaling(*trunks.INPUT_SCALE, name="scale")
+    scale = keras.layers.Rescaling(*trunk.input_scale, name="scale")
     images = [
         keras.Input(trunk.input_shape[1:], dtype="uint8", name=f"img_{number}")
         for number in ((1, 2) if paired else (1,))

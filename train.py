@@ -140,7 +140,7 @@ def build_first_model(args, photos, start_file):
     if args.pretrained == "none":
         batches = PairBatches(photos, args.image_size, args.batch_size, args.seed)
         count = min(STATISTICS_BATCHES, len(batches))
-        scale, offset = map(np.float32, trunks.INPUT_SCALE)
+        scale, offset = map(np.float32, trunk.input_scale)
         images = (batches[step][0]["img_1"] * scale + offset for step in range(count))
         trunks.estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()

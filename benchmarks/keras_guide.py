@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from benchmarks.time_to_accuracy import BATCH_SIZE, processor_seconds
-from pairs.network.trunks import INPUT_SCALE, build_trunk
+from pairs.network.trunks import build_trunk
 from pairs.photos.read import find_class_photos, read_ahead, read_photo
 
 
@@ -23,8 +23,7 @@ def build(trunk, side, num_classes):
     """The guide's model: bytes to probabilities."""
     image = keras.Input((side, side, 3))
     augmented = keras.layers.RandomRotation(0.1)(keras.layers.RandomFlip("horizontal")(image))
-    scale, offset = INPUT_SCALE
-    feature = trunk(keras.layers.Rescaling(scale, offset)(augmented), training=False)
+    feature = trunk(keras.layers.Rescaling(*trunk.input_scale)(augmented), training=False)
     dropped = keras.layers.Dropout(0.2)(feature)
     return keras.Model(image, keras.layers.Dense(num_classes, activation="softmax")(dropped))
 

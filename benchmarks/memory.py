@@ -12,6 +12,7 @@ import argparse
 import math
 
 from pairs.command_line import run
+from pairs.network.trunks import TRUNKS
 
 # The driver's and the libraries' own share of a card, and convolution workspace.
 OVERHEAD = 600e6
@@ -34,16 +35,17 @@ def estimate(trunk, cut, batch_size, num_classes=100, stored=False):
 
     Args:
         trunk: a trunk of `trunks.build_trunk`.
-        cut: index of the last frozen layer; None, all of them are.
+        cut: index of the last frozen operation; None, all of them are.
         batch_size: images a step.
         num_classes: of the two softmax heads.
         stored: the frozen part is read from disk (last stage).
     """
-    layers = trunk.layers
+    layers = trunk.operations
     weights = 4 * sum(math.prod(weight.shape) for weight in trunk.weights)
     trained = layers[cut + 1 :] if cut else []
-    slots = 4 * sum(math.prod(weight.shape) for layer in trained for weight in layer.weights)
-    slots += 4 * 2 * 2048 * num_classes
+    learned = [weight for layer in trained for weight in getattr(layer, "weights", [])]
+    slots = 4 * sum(math.prod(weight.shape) for weight in learned)
+    slots += 4 * 2 * trunk.output_shape[-1] * num_classes
     kept = sum(bytes_of(layer.output) for layer in trained)
     # A separable convolution keeps what its two halves hand over, too.
     kept += sum(bytes_of(layer.input) for layer in trained if hasattr(layer, "depthwise_kernel"))
@@ -87,7 +89,7 @@ def measure_on_gpu(model, cut, batch_size, image_size):
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Estimate, and on a GPU measure, memory.")
     parser.add_argument("--image-size", type=int, default=299, help="pixels (default: 299)")
-    parser.add_argument("--trunk", choices=("xception", "inceptionv3"), default="xception")
+    parser.add_argument("--trunk", choices=TRUNKS, default="xception")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 24, 32, 48, 64])
     return parser.parse_args(argv)
 
@@ -95,7 +97,7 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     from model import build_model
-    from pairs.network.trunks import TRUNKS, build_trunk
+    from pairs.network.trunks import build_trunk
 
     trunk = build_trunk(args.trunk, args.image_size, "none", "no folder")
     model = build_model(trunk, [str(number) for number in range(100)])
@@ -104,7 +106,7 @@ def main():
     for batch_size in args.batch_sizes:
         line = f"{batch_size:>6}"
         for unfreeze, stored in STAGES.values():
-            _, at = TRUNKS[args.trunk].training_place(unfreeze)
+            _, at = TRUNKS[args.trunk].training_place(trunk, unfreeze)
             guess = estimate(trunk, at, batch_size, stored=stored) / 1e9
             found = measure_on_gpu(model, at, batch_size, args.image_size)
             beside = f" ({found / 1e9:.2f})" if found else ""

@@ -211,7 +211,7 @@ def main():
         print("timm is not installed and skipped (pip install timm)")
     runs_on = device.describe(device.take_inventory())
     trunk = build_trunk("xception", args.image_size, "none", "no folder")
-    operations = operations_of_a_pair(trunk, TRUNKS["xception"].cut)
+    operations = operations_of_a_pair(trunk, TRUNKS["xception"].cut(trunk, "blocks"))
     print(f"{runs_on}; {args.image_size} pixels; pairs a second (memory; share of peak)\n")
     print(f"| stage | batch | precision | {' | '.join(contenders)} | ours times as fast |")
     print("|---" * (len(contenders) + 4) + "|")

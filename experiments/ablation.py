@@ -32,6 +32,7 @@ from pairs.photos.read import find_class_photos, read_ahead, read_photo
 from pairs.training.recipe import RECIPES
 
 ROWS = tuple(f"{trunk}-{loss}" for trunk in TRUNKS for loss in ("softmax", "paired"))
+OF_2017 = tuple(row for row in ROWS if row.startswith(("xception-", "inceptionv3-")))
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = "--image-size 75 --batch-size 6 --pretrained none"
 QUICK_EPOCHS = ["1", "1", "1"]
@@ -213,7 +214,7 @@ def parse_args(argv=None):
     add("--test", type=pathlib.Path, required=True, help="class folders to judge on")
     add("--seeds", type=positive_int, default=3, help="0, 1, ... (default: %(default)s)")
     add("--out", type=pathlib.Path, default="results", help="folder (default: %(default)s)")
-    add("--rows", nargs="+", default=ROWS, metavar="ROW", help=f"default: {' '.join(ROWS)}")
+    add("--rows", nargs="+", default=OF_2017, metavar="ROW", help=f"default: {' '.join(OF_2017)}")
     add("--against", metavar="ROW", help="compare with this row (default: softmax of the trunk)")
     add(
         "--pretrained",

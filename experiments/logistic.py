@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pairs.command_line import Parser, positive_int, run
-from pairs.network.trunks import INPUT_SCALE, TRUNKS, build_trunk
+from pairs.network.trunks import TRUNKS, build_trunk
 from pairs.photos.read import find_class_photos, read_ahead, read_photo
 
 BATCH_SIZE = 32
@@ -25,7 +25,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
 
 def trunk_features(trunk, photos, image_size):
     """The trunk's features of photos: float32 array, shape `(photos, features)`."""
-    scale, offset = map(np.float32, INPUT_SCALE)
+    scale, offset = map(np.float32, trunk.input_scale)
     images = read_ahead(lambda path: read_photo(path, image_size), photos.paths, 2, 2 * BATCH_SIZE)
     found, batch = [], []
     for number, image in enumerate(images, start=1):

@@ -19,8 +19,11 @@ import train
 from pair_generator import swap_partners
 from pairs.command_line import run
 from pairs.errors import UserError
+from pairs.network.trunks import TRUNKS
 from pairs.training import recipe, run_folder
 
+# Of trunks that do not scale bytes themselves.
+INPUT_SCALE = "pairs.network.trunks.INPUT_SCALE"
 # What only pairs notice: nothing of `--loss softmax`.
 OF_ALL_PAIRS = {"pairs.training.recipe.ALL_PAIRS", "pairs.training.recipe.ALL_PAIRS_WEIGHT"}
 OF_PAIRS = {"pair_generator.swap_partners", "pairs.training.recipe.LOSS_WEIGHTS", *OF_ALL_PAIRS}
@@ -54,6 +57,8 @@ class Variant:
             works -= OF_PAIRS
         if args.recipe not in recipe.ALL_PAIRS:
             works -= OF_ALL_PAIRS
+        if TRUNKS[args.trunk].scales_itself:
+            works -= {INPUT_SCALE}
         if args.demo or not (changes_plan or works):
             raise UserError("this variant would change nothing of this training")
 
@@ -119,7 +124,7 @@ def pair_weight(weight):
 SLIPS = {
     "scale-0-1": Variant(
         "photos scaled to [0, 1] instead of [-1, 1]",
-        {"pairs.network.trunks.INPUT_SCALE": (1 / 255, 0.0)},
+        {INPUT_SCALE: (1 / 255, 0.0)},
     ),
     "nearest": Variant(
         "photos resized by nearest neighbour",

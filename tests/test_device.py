@@ -11,6 +11,7 @@ from pairs.devices import cards, inventory
 from pairs.devices.cards import Card, Gpu, Inventory
 from pairs.network import parts
 from pairs.network.parts import unfreeze
+from pairs.network.trunks import build_trunk
 from pairs.training.optimizer import compile_model
 
 GTX_1060 = Card("NVIDIA GeForce GTX 1060 6GB", 6 << 30, (6, 1), "535.183.01")
@@ -258,13 +259,7 @@ def test_mixed_precision_trains_with_probabilities_and_weights_in_float32(trunk,
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         size = trunk.input_shape[1]
-        half = keras.applications.Xception(
-            weights=None,
-            include_top=False,
-            pooling="avg",
-            input_shape=(size, size, 3),
-            name="trunk",
-        )
+        half = build_trunk("xception", size, "none", "no folder")
         half.set_weights(trunk.get_weights())
         model = build_model(half, ["a", "b"])
         unfreeze(model, 105)

@@ -55,7 +55,8 @@ def cut_of(model, cut):
     return parts.connect(*parts.split(model, cut))
 
 
-def test_layer_105_of_xception_closes_block_11_and_blocks_12_to_14_follow():
+def test_layer_105_of_xception_closes_block_11_and_blocks_12_to_14_follow(trunk):
+    assert TRUNKS["xception"].training_place(trunk, "blocks") == (106, 105)
     layers = keras.applications.Xception(weights=None, include_top=False, pooling="avg").layers
     assert isinstance(layers[105], keras.layers.Add)
     assert layers[104].name == "block11_sepconv3_bn"
@@ -75,16 +76,17 @@ def test_layer_249_of_inceptionv3_opens_the_top_two_blocks():
 
 
 def test_the_upper_halves_begin_where_a_block_is_closed():
-    from pairs.network.trunks import TRUNKS
-
-    layers = keras.applications.Xception(weights=None, include_top=False, pooling="avg").layers
-    first, cut = TRUNKS["xception"].training_place("half")
+    trunk = build_trunk("xception", SIZE, "none", "no folder")
+    layers = trunk.layers
+    first, cut = TRUNKS["xception"].training_place(trunk, "half")
     assert (first, cut) == (76, 75)
     assert isinstance(layers[75], keras.layers.Add)
     named = {layer.name.split("_")[0] for layer in layers[76:] if layer.name.startswith("block")}
     assert named == {f"block{number}" for number in range(9, 15)}
-    layers = keras.applications.InceptionV3(weights=None, include_top=False, pooling="avg").layers
-    first, cut = TRUNKS["inceptionv3"].training_place("half")
+    trunk = build_trunk("inceptionv3", 75, "none", "no folder")
+    layers = trunk.layers
+    assert TRUNKS["inceptionv3"].training_place(trunk, "blocks") == (249, 248)
+    first, cut = TRUNKS["inceptionv3"].training_place(trunk, "half")
     assert layers[cut].name == "mixed6"
     mixed = [layer.name for layer in layers[first:] if layer.name.startswith("mixed")]
     assert mixed == ["mixed7", "mixed8", "mixed9_0", "mixed9", "mixed9_1", "mixed10"]
@@ -528,7 +530,7 @@ def test_several_models_are_one_whether_or_not_their_trunks_begin_alike(trunk, b
     keras.utils.set_random_seed(1)
     images, _ = batch
     first = build_model(trunk, ["a", "b", "c"])
-    second = build_model(keras.models.clone_model(trunk), ["a", "b", "c"])
+    second = build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b", "c"])
     second.get_layer("trunk").set_weights(trunk.get_weights())
     kernel = second.get_layer("trunk").get_layer("block14_sepconv2").pointwise_kernel
     kernel.assign(1.1 * kernel)

@@ -18,7 +18,7 @@ CONSTANTS = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
 
 def settings(found, typeids=("a", "b"), stages=SEED, constants=None, **flags):
-    flags = {"seed": 0, "batch_size": 32, "workers": 2, **flags}
+    flags = {"trunk": "xception", "seed": 0, "batch_size": 32, "workers": 2, **flags}
     made = run_folder.make_settings(flags, stages, ALONE, list(typeids), found)
     return {**made, "constants": constants or CONSTANTS}
 

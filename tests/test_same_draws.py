@@ -106,13 +106,17 @@ def test_the_names_of_what_decides_a_result(num_groups):
             "horizontal_flip": True,
         },
         "plateau": {"factor": 0.1, "patience": 3, "min_lr": 1e-6},
-        "input scale": [1 / 127.5, -1.0],
         "resampling": "BILINEAR",
         "dropout": 0.5,
         "loss weights": {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5},
-        "unfreezing": {"xception": [105, 105], "inceptionv3": [249, 248]},
     }
-    made = run_folder.make_settings({}, [], devices, ["a"], {"train": {}, "valid": {}})
+    assert run_folder.constants_of({"trunk": "xception", "recipe": "night", "loss": "softmax"}) == {
+        "input scale": [1 / 127.5, -1.0],
+        "unfreezing": "before block12_sepconv1_act",
+        "upper half": "before block9_sepconv1_act",
+    }
+    flags = {"trunk": "xception"}
+    made = run_folder.make_settings(flags, [], devices, ["a"], {"train": {}, "valid": {}})
     assert list(made) == [
         *("flags", "stages", "constants", "typeids", "data", "photos", "versions")
     ]

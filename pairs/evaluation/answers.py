@@ -186,7 +186,7 @@ def write_features(predictor: Predictor, predictions: Predictions, out: str) -> 
     """Writes what similarity is computed from, as an .npz file, whole or not at all.
 
     Its arrays: `image`, paths, shape `(photos,)`; `feature`, float32, shape
-    `(photos, 2048 * models)`, of unit length; `probabilities`, float32, shape
+    `(photos, features * models)`, of unit length; `probabilities`, float32, shape
     `(photos, classes)`; `typeids`, shape `(classes,)`. Rows of photos that could not
     be read are NaN.
     """

@@ -12,10 +12,10 @@ class Predictions:
     Attributes:
         paths: of the photos.
         probabilities: float32 array, shape `(photos, classes)`; rows sum to 1.
-        features: float32 array, shape `(photos, 2048)`: the trunk's pooled feature;
+        features: float32 array, shape `(photos, features)`: the trunk's pooled feature;
             of several models side by side.
         folds: int array, shape `(photos,)`: the fold whose model alone said it,
-            because it has not seen the photo (its features have 2048 columns, too);
+            because it has not seen the photo (one model's features, too);
             0: all models, none of which has. None: no photo was asked about alone.
         num_trainings: whose predictions are averaged here.
         likeness: float32 array, shape `(photos,)`: the cosine to the nearest class

@@ -138,10 +138,12 @@ class Predictor:
         """`parts.photo_model` of all models; what the folds did not train, photos pass once."""
         from pairs.network import parts
 
-        trunk = TRUNKS.get(str(self.flags.get("trunk")))
+        row = TRUNKS.get(str(self.flags.get("trunk")))
         cut = None
-        if trunk and len(self.models) > 1:
-            cut = parts.shared_cut(self.models, [trunk.cut, trunk.half])
+        if row and len(self.models) > 1:
+            trunk = self.models[0].get_layer("trunk")
+            cuts = [row.cut(trunk, unfreeze) for unfreeze in ("blocks", "half")]
+            cut = parts.shared_cut(self.models, cuts)
         return parts.photo_model(self.models, self.head, cut)
 
     @functools.cached_property
@@ -297,7 +299,7 @@ class Predictor:
         """Probability that two photos show one class, by the mean of all models.
 
         Args:
-            first, second: float arrays, shape `(pairs, 2048 * len(models))`: features.
+            first, second: float arrays, shape `(pairs, features * len(models))`: features.
 
         Returns:
             float32 array, shape `(pairs,)`.

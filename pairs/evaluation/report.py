@@ -179,7 +179,7 @@ def find_neighbours(
 
     Args:
         predictor: whose features.
-        features: float array, shape `(queries, 2048)`.
+        features: float array, shape `(queries, features)`.
         photos: of the training; None: there are none to look at.
 
     Returns:

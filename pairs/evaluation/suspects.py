@@ -87,7 +87,7 @@ def find_suspects(
         photos: all of them.
         probabilities: float array, shape `(photos, classes)`, out of fold. A photo
             without any (a row with NaN) is no suspect and no neighbour.
-        features: float array, shape `(photos, 2048)`, of the same models.
+        features: float array, shape `(photos, features)`, of the same models.
         folds: int array, shape `(photos,)`: which model a photo's row is of.
             Features of different models cannot be compared.
         groups: of near-duplicates, exact copies included: indices of photos.
@@ -143,8 +143,8 @@ def nearest(features: np.ndarray, feature: np.ndarray, candidates: np.ndarray) -
     """The nearest photos by squared distance of features, at most `NEIGHBOURS`.
 
     Args:
-        features: float array, shape `(photos, 2048)`.
-        feature: float array, shape `(2048,)`: of the photo whose neighbours are sought.
+        features: float array, shape `(photos, features)`.
+        feature: float array, shape `(features,)`: of the photo whose neighbours are sought.
         candidates: bool array, shape `(photos,)`.
     """
     chosen = np.flatnonzero(candidates)

@@ -24,7 +24,7 @@ class HeldOut:
         model: `parts.digest` of the model's weights.
         digests: str array, shape `(photos,)`: of the photos' bytes.
         probabilities: float32 array, shape `(photos, classes)`.
-        features: float32 array, shape `(photos, 2048)`.
+        features: float32 array, shape `(photos, features)`.
     """
 
     model: str

@@ -11,7 +11,15 @@ import keras
 
 from pairs.photos.fit import SQUASH
 
-CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D)
+# What trains in an unfrozen block: kernels and their biases; a Dense layer is ConvNeXt's
+# 1x1 convolution. What normalises or scales keeps its ImageNet weights and statistics
+# (BatchNormalization, LayerNormalization, LayerScale): small batches would spoil it.
+KERNELS = (
+    keras.layers.Conv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+)
 
 
 @keras.saving.register_keras_serializable(package="pairs")
@@ -100,6 +108,7 @@ class MatrixProduct(keras.layers.Layer):
             is_1x1 = True
         else:
             is_1x1 = type(layer) is keras.layers.Conv2D and layer.kernel_size == (1, 1)
+            is_1x1 = is_1x1 and layer.groups == 1
         return is_1x1 and layer.dilation_rate == (1, 1) and layer.data_format == "channels_last"
 
     def call(self, images: Any) -> Any:

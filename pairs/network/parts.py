@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import keras
 import numpy as np
 
-from pairs.network.layers import CONVOLUTIONS, as_product
+from pairs.network.layers import KERNELS, as_product
 
 # Output of a training graph instead of `bin_out`: what that head says of every pair.
 ALL_PAIRS = "all_pairs"
@@ -27,8 +27,8 @@ def split(
 
     Args:
         model: `build_model(...)`.
-        cut: index of the trunk layer whose output is passed on; None cuts
-            after the pooled feature.
+        cut: index into the trunk's `operations`, of the one whose output is passed
+            on, see `Trunk.training_place`; None cuts after the feature.
         all_pairs: `above` has `all_pairs` instead of `bin_out`: what that head says
             of every pair of the batch, shape `(batch, batch, 2)`.
 
@@ -73,17 +73,22 @@ def same_or_not(model: keras.Model, features: Sequence[keras.KerasTensor]) -> ke
 
 
 def unfreeze(model: keras.Model, from_layer: int | None) -> None:
-    """Sets which layers of the trunk train: convolutions from an index on.
+    """Sets which layers of the trunk train: `layers.KERNELS` from an index on.
 
     Compile the model afterwards: until then Keras trains what it did before.
 
     Args:
         model: `build_model(...)`.
-        from_layer: index into `trunk.layers`; None freezes the whole trunk.
+        from_layer: index into the trunk's `operations`; None freezes the whole trunk.
     """
-    for index, layer in enumerate(model.get_layer("trunk").layers):
+    for index, operation in enumerate(model.get_layer("trunk").operations):
         trains = from_layer is not None and index >= from_layer
-        layer.trainable = trains and isinstance(layer, CONVOLUTIONS)
+        layers = [operation]
+        if isinstance(operation, keras.Sequential):  # ConvNeXt's, between two stages
+            operation.trainable = trains
+            layers = operation.layers
+        for layer in layers:
+            layer.trainable = trains and isinstance(layer, KERNELS)
 
 
 def resized(model: keras.Model, trunk: keras.Model) -> keras.Model:
@@ -128,12 +133,12 @@ def split_trunk(model: keras.Model, cut: int | None) -> tuple[keras.Model, keras
     """
     trunk = model.get_layer("trunk")
     image = keras.Input(trunk.input_shape[1:], dtype="uint8", name="img_1")
-    lower = trunk if cut is None else keras.Model(trunk.input, trunk.layers[cut].output)
+    lower = trunk if cut is None else keras.Model(trunk.input, trunk.operations[cut].output)
     activation = lower(model.get_layer("scale")(image), training=False)
     below = for_prediction(keras.Model(image, activation, name="below"))
     if cut is None:
         return below, None
-    upper = keras.Model(trunk.layers[cut].output, trunk.output)
+    upper = keras.Model(trunk.operations[cut].output, trunk.output)
     upper = keras.models.clone_model(upper, clone_function=as_product)  # same layers
     return below, for_prediction(upper)
 
@@ -174,13 +179,13 @@ def photo_model(
         models: of `build_model(...)`, all for images of one size.
         head: "mean" of the softmax heads, or one of them: "first", "second" (a
             model without pair has only the first).
-        cut: index of a trunk layer up to which all models are the same: photos
-            pass that part once. None: each model has a trunk of its own.
+        cut: as of `split`; up to there all models are the same, and photos pass
+            that part once. None: each model has a trunk of its own.
 
     Returns:
         a model from uint8 images to `probabilities`, shape
         `(batch, classes)`, the mean of all models, and `feature`, shape
-        `(batch, 2048 * len(models))`, their features side by side.
+        `(batch, features * len(models))`, their features side by side.
     """
     if len(models) == 1:
         return for_prediction(photo_part(models[0], head, None, "photo_model"))
@@ -209,7 +214,7 @@ def photo_part(model: keras.Model, head: str, cut: int | None, name: str) -> ker
     heads = [classify(model, feature, number) for number in numbers]
     outputs = {
         "probabilities": keras.layers.average(heads) if len(heads) > 1 else heads[0],
-        # Distances are sums of 2048 squares; in bfloat16 such a sum has lost a third.
+        # Distances are sums of, say, 2048 squares; in bfloat16 such a sum has lost a third.
         "feature": keras.ops.cast(feature, model.get_layer("ctg_out_1").variable_dtype),
     }
     return keras.Model(start, outputs, name=name)
@@ -228,20 +233,47 @@ def class_map_model(model: keras.Model) -> keras.Model:
 
     The trunk ends in an average pool and the heads are linear on it, so the
     gradients of Grad-CAM (arXiv:1610.02391, section 3.1) are the heads' weights.
+    Where a LayerNormalization follows the pool (ConvNeXt), it is linear, too, but
+    for its division by the feature's deviation: one number for the whole photo.
 
     Returns:
         `keras.Model`: uint8 images to an array of shape
         `(batch, rows, columns, classes)`: each place's share of the logit (the
-        mean of the softmax heads' kernels).
+        mean of the softmax heads' kernels); their mean is the logit, but for biases.
     """
     trunk = model.get_layer("trunk")
     image = keras.Input(trunk.input_shape[1:], dtype="uint8")
-    places = keras.Model(trunk.input, trunk.layers[-1].input)
+    last = trunk.layers[-1]
+    is_pool = isinstance(last, keras.layers.GlobalAveragePooling2D)
+    pool = last if is_pool else trunk.layers[-2]
+    places = keras.Model(trunk.input, pool.input)
     heads = [f"ctg_out_{number}" for number in ((1, 2) if is_paired(model) else (1,))]
     kernel = sum(model.get_layer(head).kernel for head in heads) / len(heads)
     activation = places(model.get_layer("scale")(image), training=False)
+    if not is_pool:
+        activation = normalized_places(activation, last)
     class_maps = keras.ops.matmul(activation, keras.ops.convert_to_tensor(kernel))
     return for_prediction(keras.Model(image, class_maps))
+
+
+def normalized_places(
+    activation: keras.KerasTensor, normalization: keras.layers.LayerNormalization
+) -> keras.KerasTensor:
+    """What each place brings to a feature that is normalised after the pool.
+
+    Args:
+        activation: shape `(batch, rows, columns, channels)`.
+        normalization: of their mean over the places.
+
+    Returns:
+        the same shape; its mean over the places is the feature without beta.
+    """
+    activation = keras.ops.cast(activation, normalization.variable_dtype)
+    feature = keras.ops.mean(activation, axis=(1, 2), keepdims=True)
+    variance = keras.ops.var(feature, axis=-1, keepdims=True)
+    centred = activation - keras.ops.mean(activation, axis=-1, keepdims=True)
+    gains = keras.ops.convert_to_tensor(normalization.gamma)
+    return centred / keras.ops.sqrt(variance + normalization.epsilon) * gains
 
 
 def pair_head(model: keras.Model) -> keras.Model:

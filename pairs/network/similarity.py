@@ -38,10 +38,10 @@ class Similarity:
 
     Attributes:
         model: SHA-256 of the model file whose features they are.
-        mean: float32 array, shape `(2048,)`: of the features.
-        axes: float32 array, shape `(2048, axes)`: directions to shrink, of length 1.
+        mean: float32 array, shape `(features,)`: of the features.
+        axes: float32 array, shape `(features, axes)`: directions to shrink, of length 1.
         gains: float32 array, shape `(axes,)`: what is left of each, in (0, 1].
-        centres: float32 array, shape `(classes, 2048)`: of the training photos of
+        centres: float32 array, shape `(classes, features)`: of the training photos of
             each class, of length 1; 0 for a class without any.
     """
 
@@ -55,7 +55,7 @@ class Similarity:
         """Features as similarity sees them: the dot product of two is their cosine.
 
         Args:
-            features: float array, shape `(photos, 2048)`.
+            features: float array, shape `(photos, features)`.
 
         Returns:
             float32 array of the same shape, rows of length 1; NaN where features are.
@@ -86,7 +86,7 @@ class SimilarityFit:
     """Sees the features of all training photos, batch by batch.
 
     Args:
-        num_features: of a photo, 2048.
+        num_features: of a photo, 2048 for Xception.
         num_classes: of the training.
     """
 
@@ -97,7 +97,7 @@ class SimilarityFit:
         self.waiting: list[np.ndarray] = []
 
     def add(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Takes features of photos, shape `(batch, 2048)`, and their classes in."""
+        """Takes features of photos, shape `(batch, features)`, and their classes in."""
         features = np.asarray(features, np.float64)
         np.add.at(self.counts, labels, 1)
         np.add.at(self.sums, labels, features)

@@ -19,68 +19,140 @@ from pairs.errors import UserError
 if TYPE_CHECKING:
     import keras
 
-# Bytes to [-1, 1]: `(scale, offset)` of what the ImageNet weights expect.
+# Bytes to [-1, 1]: `(scale, offset)` of what the ImageNet weights expect, unless a
+# trunk has layers of its own for that.
 INPUT_SCALE = (1 / 127.5, -1.0)
+BYTES = (1.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
     """A network of `keras.applications` and where the recipe cuts it.
 
+    A cut is a place where all that lies above reads a single tensor: "after LAYER",
+    or "before LAYER" where Keras numbers the layer below anew at each build.
+
     Attributes:
         builder: its name in `keras.applications`.
         min_image_size: the smallest side in pixels that it accepts.
-        unfreeze_from: index of the first layer that trains once blocks do.
-        cut: index of the layer whose output is all that those layers read.
-        half: the same where the trunk's upper half trains; all layers above it do.
+        blocks: the cut above which layers train once blocks do.
+        half: the same where the trunk's upper half trains.
         weights_file: Keras' own name of the ImageNet weights.
+        scales_itself: it takes bytes, and its first layers scale them.
     """
 
     builder: str
     min_image_size: int
-    unfreeze_from: int
-    cut: int
-    half: int
+    blocks: str
+    half: str
     weights_file: str
+    scales_itself: bool = False
 
-    def training_place(self, unfreeze: str | None) -> tuple[int | None, int | None]:
+    @property
+    def input_scale(self) -> tuple[float, float]:
+        """`(scale, offset)` from bytes to what the trunk takes."""
+        return BYTES if self.scales_itself else INPUT_SCALE
+
+    def training_place(
+        self, trunk: "keras.Model", unfreeze: str | None
+    ) -> tuple[int | None, int | None]:
         """Where a stage trains.
 
         Args:
+            trunk: `build_trunk(...)` of this row.
             unfreeze: of `recipe.Stage`.
 
         Returns:
-            `(first, cut)`: index of the first layer that trains, and of the one whose
-            output is all that the trained ones read; None, None: the trunk is frozen.
+            `(first, cut)`: index of the first operation that trains, and `cut`; None,
+            None: the trunk is frozen.
         """
-        return {
-            None: (None, None),
-            "blocks": (self.unfreeze_from, self.cut),
-            "half": (self.half + 1, self.half),
-        }[unfreeze]
+        if unfreeze is None:
+            return None, None
+        cut = self.cut(trunk, unfreeze)
+        return cut + 1, cut
+
+    def cut(self, trunk: "keras.Model", unfreeze: str) -> int:
+        """Index into `trunk.operations`: whose output is all that the trained ones read.
+
+        Operations are the layers and, in ConvNeXt, sums that are no layers.
+        """
+        side, name = {"blocks": self.blocks, "half": self.half}[unfreeze].split()
+        layer = trunk.get_layer(name)
+        passed_on = layer.output if side == "after" else layer.input
+        outputs = [operation.output for operation in trunk.operations]
+        return next(index for index, output in enumerate(outputs) if output is passed_on)
 
 
 TRUNKS = {
-    # Layer 105 is the Add that closes block 11: blocks 12, 13 and 14 are trained. The
-    # upper half begins with block 9.
+    # Of 14 blocks 12, 13 and 14 (layer 105 is the Add that closes block 11), and 9 to 14.
     "xception": Trunk(
         "Xception",
         min_image_size=71,
-        unfreeze_from=105,
-        cut=105,
-        half=75,
+        blocks="before block12_sepconv1_act",
+        half="before block9_sepconv1_act",
         weights_file="xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
-    # Layer 248 is `mixed8`: the top two inception blocks, the number of the
-    # Keras documentation's own fine-tuning example. Layer 196 is `mixed6`.
+    # The top two inception blocks, as in the Keras documentation's own fine-tuning
+    # example: layers from 249 on. The upper half begins at layer 197.
     "inceptionv3": Trunk(
         "InceptionV3",
         min_image_size=75,
-        unfreeze_from=249,
-        cut=248,
-        half=196,
+        blocks="after mixed8",
+        half="after mixed6",
         weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
+    # Of 16 blocks the last 3, and 8.
+    "resnet50v2": Trunk(
+        "ResNet50V2",
+        min_image_size=32,
+        blocks="after conv4_block6_out",
+        half="after conv4_block1_out",
+        weights_file="resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+    # Of 40 blocks the last 6, and 20; of 57 the last 9, and 28; and the convolution above.
+    "efficientnetv2s": Trunk(
+        "EfficientNetV2S",
+        min_image_size=32,
+        blocks="after block6i_add",
+        half="after block5d_add",
+        weights_file="efficientnetv2-s_notop.h5",
+        scales_itself=True,
+    ),
+    "efficientnetv2m": Trunk(
+        "EfficientNetV2M",
+        min_image_size=32,
+        blocks="after block6n_add",
+        half="after block5i_add",
+        weights_file="efficientnetv2-m_notop.h5",
+        scales_itself=True,
+    ),
+    # Of 18 blocks the last 3, and 9; of 36 the last 6, and 18.
+    "convnexttiny": Trunk(
+        "ConvNeXtTiny",
+        min_image_size=32,
+        blocks="before convnext_tiny_downsampling_block_2",
+        half="before convnext_tiny_stage_2_block_3_depthwise_conv",
+        weights_file="convnext_tiny_notop.h5",
+        scales_itself=True,
+    ),
+    "convnextbase": Trunk(
+        "ConvNeXtBase",
+        min_image_size=32,
+        blocks="before convnext_base_stage_2_block_24_depthwise_conv",
+        half="before convnext_base_stage_2_block_12_depthwise_conv",
+        weights_file="convnext_base_notop.h5",
+        scales_itself=True,
+    ),
+}
+
+# What settings.json said of these places when it numbered layers, and said it of all trunks.
+NUMBERED = {
+    "unfreezing": {"xception": [105, 105], "inceptionv3": [249, 248]},
+    "upper half": {"xception": 75, "inceptionv3": 196},
+}
+NAMED = {
+    "unfreezing": {"xception": "before block12_sepconv1_act", "inceptionv3": "after mixed8"},
+    "upper half": {"xception": "before block9_sepconv1_act", "inceptionv3": "after mixed6"},
 }
 
 
@@ -96,7 +168,8 @@ def build_trunk(
         weights_folder: where a file brought by the user may lie.
 
     Returns:
-        a model named "trunk", output shape `(batch, 2048)`.
+        a model named "trunk", output shape `(batch, features)`: 2048 of them for
+        Xception. Its attribute `input_scale` is that of the row.
 
     Raises:
         UserError: the weights are not there or do not fit.
@@ -107,9 +180,13 @@ def build_trunk(
 
     def build(weights):
         shape = (image_size, image_size, 3)
-        return getattr(keras.applications, trunk.builder)(
-            weights=weights, include_top=False, pooling="avg", input_shape=shape, name="trunk"
+        built = getattr(keras.applications, trunk.builder)(
+            weights=weights, include_top=False, pooling="avg", input_shape=shape
         )
+        # Not by its argument `name`: Keras makes layer and file names of that.
+        renamed = keras.Model(built.input, built.output, name="trunk")
+        renamed.input_scale = trunk.input_scale
+        return renamed
 
     if pretrained == "none":
         return build(None)
@@ -158,16 +235,20 @@ def estimate_statistics(trunk: "keras.Model", batches: Iterable[np.ndarray]) -> 
 
     All our stages use the moving statistics; the initial ones (mean 0, variance
     1) let random weights shrink a feature to 1e-5, and no head learns from that.
+    ConvNeXt has none, and nothing happens.
 
     Args:
         trunk: `build_trunk(...)` with random weights; changed in place.
-        batches: float32 arrays, shape `(batch, size, size, 3)`, scaled.
+        batches: float32 arrays, shape `(batch, size, size, 3)`, scaled by its
+            `input_scale`.
     """
     import keras
 
     normalizations = [
         layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
+    if not normalizations:
+        return
     momenta = [layer.momentum for layer in normalizations]
     trunk.trainable = True
     for number, images in enumerate(batches):

@@ -58,7 +58,7 @@ class Trained:
         return fitted.result(file_digest(self.file))
 
     def features(self, batches: KerasBatches) -> Iterator[np.ndarray]:
-        """Yields the trunk's feature of photos as they are: float32, shape `(batch, 2048)`."""
+        """Yields the trunk's feature of photos as they are: float32, shape `(batch, features)`."""
         photos = batches.pairs.photos
         below, upper = self.parts
         if batches.store:

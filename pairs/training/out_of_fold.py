@@ -27,7 +27,7 @@ class OutOfFold:
         photos: of all folds.
         folds: int array, shape `(photos,)`: the fold that held out each.
         probabilities: float32 array, shape `(photos, classes)`.
-        unit: float32 array, shape `(photos, 2048)`: features as the similarity of
+        unit: float32 array, shape `(photos, features)`: features as the similarity of
             each model sees them.
         likeness: float32 array, shape `(photos,)`: the cosine to the nearest class
             centre; None: nothing is known of it.

@@ -171,23 +171,20 @@ def constants(devices: Cluster) -> dict[str, Any]:
         "augmentation": recipe.AUGMENTATION,
         "plateau": recipe.PLATEAU,
         **({"groups of a batch": devices.num_groups} if devices.num_groups > 1 else {}),
-        "input scale": list(trunks.INPUT_SCALE),
         "resampling": fit.RESAMPLING.name,
         "dropout": recipe.DROPOUT,
         "loss weights": recipe.LOSS_WEIGHTS,
-        "unfreezing": {
-            name: [trunk.unfreeze_from, trunk.cut] for name, trunk in trunks.TRUNKS.items()
-        },
     }
 
 
 def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
-    """The same, of what only some recipes have."""
-    found: dict[str, Any] = {}
+    """The same, of the run's own trunk and recipe."""
+    trunk = trunks.TRUNKS[flags["trunk"]]
+    found: dict[str, Any] = {"input scale": list(trunk.input_scale), "unfreezing": trunk.blocks}
     if flags.get("recipe") in recipe.ALL_PAIRS and flags["loss"] == "paired":
         found["weight of all pairs"] = recipe.ALL_PAIRS_WEIGHT
     if flags.get("recipe") == "night":
-        found["upper half"] = {name: trunk.half for name, trunk in trunks.TRUNKS.items()}
+        found["upper half"] = trunk.half
     return found
 
 
@@ -262,7 +259,10 @@ def check_same_run(
         differences = [words for words in differences if not words.startswith("--cache ")]
         print(f"note: --cache was {cache}, is off: results may differ in the last digits")
     differences += stage_differences(old["stages"], new["stages"])
-    was, is_now = old["constants"], new["constants"]
+    was, is_now = dict(old["constants"]), new["constants"]
+    for name, numbered in trunks.NUMBERED.items():  # of a run of an earlier version
+        if was.get(name) == numbered:
+            was[name] = trunks.NAMED[name].get(old["flags"].get("trunk"))
     differences += [
         f"{name} was {was.get(name)}, is {is_now.get(name)}"
         for name in sorted(was.keys() | is_now.keys())

@@ -205,7 +205,7 @@ def load_parts(run: Run, stage: Stage, path: pathlib.Path) -> Parts:
     """Loads the model file that a stage starts from, cut where its training begins."""
     keras.utils.set_random_seed(run.seed_of(stage))
     model = load_at_size(path, run.trunk, run.image_size_of(stage))
-    first, cut = TRUNKS[run.trunk].training_place(stage.unfreeze)
+    first, cut = TRUNKS[run.trunk].training_place(model.get_layer("trunk"), stage.unfreeze)
     unfreeze(model, first)
     return Parts(model, cut)
 
@@ -232,7 +232,8 @@ def open_stores(
         if needed_later and not stage.unfreeze:
             # A later stage starts further down in the same photos: they pass the
             # trunk once, and these activations are made of those.
-            _, cut = TRUNKS[run.trunk].training_place(later[0].unfreeze)
+            trunk = parts.model.get_layer("trunk")
+            cut = TRUNKS[run.trunk].cut(trunk, later[0].unfreeze)
             below, between = split_trunk(parts.model, cut)
             stores.append(open_store(run, below, photos, mirror))
             lower = stores[-1] and (stores[-1], between)

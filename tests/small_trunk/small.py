@@ -2,10 +2,16 @@
 
 from pairs.network.trunks import Trunk
 
-SMALL = Trunk("Small", min_image_size=71, unfreeze_from=9, cut=9, half=6, weights_file="no file")
+SMALL = Trunk(
+    "Small",
+    min_image_size=71,
+    blocks="after closed",
+    half="after stem_16",
+    weights_file="no file",
+)
 
 
-def build(weights, include_top, pooling, input_shape, name):
+def build(weights, include_top, pooling, input_shape):
     """As `keras.applications.Xception`."""
     from keras import Input, Model, layers
 
@@ -14,12 +20,12 @@ def build(weights, include_top, pooling, input_shape, name):
     for filters in (8, 16):
         x = layers.Conv2D(filters, 3, strides=2, use_bias=False)(x)
         x = layers.BatchNormalization()(x)
-        x = layers.Activation("relu")(x)
+        x = layers.Activation("relu", name=f"stem_{filters}")(x)
     left = x
     x = layers.SeparableConv2D(16, 3, padding="same", use_bias=False)(x)
     x = layers.BatchNormalization()(x)
-    x = layers.Add()([left, x])  # 9: the real one is cut behind an Add, too
+    x = layers.Add(name="closed")([left, x])  # the real one is cut behind an Add, too
     x = layers.SeparableConv2D(24, 3, strides=2, use_bias=False)(x)
     x = layers.BatchNormalization()(x)
     x = layers.Activation("relu")(x)
-    return Model(image, layers.GlobalAveragePooling2D()(x), name=name)
+    return Model(image, layers.GlobalAveragePooling2D()(x))

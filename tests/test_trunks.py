@@ -1,0 +1,145 @@
+"""Every row of `TRUNKS` against Keras' own network, at the smallest size that it takes."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import REAL_TRUNK, ROOT, assert_one_line_error, run_script
+
+from model import build_model
+from pairs.network import parts
+from pairs.network.files import load_model, save_model
+from pairs.network.trunks import TRUNKS, build_trunk, estimate_statistics
+from pairs.training.optimizer import compile_model
+
+# Keras' module of each network: it knows how photos become its input.
+MODULES = {
+    "xception": keras.applications.xception,
+    "inceptionv3": keras.applications.inception_v3,
+    "resnet50v2": keras.applications.resnet_v2,
+    "efficientnetv2s": keras.applications.efficientnet_v2,
+    "efficientnetv2m": keras.applications.efficientnet_v2,
+    "convnexttiny": keras.applications.convnext,
+    "convnextbase": keras.applications.convnext,
+}
+ALL = bool(os.environ.get("ALL_TRUNKS"))
+all_only = pytest.mark.skipif(not ALL, reason="minutes for each trunk: only with ALL_TRUNKS=1")
+# The smallest of each family; Xception and InceptionV3 are in most other tests.
+QUICK = ("resnet50v2", "efficientnetv2s", "convnexttiny")
+ROWS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in QUICK else [pytest.mark.slow, all_only])
+    for name in TRUNKS
+]
+KERNELS = {"kernel", "bias", "depthwise_kernel", "pointwise_kernel"}
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def row(request):
+    """`(name, trunk, images)`: weights of which none is what a layer starts with."""
+    name = request.param
+    keras.utils.set_random_seed(0)
+    size = TRUNKS[name].min_image_size
+    trunk = build_trunk(name, size, "none", "no folder")
+    rng = np.random.default_rng(0)
+    for weight in trunk.weights:
+        if weight.name not in KERNELS:
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    images = rng.integers(0, 256, (6, size, size, 3)).astype(np.uint8)
+    scale, offset = trunk.input_scale
+    estimate_statistics(trunk, [images * np.float32(scale) + np.float32(offset)])
+    return name, trunk, images
+
+
+def test_a_photo_has_the_feature_that_keras_own_network_and_preprocessing_give_it(row):
+    name, trunk, images = row
+    own = getattr(keras.applications, TRUNKS[name].builder)(
+        weights=None, include_top=False, pooling="avg", input_shape=trunk.input_shape[1:]
+    )
+    own.set_weights(trunk.get_weights())
+    expected = own(MODULES[name].preprocess_input(images.astype(np.float32)), training=False)
+    below, _ = parts.split(build_model(trunk, ["a", "b"]), None)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(below(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_cut_at_its_names_it_is_the_same_network_and_a_step_moves_the_kernels_above(row):
+    name, trunk, images = row
+    model = build_model(trunk, ["a", "b"])
+    expected = trunk(model.get_layer("scale")(images), training=False)
+    labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    partner = np.array([1, 2, 3, 4, 5, 0], np.int32)
+    for unfreeze, least, most in (("half", 0.4, 0.65), ("blocks", 0.12, 0.25)):
+        first, cut = TRUNKS[name].training_place(trunk, unfreeze)
+        assert least < 1 - cut / len(trunk.operations) < most
+        below, upper = parts.split_trunk(model, cut)
+        activation = below(images)
+        np.testing.assert_allclose(upper(activation), expected, rtol=1e-3, atol=1e-3)
+    parts.unfreeze(model, first)
+    _, above = parts.split(model, cut)
+    compile_model(above, keras.optimizers.SGD(1e-3))
+    above.run_eagerly = True
+    wanted = {weight.path for weight in upper.weights if weight.name in KERNELS}
+    before = {weight.path: weight.numpy() for weight in trunk.weights}
+    targets = {"ctg_out_1": labels, "ctg_out_2": labels[partner]}
+    targets["bin_out"] = (labels == labels[partner]).astype(int)
+    above.train_on_batch({"activation": np.asarray(activation), "partner": partner}, targets)
+    moved = {weight.path for weight in trunk.weights if (weight != before[weight.path]).any()}
+    assert moved == wanted
+    for weight in trunk.weights:
+        weight.assign(before[weight.path])
+
+
+def test_a_model_file_of_it_loads_in_safe_mode_and_shows_where_a_class_is_seen(row, tmp_path):
+    _, trunk, images = row
+    model = build_model(trunk, ["a", "b", "c"], paired=False)
+    save_model(model, tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    expected = model(images, training=False)["ctg_out_1"]
+    found = parts.photo_model([loaded])(images)
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+    # What all places together say of the classes is what the model says, but for biases.
+    maps = np.asarray(parts.class_map_model(loaded)(images))
+    logits = maps.mean(axis=(1, 2))
+    last = trunk.layers[-1]
+    if last.weights:  # ConvNeXt's normalisation behind the pool
+        logits += last.beta.numpy() @ model.get_layer("ctg_out_1").kernel.numpy()
+    wanted = np.log(np.asarray(expected, np.float64))
+    logits -= logits.mean(axis=1, keepdims=True)
+    wanted -= wanted.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
+@all_only
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRUNKS)
+def test_it_trains_resumes_and_predicts(name, data, tmp_path):
+    size = TRUNKS[name].min_image_size
+    flags = f"--trunk {name} --image-size {size} --batch-size 6 --pretrained none --epochs 1 1 1"
+    words = ["train.py", "--data", data, "--weights", tmp_path / "weights", *flags.split()]
+    command = [sys.executable, ROOT / words[0], *map(str, words[1:])]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, **REAL_TRUNK}, text=True
+    ) as killed:
+        for line in killed.stdout:
+            if line.startswith("stage blocks:"):
+                killed.kill()
+    done = run_script(*words, **REAL_TRUNK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stage heads: done already" in done.stdout
+    judged = run_script(
+        *("predict.py", "--weights", tmp_path / "weights", "--evaluate", data / "valid"),
+        *("--report", tmp_path / "report"),
+        **REAL_TRUNK,
+    )
+    assert judged.returncode == 0, judged.stderr
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_a_trunk_that_is_not_in_the_table_or_too_small_a_photo_is_one_line(data, tmp_path):
+    flags = ["train.py", "--data", data, "--weights", tmp_path, "--trunk"]
+    assert_one_line_error(run_script(*flags, "vgg16"), "vgg16", "convnexttiny", "resnet50v2")
+    small = run_script(*flags, "convnexttiny", "--image-size", 31)
+    assert_one_line_error(small, "31", "32")
