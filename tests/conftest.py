@@ -130,6 +130,28 @@ def make_run(folder, **changes):
     return Run(**{**files, **defaults, **state, **changes})
 
 
+def write_legacy_weights(trunk, path):
+    """Keras' own layout of 2017: a group for each layer, in order, under names of its own.
+
+    As in `xception_weights_tf_dim_ordering_tf_kernels_notop.h5`, which has names that
+    no layer has today: weights find their layer by their place.
+    """
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        names = []
+        for number, layer in enumerate(trunk.layers):
+            names.append(f"layer_of_2017_{number}")
+            group = file.create_group(names[-1])
+            keys = [f"{names[-1]}/weight_{place}:0" for place in range(len(layer.weights))]
+            for key, weight in zip(keys, layer.weights, strict=True):
+                group.create_dataset(key, data=weight.numpy())
+            group.attrs["weight_names"] = [key.encode() for key in keys]
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["keras_version"] = b"2.0.5"
+
+
 def assert_one_line_error(done, *words):
     """The process ended with exit code 2 and one line that holds these words."""
     assert done.returncode == 2, done.stderr

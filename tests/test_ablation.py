@@ -107,6 +107,16 @@ def test_one_batch_in_four_holds_swapped_pairs():
     assert np.mean([share for share in shares if share < 1]) == pytest.approx(1 / 31, abs=0.01)
 
 
+def test_the_table_is_that_of_2017_and_other_trunks_can_be_asked_for():
+    from experiments import ablation
+
+    args = ablation.parse_args(["--test", "test"])
+    assert sorted(args.rows) == [
+        *("inceptionv3-paired", "inceptionv3-softmax", "xception-paired", "xception-softmax")
+    ]
+    assert ablation.split_row("convnexttiny-paired") == ("convnexttiny", "paired", "", "")
+
+
 def test_the_variants_are_listed_and_another_name_is_one_line():
     from experiments import variants
 
@@ -136,6 +146,7 @@ def test_every_variant_replaces_what_is_there():
     [
         *("larger-last --recipe tuned", "larger --recipe tuned", "not-larger", "plateau"),
         *("one-in-four --loss softmax", "pair-weight-2 --loss softmax", "nearest --demo"),
+        "scale-0-1 --trunk convnexttiny",  # it scales bytes itself
     ],
 )
 def test_a_variant_that_changes_nothing_is_refused(words):

@@ -40,6 +40,24 @@ def test_the_memory_estimate_counts_what_the_backward_pass_keeps(trunk, monkeypa
     assert np.isfinite(an_image(None))
 
 
+def test_the_memory_estimate_counts_sums_that_are_no_layers_and_a_feature_of_768(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import memory
+    from pairs.network.trunks import build_trunk
+
+    trunk = build_trunk("convnexttiny", 32, "none", "no folder")
+    cut = trunk.operations.index(trunk.get_layer("convnext_tiny_stage_3_block_2_depthwise_conv"))
+    one, two = (memory.estimate(trunk, cut - 1, batch, stored=True) for batch in (1, 2))
+    # The last block at one place, by hand: five layers and a sum of 768 numbers, two layers
+    # of 3072; then the pool and the normalisation behind it.
+    assert two - one == 4 * (6 * 768 + 2 * 3072 + 2 * 768)
+    # Weights once; of that block, and of the heads, their gradients and momenta.
+    block = 49 * 768 + 768 + 2 * 768 + 2 * 768 * 3072 + 3072 + 768 + 768 + 2 * 768
+    heads = 2 * 768 * 100
+    fixed = memory.OVERHEAD + 4 * (trunk.count_params() + 2 * block + 2 * heads)
+    assert one - (two - one) == pytest.approx(fixed)
+
+
 def test_operations_are_those_that_are_published(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import timm_speed

@@ -159,6 +159,35 @@ def test_a_damaged_settings_file_is_one_line(begun, found):
         go_on(begun, found)
 
 
+def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
+    tmp_path, found, monkeypatch
+):
+    """Settings of earlier versions: of all trunks, by the indices of their layers."""
+    from pairs.network.trunks import TRUNKS
+
+    constants = {
+        "input scale": [1 / 127.5, -1.0],
+        "unfreezing": {"xception": [105, 105], "inceptionv3": [249, 248]},
+        "upper half": {"xception": 75, "inceptionv3": 196},
+    }
+    check.write_check(tmp_path, found)
+    for trunk, other in (("xception", "inceptionv3"), ("inceptionv3", "xception")):
+        flags = {"trunk": trunk, "recipe": "night", "loss": "softmax"}
+        run_folder.write_settings(tmp_path, settings(found, constants=constants, **flags))
+        now = settings(found, constants=run_folder.constants_of(flags), **flags)
+        assert run_folder.holds_run(tmp_path, now, found, found)
+        with monkeypatch.context() as patched:  # another row is no other run
+            patched.setitem(TRUNKS, other, None)
+            patched.setitem(TRUNKS, "new", None)
+            assert run_folder.constants_of(flags) == now["constants"]
+        moved = dataclasses.replace(TRUNKS[trunk], blocks="after another")
+        with monkeypatch.context() as patched:
+            patched.setitem(TRUNKS, trunk, moved)
+            now = settings(found, constants=run_folder.constants_of(flags), **flags)
+        with pytest.raises(UserError, match="unfreezing was .*, is after another"):
+            run_folder.holds_run(tmp_path, now, found, found)
+
+
 def test_restart_makes_the_old_run_unusable_before_anything_else(begun, found, monkeypatch):
     """A kill in the middle must not leave a mixture that goes on."""
     (begun / "checkpoint.npz").write_bytes(b"old")
