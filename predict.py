@@ -6,6 +6,7 @@
     python predict.py --weights weights --pairs pairs.csv --out answers.csv
     python predict.py --weights weights --query DIR --gallery DIR --out matches.csv
     python predict.py --weights weights --evaluate data/valid --report report
+    python predict.py --weights weights --export model.onnx
 
 Probabilities are calibrated once `--evaluate` has been run on the validation
 photos; that changes no first guess. Of folds they are calibrated from the start,
@@ -26,6 +27,7 @@ from pairs.evaluation import unseen
 from pairs.evaluation.answers import answer_pairs, print_same, write_features
 from pairs.evaluation.calibration import Calibration, write_calibration
 from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
+from pairs.evaluation.export import export
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.matches import write_matches
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
@@ -298,6 +300,8 @@ def main():
     check_models(predictors, args)
     if args.evaluate:
         judge(predictors, args, names)
+    elif args.export:
+        export(predictors[0], args.export)
     elif args.same:
         print_same(predictors[0], args.photos, args.new_classes)
     elif args.pairs:

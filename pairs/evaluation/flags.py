@@ -6,13 +6,14 @@ import pathlib
 
 from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
+from pairs.evaluation import export
 from pairs.evaluation.calibration import model_files
 from pairs.evaluation.predictor import MAX_VIEWS
 from pairs.photos.read import PHOTO_SUFFIXES
 
 TEST, OUT = "data/test", "predict.txt"
 # Each answers another question.
-QUESTIONS = ("same", "evaluate", "pairs", "query")
+QUESTIONS = ("same", "evaluate", "pairs", "query", "export")
 # Files that are read.
 READ = ("names", "pairs")
 
@@ -64,6 +65,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--evaluate", metavar="DIR", help="judge the model on these class folders instead")
     add("--report", metavar="DIR", help="with --evaluate: also write tables and pictures there")
     add(
+        "--export",
+        metavar="FILE",
+        help="write the model for use without Keras: FILE.onnx, FILE.tflite, or a new folder, as "
+        "SavedModel",
+    )
+    add(
         "--tta",
         type=positive_int,
         default=1,
@@ -113,6 +120,8 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
         if getattr(args, name) and (args.photos or questions):
             parser.error(f"--{name}: needs a folder of photos to predict")
     check_answers(parser, args)
+    if args.export:
+        check_export(parser, args)
     if args.names and not (args.photos or args.evaluate or args.csv):
         parser.error("--names: the submission has typeids alone; with --csv names are written")
 
@@ -135,6 +144,21 @@ def check_answers(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"{flag}: needs a single --weights, and no --head")
 
 
+def check_export(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses what an export would ignore, and what stops it."""
+    ignored = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(args).items()
+        if name not in ("export", "weights", "photos") and value != parser.get_default(name)
+    ]
+    if ignored:
+        parser.error(f"--export takes --weights alone, not {' or '.join(ignored)}")
+    if len(args.weights or []) > 1:
+        parser.error("--export: needs a single --weights")
+    if reason := export.why_not(args.export):
+        parser.error(f"--export {args.export}: {reason}")
+
+
 def check_files(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses files that are not there or cannot be written, before TensorFlow loads."""
     for photo in args.photos:
@@ -148,6 +172,8 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
     written = {
         name: getattr(args, name) for name in ("out", "csv", "features") if getattr(args, name)
     }
+    if args.export:
+        written["export"] = args.export.rstrip("/")
     for name, file in written.items():
         parent = os.path.dirname(file) or "."
         if not os.path.isdir(parent):

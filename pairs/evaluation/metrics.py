@@ -12,6 +12,8 @@ import numpy as np
 # Bins of equal width for the calibration error, the usual number.
 NUM_BINS = 15
 TOP = 5
+# No probability counts as less: its logarithm is finite.
+LEAST = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +159,7 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     Returns:
         float64 array like `probabilities`: softmax of `log(p) / temperature`.
     """
-    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-12)) / temperature
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST)) / temperature
     scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
@@ -172,7 +174,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
     def loss(log_temperature):
         scaled = apply_temperature(probabilities, math.exp(log_temperature))
-        return -np.log(np.maximum(scaled[rows, labels], 1e-12)).mean()
+        return -np.log(np.maximum(scaled[rows, labels], LEAST)).mean()
 
     ratio = (math.sqrt(5) - 1) / 2
     low, high = -math.log(20), math.log(20)
