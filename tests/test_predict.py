@@ -370,6 +370,20 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("FOLDER --features a.npz --csv ./a.npz", "two files are needed"),
         ("FOLDER --features=", "--features: an empty name"),
         ("FOLDER --csv TABLE --names TABLE", "two files are needed"),
+        ("--export a.tflite PHOTO", "--export and PHOTO exclude each other"),
+        ("--export a.tflite FOLDER", "--export and FOLDER exclude each other"),
+        ("--export a.tflite --evaluate FOLDER", "--evaluate and --export exclude each other"),
+        ("--export a.tflite --csv b.csv", "--csv: needs a folder"),
+        ("--export a.tflite --weights OTHER", "--export: needs a single --weights"),
+        ("--export a.tflite --out b", "--export takes --weights alone, not --out"),
+        ("--export a.tflite --names TABLE", "--export takes --weights alone, not --names"),
+        ("--export a.tflite --tta 2 --head first", "alone, not --head or --tta"),
+        ("--export a.tflite --batch-size 8", "--export takes --weights alone, not --batch-size"),
+        ("--export nowhere/a.tflite", "the folder nowhere does not exist"),
+        ("--export nowhere/a/", "the folder nowhere does not exist"),
+        ("--export TABLE", "table.csv: is there already; delete it, or choose another name"),
+        ("--export weights", "--export weights: is there already"),
+        ("--export a.jpg", "that is the name of a photo"),
     ],
 )
 def test_what_would_be_ignored_or_overwritten_is_refused(
@@ -385,7 +399,9 @@ def test_what_would_be_ignored_or_overwritten_is_refused(
         parse_args([*flags, "--weights", "weights"])
     printed = capsys.readouterr().err
     assert ended.value.code == 2
-    assert words.replace("FOLDER", str(test_folder)) in printed
+    for name in ("PHOTO", "FOLDER"):
+        words = words.replace(name, str(places[name]))
+    assert words in printed
     assert len(printed.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "weights"]
 
@@ -404,6 +420,8 @@ def test_a_refusal_is_one_line_of_the_command(trained, test_folder):
         ("--query FOLDER --gallery FOLDER --out a.csv", "a.csv"),
         ("FOLDER --features a.npz --out a.txt --csv a.csv --names TABLE", "a.txt"),
         ("FOLDER --features a.npz", "predict.txt"),
+        ("--export a.tflite", None),
+        ("--export folder/", None),
     ],
 )
 def test_what_goes_together_is_taken(flags, out, trained, test_folder, tmp_path, monkeypatch):
