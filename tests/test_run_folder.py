@@ -184,7 +184,7 @@ def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
         with monkeypatch.context() as patched:
             patched.setitem(TRUNKS, trunk, moved)
             now = settings(found, constants=run_folder.constants_of(flags), **flags)
-        with pytest.raises(UserError, match="unfreezing was .*, is after another"):
+        with pytest.raises(UserError, match=r"unfreezing was .*, is after another"):
             run_folder.holds_run(tmp_path, now, found, found)
 
 
