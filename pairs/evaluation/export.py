@@ -87,7 +87,7 @@ def exported_model(predictor: Predictor) -> Any:
     import keras
 
     for model in predictor.models:
-        # Neither ONNX Runtime nor LiteRT computes in bfloat16 on a CPU. The weights are
+        # tf2onnx takes no bfloat16, and a phone may not compute in it. The weights are
         # float32 in any case.
         for layer in [*model.layers, *model.get_layer("trunk").layers]:
             layer.dtype_policy = keras.DTypePolicy("float32")
