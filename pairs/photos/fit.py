@@ -1,12 +1,14 @@
 """How a photo of any shape becomes the square that the network sees: `train.py --fit`."""
 
-import numpy as np
 from PIL import Image
 
 FITS = SQUASH, CROP, PAD = "squash", "crop", "pad"
 # Bilinear with antialiasing. ImageDataGenerator's own default, nearest
 # neighbour, drops the fur between the sampled pixels.
 RESAMPLING = Image.Resampling.BILINEAR
+# Between -1 and 1, as the network scales pixels, it is all but 0: what its convolutions
+# themselves pad with. Repeated edge pixels were far worse: docs/results.md.
+GREY = (127, 127, 127)
 
 
 def fit_photo(image: Image.Image, image_size: int, fit: str | None) -> Image.Image:
@@ -16,10 +18,8 @@ def fit_photo(image: Image.Image, image_size: int, fit: str | None) -> Image.Ima
         image: RGB, upright.
         image_size: side in pixels.
         fit: "squash": resized to a square, whatever its shape (the way of 2017);
-            "crop": its largest centred square; "pad": the whole image in the middle,
-            what is left filled with the pixels at its edges, as the augmentation
-            fills it. None: the whole image and no square; `image_size` is its longer
-            side.
+            "crop": its largest centred square; "pad": the whole image in the middle of
+            grey. None: the whole image and no square; `image_size` is its longer side.
     """
     square = (image_size, image_size)
     if fit == SQUASH:
@@ -35,8 +35,7 @@ def fit_photo(image: Image.Image, image_size: int, fit: str | None) -> Image.Ima
 
 
 def pad(image: Image.Image, side: int) -> Image.Image:
-    """An image in the middle of a square, its edge pixels repeated around it."""
-    before = ((side - image.height) // 2, (side - image.width) // 2)
-    after = (side - image.height - before[0], side - image.width - before[1])
-    widths = [*zip(before, after, strict=True), (0, 0)]
-    return Image.fromarray(np.pad(np.asarray(image), widths, mode="edge"))
+    """An image in the middle of a grey square."""
+    square = Image.new("RGB", (side, side), GREY)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square

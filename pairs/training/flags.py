@@ -90,7 +90,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         choices=FITS,
         default=SQUASH,
         help="how a photo becomes a square: squash: resized, whatever its shape; crop: its largest "
-        "centred square; pad: the whole photo, its edges repeated (default: %(default)s)",
+        "centred square; pad: the whole photo amid grey (default: %(default)s)",
     )
     add("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
     add(
