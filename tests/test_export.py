@@ -105,14 +105,16 @@ def run_onnx(path, images):
     session = onnxruntime.InferenceSession(path)
     names = [output.name for output in session.get_outputs()]
     found = dict(zip(names, session.run(None, {"images": images}), strict=True))
-    return found, session.get_modelmeta().custom_metadata_map["typeids"]
+    facts = session.get_modelmeta().custom_metadata_map
+    return found, facts["typeids"], facts["fit"]
 
 
 def run_litert(path, images):
     import tensorflow as tf
 
     found = tf.lite.Interpreter(str(path)).get_signature_runner()(images=images)
-    return found, zipfile.ZipFile(path).read("typeids.json")
+    archive = zipfile.ZipFile(path)
+    return found, archive.read("typeids.json"), archive.read("fit.txt").decode()
 
 
 def run_saved_model(path, images):
@@ -120,7 +122,7 @@ def run_saved_model(path, images):
 
     served = tf.saved_model.load(str(path)).signatures["serving_default"](images=images)
     found = {name: tensor.numpy() for name, tensor in served.items()}
-    return found, (path / "typeids.json").read_bytes()
+    return found, (path / "typeids.json").read_bytes(), (path / "fit.txt").read_text().strip()
 
 
 RUNTIMES = [
@@ -139,10 +141,11 @@ def assert_says_the_same(predictor, run, path, photos):
         "probabilities": apply_temperature(predictions.probabilities, temperature),
         "feature": predictor.unit(predictions.features),
     }
-    images = np.stack([read_photo(path, predictor.image_size) for path in paths])
+    images = np.stack([read_photo(path, predictor.image_size, predictor.fit) for path in paths])
     for batch in (images[:1], images):
-        found, typeids = run(path, batch)
+        found, typeids, fit = run(path, batch)
         assert json.loads(typeids) == predictor.typeids
+        assert fit == predictor.fit
         assert found.keys() == expected.keys()
         for name, values in expected.items():
             assert found[name].dtype == np.float32
@@ -152,6 +155,7 @@ def assert_says_the_same(predictor, run, path, photos):
 @pytest.mark.parametrize(("name", "run"), RUNTIMES)
 def test_every_runtime_says_what_the_model_says(name, run, weights, photos, tmp_path):
     predictor = Predictor(weights)
+    predictor.fit = "pad"
     assert predictor.calibration.temperature == 0.4
     assert predictor.similarities[0] is not None
     export(predictor, str(tmp_path / name))

@@ -2,7 +2,7 @@
 
 Pixels go in as bytes, and out come what `predict.py` says: calibrated probabilities and
 features. Models of folds are exported together, as the mean of what each says. The typeids
-travel inside. How a photo must be read for it: docs/export.md.
+travel inside, and how a photo becomes a square. How it must be read: docs/export.md.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from pairs.files import flush, replacing, temporary_path
 from pairs.network.similarity import TINY, Similarity
 
 ONNX, LITERT = ".onnx", ".tflite"
-TYPEIDS = "typeids.json"
+# The facts that travel with the model, and their files where it cannot hold them itself.
+FACTS = {"typeids": "typeids.json", "fit": "fit.txt"}
 # What Keras' ONNX exporter imports; the other two need nothing that TensorFlow lacks.
 ONNX_NEEDS = ("tf2onnx", "onnx")
 
@@ -71,10 +72,10 @@ def export(predictor: Predictor, path: str) -> None:
 
     model = exported_model(predictor)
     signature = [keras.InputSpec(shape=model.input_shape, dtype="uint8", name="images")]
-    typeids = json.dumps(predictor.typeids)
+    facts = {"typeids": json.dumps(predictor.typeids), "fit": predictor.fit}
     write = write_folder if is_folder(path) else write_onnx if path.endswith(ONNX) else write_litert
     try:
-        write(model, signature, typeids, path)
+        write(model, signature, facts, path)
     except OpError as error:  # TensorFlow's own, of a full disk
         raise UserError(f"{path}: could not be written ({error.message})") from error
     fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
@@ -120,8 +121,8 @@ def unit(feature: Any, similarity: Similarity | None) -> Any:
     return feature / ops.maximum(length, TINY)
 
 
-def write_onnx(model: Any, signature: list[Any], typeids: str, path: str) -> None:
-    """Writes an ONNX file; the typeids are its metadata."""
+def write_onnx(model: Any, signature: list[Any], facts: dict[str, str], path: str) -> None:
+    """Writes an ONNX file; the facts are its metadata."""
     import onnx
 
     spare_memory()
@@ -130,7 +131,7 @@ def write_onnx(model: Any, signature: list[Any], typeids: str, path: str) -> Non
             warnings.simplefilter("ignore", FutureWarning)  # Keras looks for `np.object`
             model.export(temporary, "onnx", verbose=False, input_signature=signature)
         written = onnx.load(temporary)
-        onnx.helper.set_model_props(written, {"typeids": typeids})
+        onnx.helper.set_model_props(written, facts)
         onnx.save(written, temporary)
 
 
@@ -151,16 +152,17 @@ def spare_memory() -> None:
     Node.update_proto = update_all_but_constants
 
 
-def write_litert(model: Any, signature: list[Any], typeids: str, path: str) -> None:
-    """Writes a LiteRT file; the typeids are attached as a zip archive, as its metadata tools do."""
+def write_litert(model: Any, signature: list[Any], facts: dict[str, str], path: str) -> None:
+    """Writes a LiteRT file; the facts are attached as a zip archive, as its metadata tools do."""
     with replacing(path) as temporary:
         model.export(temporary, "litert", verbose=False, input_signature=signature)
         with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(TYPEIDS, typeids)
+            for name, text in facts.items():
+                archive.writestr(FACTS[name], text)
 
 
-def write_folder(model: Any, signature: list[Any], typeids: str, path: str) -> None:
-    """Writes a SavedModel; the typeids are a file in its folder."""
+def write_folder(model: Any, signature: list[Any], facts: dict[str, str], path: str) -> None:
+    """Writes a SavedModel; the facts are files in its folder."""
     import keras
 
     archive = keras.export.ExportArchive()
@@ -168,7 +170,8 @@ def write_folder(model: Any, signature: list[Any], typeids: str, path: str) -> N
     archive.add_endpoint("serve", lambda images: model(images, training=False), signature)
     with new_folder(pathlib.Path(path)) as temporary:
         archive.write_out(temporary, verbose=False)
-        (temporary / TYPEIDS).write_text(typeids + "\n", encoding="utf-8")
+        for name, text in facts.items():
+            (temporary / FACTS[name]).write_text(text + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

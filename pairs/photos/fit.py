@@ -1,6 +1,6 @@
 """How a photo of any shape becomes the square that the network sees: `train.py --fit`."""
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 FITS = SQUASH, CROP, PAD = "squash", "crop", "pad"
 # Bilinear with antialiasing. ImageDataGenerator's own default, nearest
@@ -22,20 +22,11 @@ def fit_photo(image: Image.Image, image_size: int, fit: str | None) -> Image.Ima
             grey. None: the whole image and no square; `image_size` is its longer side.
     """
     square = (image_size, image_size)
-    if fit == SQUASH:
-        return image.resize(square, RESAMPLING)
     if fit == CROP:
-        side = min(image.size)
-        left, top = ((whole - side) / 2 for whole in image.size)
-        return image.resize(square, RESAMPLING, (left, top, left + side, top + side))
-    ratio = image_size / max(image.size)
-    width, height = (max(1, round(side * ratio)) for side in image.size)
-    whole = image.resize((width, height), RESAMPLING)
-    return whole if fit is None else pad(whole, image_size)
-
-
-def pad(image: Image.Image, side: int) -> Image.Image:
-    """An image in the middle of a grey square."""
-    square = Image.new("RGB", (side, side), GREY)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
+        return ImageOps.fit(image, square, RESAMPLING)
+    if fit == PAD:
+        return ImageOps.pad(image, square, RESAMPLING, GREY)
+    if fit is None:
+        ratio = image_size / max(image.size)
+        square = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+    return image.resize(square, RESAMPLING)
