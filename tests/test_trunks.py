@@ -80,7 +80,7 @@ def test_cut_at_its_names_it_is_the_same_network_and_a_step_moves_the_kernels_ab
     model = build_model(trunk, ["a", "b"])
     labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
     partner = np.array([1, 2, 3, 4, 5, 0], np.int32)
-    for unfreeze, least, most in (("half", 0.4, 0.65), ("blocks", 0.12, 0.25)):
+    for unfreeze, least, most in (("half", 0.35, 0.65), ("blocks", 0.12, 0.25)):
         first, cut = TRUNKS[name].training_place(trunk, unfreeze)
         assert least < 1 - cut / len(trunk.operations) < most
         below, upper = parts.split_trunk(model, cut)
@@ -109,7 +109,7 @@ def test_a_model_file_of_it_loads_in_safe_mode_and_shows_where_a_class_is_seen(r
     model = build_model(trunk, ["a", "b", "c"], paired=False)
     save_model(model, tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")
-    expected = model(images, training=False)["ctg_out_1"]
+    expected = model([images], training=False)["ctg_out_1"]
     found = parts.photo_model([loaded])(images)
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
     # What all places together say of the classes is what the model says, but for biases.
