@@ -1,4 +1,4 @@
-"""Every row of `TRUNKS` against Keras' own network, at the smallest size that it takes."""
+"""Every row of `TRUNKS` against Keras' own network; and from photos to predictions."""
 
 import os
 import subprocess
@@ -128,8 +128,9 @@ def test_a_model_file_of_it_loads_in_safe_mode_and_shows_where_a_class_is_seen(r
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRUNKS)
 def test_it_trains_resumes_and_predicts(name, data, tmp_path):
-    size = TRUNKS[name].min_image_size
-    flags = f"--trunk {name} --image-size {size} --batch-size 6 --pretrained none --epochs 1 0 1"
+    # At the smallest size the statistics of random weights come from one place a photo:
+    # in some networks features explode, and the loss is no number.
+    flags = f"--trunk {name} --image-size 128 --batch-size 6 --pretrained none --epochs 1 0 1"
     words = ["train.py", "--data", data, "--weights", tmp_path / "weights", *flags.split()]
     command = [sys.executable, ROOT / words[0], *map(str, words[1:])]
     with subprocess.Popen(
