@@ -116,7 +116,8 @@ def prepare(args, stages, folder, listed, devices):
             if machine.gpus:
                 from pairs.training import trial
 
-                trial.try_stages(make_run(args, stages, splits.Split(folder, *sides), devices, []))
+                tried = make_run(args, stages, splits.Split(folder, *sides), devices, [])
+                trial.try_stages(tried, num_photos=sum(map(len, sides)))
             run_folder.write_settings(folder, settings)
     elif not resumes:
         raise UserError(

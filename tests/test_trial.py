@@ -1,17 +1,24 @@
 """The trial of every stage before epoch 1, with a made-up GPU and a made-up lack of memory."""
 
 import dataclasses
+import shutil
 
 import keras
 import pytest
-from conftest import FLAGS
+from conftest import FLAGS, SIZE, make_run
 
 import train
+from model import build_model
+from pair_generator import PairBatches
 from pairs.devices import inventory
 from pairs.devices.cards import Gpu
 from pairs.devices.cluster import Cluster
 from pairs.errors import UserError
-from pairs.training import trial
+from pairs.network.trunks import build_trunk
+from pairs.photos.read import find_class_photos
+from pairs.training import activation_store, trial
+from pairs.training import stage as stage_module
+from pairs.training.recipe import TUNED
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +43,8 @@ def test_a_training_is_the_same_after_its_trial(
         patch.setattr(
             trial,
             "take_step",
-            lambda run, stage, size: (
-                steps.append((stage.name, size)) or plain_step(run, stage, size)
+            lambda run, stage, size, num_photos: (
+                steps.append((stage.name, size)) or plain_step(run, stage, size, num_photos)
             ),
         )
         train.train(parse(data, tmp_path))
@@ -79,22 +86,88 @@ def test_a_batch_too_large_for_a_later_stage_ends_before_epoch_1_and_can_be_run_
 
 
 def test_several_devices_are_tried_on_one_with_its_share(monkeypatch):
-    run = type("Run", (), {"devices": Cluster(num_devices=4), "batch_size": 64, "stages": ["one"]})
-    tried = []
-    monkeypatch.setattr(trial, "fits", lambda run, stage, size: tried.append(size) or size <= 8)
+    run = type("Run", (), {"devices": Cluster(num_devices=4), "batch_size": 64})
     run.stages = [type("Stage", (), {"name": "blocks"})]
+    tried = []
+
+    def up_to(most):
+        def has_memory(run, stage, size, num_photos):
+            tried.append(size)
+            return size <= most
+
+        monkeypatch.setattr(trial, "has_memory", has_memory)
+        tried.clear()
+
+    up_to(8)
     with pytest.raises(UserError, match=r"--batch-size 64 .* stage blocks: --batch-size 32 fits"):
-        trial.try_stages(run)
+        trial.try_stages(run, 100)
     assert tried == [16, 8]
-    monkeypatch.setattr(trial, "fits", lambda run, stage, size: False)
+    up_to(0)
     with pytest.raises(UserError, match="smaller --image-size"):
-        trial.try_stages(run)
+        trial.try_stages(run, 100)
+    assert tried == [16, 8, 6, 4, 3, 2]
+    # Cards that pair their own images need four each: fewer would be refused.
+    run.devices = Cluster(num_devices=4, num_groups=4)
+    up_to(0)
+    with pytest.raises(UserError, match="smaller --image-size"):
+        trial.try_stages(run, 100)
+    assert tried == [16, 8, 6, 4]
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_what_the_disk_has_no_room_for_is_tried_from_the_photos(
+    has_room, tmp_path, small_trunk, monkeypatch
+):
+    from pairs.network.files import save_model
+
+    stage = TUNED[1]
+    run = make_run(tmp_path, stages=list(TUNED))
+    trunk = build_trunk("xception", SIZE, "none", tmp_path)
+    save_model(build_model(trunk, ["a", "b"], all_pairs=True), run.start_file)
+    free = activation_store.SPARE_BYTES + (10**9 if has_room else 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    seen = []
+    monkeypatch.setattr(
+        keras.Model, "train_on_batch", lambda self, inputs, targets: seen.append(set(inputs))
+    )
+    assert trial.has_memory(run, stage, 6, num_photos=100)
+    assert seen == [{"activation" if has_room else "img_1", "partner"}]
+
+
+def test_a_stage_computes_in_the_precision_that_was_asked_for(
+    tmp_path, small_trunk, data, monkeypatch
+):
+    """Larger images rebuild the trunk, and Keras' `clear_session` forgets the precision."""
+    from pairs.network.files import save_model
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        run = make_run(tmp_path, stages=list(TUNED), cache="off")
+        trunk = build_trunk("xception", SIZE, "none", tmp_path)
+        save_model(build_model(trunk, ["2", "10", "pug"], all_pairs=True), run.start_file)
+        photos = find_class_photos(data / "train", ["2", "10", "pug"])
+        size = run.image_size_of(TUNED[1])
+        pairs = PairBatches(photos, size, 6, 0, "mirror")
+        valid = PairBatches(photos, size, 6, 0, validation=True)
+        setup = stage_module.set_up(run, TUNED[1], pairs, valid, run.start_file)
+        trial.has_memory(run, TUNED[1], 6, num_photos=100)
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(policy)
+    computed = {
+        layer.compute_dtype
+        for layer in setup.trained._flatten_layers()
+        if layer.name.startswith(("conv", "separable", "batch"))
+    }
+    assert computed == {"bfloat16"}
+    assert {weight.dtype for weight in setup.trained.weights} == {"float32"}
 
 
 def test_other_errors_of_a_trial_are_not_taken_for_a_lack_of_memory(monkeypatch):
-    def broken(run, stage, size):
+    def broken(run, stage, size, num_photos):
         raise ValueError("shapes differ")
 
     monkeypatch.setattr(trial, "take_step", broken)
     with pytest.raises(ValueError, match="shapes differ"):
-        trial.fits(None, None, 2)
+        trial.has_memory(None, None, 2, 100)

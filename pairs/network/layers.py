@@ -98,7 +98,7 @@ class MatrixProduct(keras.layers.Layer):
     """
 
     def __init__(self, convolution: keras.Layer) -> None:
-        super().__init__(name=f"{convolution.name}_product")
+        super().__init__(name=f"{convolution.name}_product", dtype=convolution.dtype_policy)
         self.convolution = convolution
 
     @staticmethod

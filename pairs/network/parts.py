@@ -118,6 +118,13 @@ def uses_xla(jit: bool = False) -> bool:
     return jit or keras.backend.backend() == "jax"
 
 
+def forget_models() -> None:
+    """`keras.utils.clear_session`, which alone would forget the dtype policy, too."""
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy(policy)
+
+
 def for_prediction(model: keras.Model) -> keras.Model:
     """The same model; without XLA where Keras would turn it on by itself."""
     model.jit_compile = uses_xla()

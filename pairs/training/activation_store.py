@@ -186,6 +186,11 @@ def open_store(
     return store
 
 
+def has_room(folder: pathlib.Path, size: int) -> bool:
+    """Whether a disk has room for so many bytes, and some are left for everybody else."""
+    return size + SPARE_BYTES <= shutil.disk_usage(folder).free
+
+
 def decide(store: ActivationStore, what: str, missing: int) -> None:
     """Decides, and says, whether there is room for a store; makes its folder if so.
 
@@ -204,7 +209,7 @@ def decide(store: ActivationStore, what: str, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     # A resumed run decides as it did, whatever is free now: the same bits.
     computed_anew = store.path.with_suffix(".off")
-    if computed_anew.exists() or missing + SPARE_BYTES > free:
+    if computed_anew.exists() or not has_room(folder, missing):
         computed_anew.touch()
         shutil.rmtree(store.path, ignore_errors=True)  # what a killed run had of it
         half = " (--cache float16 takes half)" if what.endswith("float32") else ""

@@ -23,6 +23,7 @@ from pairs.network.parts import (
     connect,
     digest,
     for_prediction,
+    forget_models,
     split,
     split_trunk,
     unfreeze,
@@ -158,7 +159,7 @@ def set_up(
     run: Run, stage: Stage, pairs: Pairs, valid_pairs: Pairs, start_file: pathlib.Path
 ) -> Setup:
     """Gets a stage ready to train. Args: as `run_stage`."""
-    keras.utils.clear_session()
+    forget_models()
     parts = load_parts(run, stage, start_file)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
     store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)

@@ -5,14 +5,17 @@ trial is kept.
 """
 
 import gc
+import math
 import time
 from typing import Any
 
 import keras
 import numpy as np
 
+from pairs.devices.cluster import MIN_IMAGES_A_REPLICA
 from pairs.errors import UserError
-from pairs.training.activation_store import BATCH_SIZE
+from pairs.network.parts import forget_models
+from pairs.training.activation_store import BATCH_SIZE, has_room
 from pairs.training.memory import is_out_of_memory, next_batch_size
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
@@ -20,13 +23,14 @@ from pairs.training.run import Run
 from pairs.training.stage import load_parts
 
 
-def try_stages(run: Run) -> None:
+def try_stages(run: Run, num_photos: int) -> None:
     """Tries a step of every stage with the training's batch size.
 
     A training on several devices is tried on one, with its share of the batch.
 
     Args:
         run: its model to start from is there.
+        num_photos: of training and validation, whose activations may be stored.
 
     Raises:
         UserError: memory is too small; names a batch size that fits all stages.
@@ -34,11 +38,12 @@ def try_stages(run: Run) -> None:
     start = time.perf_counter()
     num_devices = run.devices.num_devices
     share = run.batch_size // num_devices
+    smallest = MIN_IMAGES_A_REPLICA if run.devices.num_groups > 1 else 2
     too_large = None
     for stage in run.stages:
-        while not fits(run, stage, share):
+        while not has_memory(run, stage, share, num_photos):
             too_large = too_large or stage.name
-            if share <= 2:
+            if next_batch_size(share) < smallest or share <= 2:
                 raise UserError(
                     f"out of memory in a trial of stage {stage.name}, even with {share} images: "
                     f"use a smaller --image-size"
@@ -53,30 +58,38 @@ def try_stages(run: Run) -> None:
     print(f"one step of every stage fits into memory ({seconds:.0f} s)", flush=True)
 
 
-def fits(run: Run, stage: Stage, batch_size: int) -> bool:
+def has_memory(run: Run, stage: Stage, batch_size: int, num_photos: int) -> bool:
     """Whether memory is large enough for a step of a stage."""
     try:
-        take_step(run, stage, batch_size)
+        take_step(run, stage, batch_size, num_photos)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return False
     finally:
-        keras.utils.clear_session()
+        forget_models()
         gc.collect()  # models are cycles; what the next one needs is free again
     return True
 
 
-def take_step(run: Run, stage: Stage, batch_size: int) -> None:
+def take_step(run: Run, stage: Stage, batch_size: int, num_photos: int) -> None:
     """Takes the step that the stage will take again and again, on black photos."""
     parts = load_parts(run, stage, run.start_file)
     model = parts.whole
-    if run.cache != "off" and stage.augment != "affine":
+    if stage.augment != "affine" and is_stored(run, parts.below.output_shape[1:], num_photos):
         parts.below.predict_on_batch(empty(parts.below.input, BATCH_SIZE))  # as a store is built
         model = parts.above
     compile_model(model, make_optimizer(stage, num_steps=1), run.jit)
     inputs = {name: empty(tensor, batch_size) for name, tensor in model.input.items()}
     model.train_on_batch(inputs, {head: np.zeros(batch_size, np.int32) for head in model.output})
+
+
+def is_stored(run: Run, shape: tuple[int, ...], num_photos: int) -> bool:
+    """Whether photos' activations of a shape will be stored, mirrored ones included."""
+    if run.cache == "off":
+        return False
+    size = 2 * num_photos * math.prod(shape) * np.dtype(run.cache).itemsize
+    return has_room(run.home, size)
 
 
 def empty(tensor: keras.KerasTensor, batch_size: int) -> np.ndarray[Any, Any]:
