@@ -14,7 +14,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, SIZE, run_script
+from conftest import COLOURS, ROOT, SIZE, make_photo, run_script
+from keras.src.applications import convnext as convnext_builder
 from PIL import Image
 
 import predict
@@ -51,11 +52,15 @@ def weights(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos(shared, tmp_path_factory):
-    """A folder of real photos: as they are, large and turned, grey, half transparent, CMYK."""
+def photos(tmp_path_factory):
+    """A folder of photos: as they are, large and turned, grey, half transparent, CMYK."""
     folder = tmp_path_factory.mktemp("photos")
-    paths = sorted((shared / "flowers60" / "raw").iterdir())[::450]
-    shutil.copy(paths[0], folder / "a.jpg")
+    colours = list(COLOURS.values())
+    for number, colour in enumerate(colours):
+        make_photo(folder / f"{number}.png", colour, number, size=(288, 432))
+    paths = sorted(folder.iterdir())
+    with Image.open(paths[0]) as image:
+        image.save(folder / "a.jpg")
     turned = Image.Exif()
     turned[274] = 6
     with Image.open(paths[1]) as image:
@@ -65,6 +70,8 @@ def photos(shared, tmp_path_factory):
     with Image.open(paths[2]) as image:
         image.putalpha(image.convert("L"))
         image.save(folder / "e.png")
+    for path in paths:
+        path.unlink()
     return folder
 
 
@@ -202,6 +209,53 @@ def test_a_model_of_mixed_precision_is_exported_in_float32(weights, photos, tmp_
     export(predictor, str(tmp_path / "m.onnx"))
     exact.calibration, exact.similarities = predictor.calibration, predictor.similarities
     assert_says_the_same(exact, run_onnx, tmp_path / "m.onnx", photos)
+
+
+@pytest.fixture
+def convnext(tmp_path, monkeypatch):
+    """A weights folder of a small ConvNeXt that computes in bfloat16."""
+    import keras
+
+    from model import build_model
+    from pairs.network import trunks
+
+    def small(weights, include_top, pooling, input_shape):
+        sizes = {"depths": (1, 1, 2, 1), "projection_dims": (8, 16, 24, 32), "default_size": 224}
+        return convnext_builder.ConvNeXt(
+            **sizes,
+            name="small",
+            layer_scale_init_value=1.0,
+            weights=weights,
+            include_top=include_top,
+            pooling=pooling,
+            input_shape=input_shape,
+        )
+
+    row = trunks.Trunk("Small", 32, "before small_downsampling_block_2", "none", "none", True)
+    monkeypatch.setattr(keras.applications, "Small", small, raising=False)
+    monkeypatch.setitem(trunks.TRUNKS, "small", row)
+    policy = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        trunk = trunks.build_trunk("small", 32, "none", "no folder")
+        build_model(trunk, ["2", "10", "pug"]).save(tmp_path / "model.keras")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return tmp_path
+
+
+def test_a_convnext_of_mixed_precision_is_exported_in_float32_too(convnext, photos):
+    export(Predictor(convnext), str(convnext / "m.tflite"))
+    exact = Predictor(convnext)
+    exact.models = [exporting.in_float32(model) for model in exact.models]
+    assert_says_the_same(exact, run_litert, convnext / "m.tflite", photos)
+
+
+@needs_onnx
+def test_what_onnx_cannot_hold_is_said_and_not_written(convnext):
+    with pytest.raises(UserError, match=r"cannot translate this trunk .*Erfc.*; export it as"):
+        export(Predictor(convnext), str(convnext / "m.onnx"))
+    assert [path.name for path in convnext.iterdir()] == ["model.keras"]
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "m"])

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+from pairs.devices.cards import GAINS_FROM
 from pairs.errors import UserError
 from pairs.evaluation.metrics import LEAST
 from pairs.evaluation.predictor import Predictor
@@ -49,7 +50,7 @@ def export(predictor: Predictor, path: str) -> None:
 
     The exported model maps `images`, uint8, shape `(batch, side, side, 3)`, to
     `probabilities`, float32, shape `(batch, classes)`, with the temperature of
-    `calibration.json`, and `feature`, float32, shape `(batch, 2048 * models)`, of
+    `calibration.json`, and `feature`, float32, shape `(batch, features * models)`, of
     length 1, as `Predictor.unit` returns them.
 
     Args:
@@ -87,11 +88,7 @@ def exported_model(predictor: Predictor) -> Any:
     """The model to export, `keras.Model`, in float32."""
     import keras
 
-    for model in predictor.models:
-        # tf2onnx takes no bfloat16, and a phone may not compute in it. The weights are
-        # float32 in any case.
-        for layer in [*model.layers, *model.get_layer("trunk").layers]:
-            layer.dtype_policy = keras.DTypePolicy("float32")
+    predictor.models = [in_float32(model) for model in predictor.models]
     side = predictor.image_size
     images = keras.Input((side, side, 3), dtype="uint8", name="images")
     found = predictor.photo_model(images)
@@ -109,8 +106,23 @@ def exported_model(predictor: Predictor) -> Any:
     return keras.Model(images, outputs, name="exported")
 
 
+def in_float32(model: Any) -> Any:
+    """The same model, computing in float32, which its weights are in any case.
+
+    tf2onnx takes no bfloat16, and a phone may not compute in it.
+    """
+    import keras
+
+    text = model.to_json()
+    for precision in GAINS_FROM:
+        text = text.replace(f'"{precision}"', '"float32"')
+    exact = keras.models.model_from_json(text)
+    exact.set_weights(model.get_weights())
+    return exact
+
+
 def unit(feature: Any, similarity: Similarity | None) -> Any:
-    """`Similarity.unit` as layers: one model's features, shape `(batch, 2048)`, in its space."""
+    """`Similarity.unit` as layers: a model's features, shape `(batch, features)`, in its space."""
     from keras import ops
 
     if similarity:
@@ -125,18 +137,36 @@ def write_onnx(model: Any, signature: list[Any], facts: dict[str, str], path: st
     """Writes an ONNX file; the facts are its metadata."""
     import onnx
 
-    spare_memory()
     with replacing(path) as temporary:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), spared_memory():
             warnings.simplefilter("ignore", FutureWarning)  # Keras looks for `np.object`
             model.export(temporary, "onnx", verbose=False, input_signature=signature)
         written = onnx.load(temporary)
+        check_onnx(written, path)
         onnx.helper.set_model_props(written, facts)
         onnx.save(written, temporary)
 
 
-def spare_memory() -> None:
-    """Makes tf2onnx keep fewer copies of the weights; two folds took 9 GB, and take 5."""
+def check_onnx(written: Any, path: str) -> None:
+    """Raises a UserError if tf2onnx left in an ONNX model what it cannot translate.
+
+    It only logs that, and writes TensorFlow's operation, or one more input.
+    """
+    import onnx
+
+    operations = sorted({node.op_type for node in written.graph.node})
+    foreign = [operation for operation in operations if not onnx.defs.has(operation)]
+    foreign += [value.name for value in written.graph.input if value.name != "images"]
+    if foreign:
+        raise UserError(
+            f"{path}: tf2onnx cannot translate this trunk ({', '.join(foreign)}); export it as "
+            f".tflite or as a SavedModel"
+        )
+
+
+@contextlib.contextmanager
+def spared_memory() -> Iterator[None]:
+    """A context: tf2onnx keeps fewer copies of the weights; two folds took 9 GB, and take 5."""
     from tf2onnx.graph import Node
 
     # Else it copies the graph, weights included, before each of its optimizers.
@@ -150,6 +180,10 @@ def spare_memory() -> None:
             update_proto(node, external_tensor_storage)
 
     Node.update_proto = update_all_but_constants
+    try:
+        yield
+    finally:
+        Node.update_proto = update_proto
 
 
 def write_litert(model: Any, signature: list[Any], facts: dict[str, str], path: str) -> None:
