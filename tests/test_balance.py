@@ -48,7 +48,7 @@ def test_heads_are_weighed_by_their_own_image_and_pairs_are_not(photos, padded, 
     pairs = PairBatches(photos, SIZE, 4, seed=0)
     heads = ["ctg_out_1", "ctg_out_2", pair_output]
     plain = KerasBatches(pairs, heads, 1, None, ALONE, padded)
-    balanced = KerasBatches(pairs, heads, 1, None, ALONE, padded, balanced=True)
+    balanced = KerasBatches(pairs, heads, 1, None, ALONE, padded, balance=True)
     by_class = len(LABELS) / 3 / np.bincount(LABELS)
     for step in range(len(pairs)):
         inputs, targets, *weights = plain[step]
@@ -80,7 +80,7 @@ def test_loss_and_gradient_are_those_of_the_weighted_loss(photos, padded):
     model = keras.Model({"img_1": image}, {"ctg_out_1": head(image)})
     compile_model(model, keras.optimizers.SGD(1.0))
     pairs = Numbers(photos, SIZE, 4, seed=0)
-    batches = KerasBatches(pairs, ["ctg_out_1"], 1, None, ALONE, padded, balanced=True)
+    batches = KerasBatches(pairs, ["ctg_out_1"], 1, None, ALONE, padded, balance=True)
     last = len(pairs) - 1
     kernel, bias = head.get_weights()
     numbers = pairs.images(last, np.arange(len(pairs.indices(last))))
@@ -103,7 +103,7 @@ def test_validation_is_the_mean_over_classes(photos, padded, small_trunk):
     whole = parts.connect(*parts.split(build_model(trunk, photos.typeids), None))
     compile_model(whole, "sgd")
     pairs = PairBatches(photos, SIZE, 4, seed=0, validation=True)
-    batches = KerasBatches(pairs, list(whole.output), 1, None, ALONE, padded, balanced=True)
+    batches = KerasBatches(pairs, list(whole.output), 1, None, ALONE, padded, balance=True)
     losses, classes = collections.defaultdict(list), collections.defaultdict(list)
     for step in range(len(pairs)):
         inputs, labels = pairs[step]

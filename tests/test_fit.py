@@ -222,5 +222,9 @@ def check_report(predictor, valid):
     def as_seen(side):
         return {thumbnail(open_photo(path, side, "crop"), side) for path in valid.paths}
 
-    assert {mistake["image"] for mistake in shown} <= as_seen(report.CARD)
-    assert {near["image"] for each in shown for near in each["near"]} <= as_seen(report.NEIGHBOUR)
+    mistakes = {mistake["image"] for mistake in shown}
+    near = {near["image"] for each in shown for near in each["near"]}
+    assert mistakes
+    assert near
+    assert mistakes <= as_seen(report.CARD)
+    assert near <= as_seen(report.NEIGHBOUR)

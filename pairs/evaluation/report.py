@@ -6,6 +6,7 @@ markup. The page itself (layout, style, what a click does) is `report.html`.
 """
 
 import base64
+import dataclasses
 import html
 import pathlib
 from typing import Any
@@ -191,9 +192,8 @@ def find_neighbours(
     print(f"features of {len(photos)} training photos, for the nearest ones")
     trained = predictor.predict(photos.paths)
     near = [nearest(trained.features, feature, trained.readable()) for feature in features]
-    return [
-        [describe_neighbour(photos, index, predictor.fit) for index in indices] for indices in near
-    ]
+    shown = dataclasses.replace(photos, fit=predictor.fit)
+    return [[describe_neighbour(shown, index) for index in indices] for indices in near]
 
 
 def find_held_out_neighbours(
@@ -205,18 +205,16 @@ def find_held_out_neighbours(
         others = folds == folds[index]
         others[index] = False
         near = nearest(features, features[index], others)
-        found.append(
-            [describe_neighbour(evaluation.photos, other, evaluation.photos.fit) for other in near]
-        )
+        found.append([describe_neighbour(evaluation.photos, other) for other in near])
     return found
 
 
-def describe_neighbour(photos: Photos, index: int, fit: str) -> dict[str, Any]:
+def describe_neighbour(photos: Photos, index: int) -> dict[str, Any]:
     """What the page needs of a photo beside a mistake."""
     return {
         "label": int(photos.labels[index]),
         "name": pathlib.Path(photos.paths[index]).name,
-        "image": thumbnail(open_photo(photos.paths[index], NEIGHBOUR, fit), NEIGHBOUR),
+        "image": thumbnail(open_photo(photos.paths[index], NEIGHBOUR, photos.fit), NEIGHBOUR),
     }
 
 

@@ -145,7 +145,8 @@ TRUNKS = {
     ),
 }
 
-# What settings.json said of these places when it numbered layers, and said it of all trunks.
+# What settings.json said of these places when it numbered layers, and said it of all trunks;
+# and how they were named then: not to be changed with the table above.
 NUMBERED = {
     "unfreezing": {"xception": [105, 105], "inceptionv3": [249, 248]},
     "upper half": {"xception": 75, "inceptionv3": 196},

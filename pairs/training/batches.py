@@ -51,7 +51,7 @@ class KerasBatches(keras.utils.PyDataset):
         padded: a short last batch is padded, with sample weights (several devices
             always need it). For XLA, which compiles the whole step anew for another
             length. In what `fit` prints of training, such a batch counts as a full one.
-        balanced: the softmax heads get sample weights, too: `balanced_weights` of the
+        balance: the softmax heads get sample weights, too: `balanced_weights` of the
             photos that they classify.
     """
 
@@ -63,7 +63,7 @@ class KerasBatches(keras.utils.PyDataset):
         store: ActivationStore | None,
         devices: Cluster,
         padded: bool = False,
-        balanced: bool = False,
+        balance: bool = False,
     ) -> None:
         super().__init__(workers=1)
         self.pairs = pairs
@@ -73,7 +73,7 @@ class KerasBatches(keras.utils.PyDataset):
         self.store = store
         self.devices = devices
         self.padded = bool(devices.engine) or (padded and len(pairs) > 1)
-        self.class_weights = balanced_weights(pairs.photos.labels) if balanced else None
+        self.class_weights = balanced_weights(pairs.photos.labels) if balance else None
         self.error: Exception | None = None
         self.lock = threading.Lock()
         self.ahead: Iterator[Batch] = iter(())
