@@ -66,7 +66,7 @@ def row(request, tmp_path_factory):
     return name, build_trunk(name, size, "imagenet", folder), images, features
 
 
-@with_rows("convnexttiny", "efficientnetv2s")
+@with_rows("xception", "inceptionv3", "resnet50v2", "efficientnetv2s", "convnexttiny")
 def test_a_photo_has_the_feature_that_keras_own_network_and_preprocessing_give_it(row):
     _, trunk, images, expected = row
     below, _ = parts.split(build_model(trunk, ["a", "b"]), None)
