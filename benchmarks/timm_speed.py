@@ -79,9 +79,9 @@ def work(connection, contender, *setting):
     train()  # compiles
     connection.send("ready")
     while connection.recv() == "train":
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         train()
-        connection.send(time.perf_counter() - start)
+        connection.send((time.perf_counter() - start[0], time.process_time() - start[1]))
     of_computer = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     connection.send(module.peak_memory() or of_computer)
 
@@ -95,8 +95,9 @@ def race(contenders, rounds, plan, batch_size, image_size, num_steps, precision)
         plan, ...: as `keras_steps.prepare_ours` takes them.
 
     Returns:
-        dict from contender to `{"pairs a second": float, "memory": bytes}`, the
-        memory that of the device, or on a CPU of the process; to None where its
+        dict from contender to `{"pairs a second": float, "processor seconds a pair":
+        float, "memory": bytes}`: medians, user and system of the computer's own
+        processor, and the memory of the device or, on a CPU, of the process; to None where its
         process ended (out of memory, say: its own words are on standard error;
         all contenders share the device's memory).
     """
@@ -127,13 +128,15 @@ def race(contenders, rounds, plan, batch_size, image_size, num_steps, precision)
     memory = {contender: ask(contender, "stop") for contender in contenders}
     for process in processes:
         process.join()  # the next race has the whole device again
+    num_pairs = batch_size * num_steps
     return {
         contender: memory[contender]
         and {
-            "pairs a second": batch_size * num_steps / statistics.median(seconds[contender]),
+            "pairs a second": num_pairs / statistics.median(clock for clock, _ in times),
+            "processor seconds a pair": statistics.median(cpu for _, cpu in times) / num_pairs,
             "memory": memory[contender],
         }
-        for contender in contenders
+        for contender, times in seconds.items()
     }
 
 
@@ -178,7 +181,8 @@ def shown(result):
         return "ended"
     share = result["share of peak"]
     percent = "" if share is None else f"; {100 * share:.0f} %"
-    return f"{result['pairs a second']:.1f} ({result['memory'] / 1e9:.1f} GB{percent})"
+    processor = f"{1000 * result['processor seconds a pair']:.0f} ms"
+    return f"{result['pairs a second']:.1f} ({processor}, {result['memory'] / 1e9:.1f} GB{percent})"
 
 
 def parse_args(argv=None):
@@ -212,7 +216,10 @@ def main():
     runs_on = device.describe(device.take_inventory())
     trunk = build_trunk("xception", args.image_size, "none", "no folder")
     operations = operations_of_a_pair(trunk, TRUNKS["xception"].cut(trunk, "blocks"))
-    print(f"{runs_on}; {args.image_size} pixels; pairs a second (memory; share of peak)\n")
+    print(
+        f"{runs_on}; {args.image_size} pixels; pairs a second (processor time "
+        f"a pair, memory; share of peak)\n"
+    )
     print(f"| stage | batch | precision | {' | '.join(contenders)} | ours times as fast |")
     print("|---" * (len(contenders) + 4) + "|")
     rows = []

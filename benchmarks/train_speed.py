@@ -12,9 +12,10 @@ import functools
 import json
 import os
 import pathlib
-import statistics
 import tempfile
 import time
+
+import numpy as np
 
 import img2keras
 from benchmarks.bench_run import bench_run
@@ -29,17 +30,18 @@ def measure(contenders, rounds):
     """Times functions, interleaved, after one untimed call of each.
 
     Returns:
-        dict from name to median seconds.
+        dict from name to a float array, shape `(2,)`: median seconds on the clock and
+        of the processor (user and system).
     """
     for warm_up in contenders.values():
         warm_up()
     seconds = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
-            start = time.perf_counter()
+            start = np.array([time.perf_counter(), time.process_time()])
             call()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append([time.perf_counter(), time.process_time()] - start)
+    return {name: np.median(values, axis=0) for name, values in seconds.items()}
 
 
 def take_photos(data, count):
@@ -155,8 +157,6 @@ def time_stages(photos, folder, args, scratch):
 
 def bare_forward(trunk, photos, args):
     """The trunk alone over the photos, decoded beforehand."""
-    import numpy as np
-
     from pairs.photos.read import read_photo
 
     images = np.stack([read_photo(path, args.image_size) for path in photos.paths])
@@ -184,6 +184,10 @@ def time_prediction(photos, args, scratch):
 
 def ratios(pipeline, stages, prediction):
     """The JSON: reference time over ours (`..._over_forward`: beside a bare forward pass)."""
+    pipeline, stages, prediction = (
+        {name: float(clock) for name, (clock, _) in seconds.items()}
+        for seconds in (pipeline, stages, prediction)
+    )
     build = stages["stage3 build"] / EPOCHS
     return {
         "stage1_ratio": stages["stage1 reference"] / stages["stage1 ours"],
@@ -199,10 +203,10 @@ def ratios(pipeline, stages, prediction):
 
 
 def print_table(title, seconds):
-    """Milliseconds, one a line."""
-    print(f"\n{title}, ms")
-    for name, value in seconds.items():
-        print(f"  {name:<28} {1000 * value:9.1f}")
+    """Milliseconds, one contender a line."""
+    print(f"\n{title}, ms on the clock and of the processor")
+    for name, (clock, processor) in seconds.items():
+        print(f"  {name:<28} {1000 * clock:9.1f} {1000 * processor:9.1f}")
 
 
 def parse_args(argv=None):
