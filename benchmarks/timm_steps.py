@@ -21,7 +21,7 @@ class Pairs(torch.nn.Module):
         super().__init__()
         self.trunk = timm.create_model("legacy_xception", pretrained=False, num_classes=0)
         for name, module in self.trunk.named_modules():
-            trains = unfreeze and name.split(".")[0] in TRAINED
+            trains = unfreeze is not None and name.split(".")[0] in TRAINED
             for weight in module.parameters(recurse=False):
                 weight.requires_grad = trains and isinstance(module, torch.nn.Conv2d)
         self.ctg_out_1 = torch.nn.Linear(self.trunk.num_features, NUM_CLASSES)

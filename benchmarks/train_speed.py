@@ -61,10 +61,11 @@ def take_photos(data, count):
 
 
 def link_photos(photos, folder):
-    """Class folders of links to just these photos, for the stock generator."""
+    """Class folders of links to just these photos, for the stock generator; some may be empty."""
+    for typeid in photos.typeids:
+        pathlib.Path(folder, typeid).mkdir(parents=True)
     for path, label in zip(photos.paths, photos.labels, strict=True):
         target = pathlib.Path(folder, photos.typeids[label], pathlib.Path(path).name)
-        target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(pathlib.Path(path).resolve())
     return folder
 
