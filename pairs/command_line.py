@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from pairs.errors import UserError
@@ -28,6 +28,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def given(self, args: argparse.Namespace, besides: Sequence[str]) -> list[str]:
+        """The flags that are not as by default, "--batch-size", besides those of some names."""
+        return [
+            f"--{name.replace('_', '-')}"
+            for name, value in vars(args).items()
+            if name not in besides and value != self.get_default(name)
+        ]
 
 
 def program() -> str:

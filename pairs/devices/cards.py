@@ -96,11 +96,10 @@ def what_to_install(backend: str, capability: tuple[int, ...] | None) -> str:
         backend: of Keras.
         capability: compute capability of the card; None: unknown, taken for neither old nor new.
     """
-    if capability is not None and capability < PASCAL:
+    is_older = capability is not None and capability < PASCAL
+    if is_older or (backend == "torch" and is_old(capability)):
         before = "" if backend == "torch" else ", and KERAS_BACKEND=torch before the command"
         return f"PyTorch 2.14 or earlier for CUDA 12.6, see its own pages{before}"
-    if backend == "torch" and is_old(capability):
-        return "PyTorch 2.14 or earlier for CUDA 12.6, see its own pages"
     if backend == "torch":
         return "PyTorch for CUDA 12.8 or later, see its own pages"
     if backend == "tensorflow" and is_old(capability):

@@ -54,8 +54,8 @@ def export(predictor: Predictor, path: str) -> None:
     length 1, as `Predictor.unit` returns them.
 
     Args:
-        predictor: without other views or heads; of mixed precision, its layers compute
-            in float32 from now on.
+        predictor: without other views or heads; those of mixed precision among its
+            models are replaced by ones that compute in float32.
         path: ends in ".onnx" or ".tflite"; else a folder, a SavedModel.
 
     Raises:
@@ -107,15 +107,17 @@ def exported_model(predictor: Predictor) -> Any:
 
 
 def in_float32(model: Any) -> Any:
-    """The same model, computing in float32, which its weights are in any case.
+    """A model itself, or a copy that computes in float32, which its weights are in any case.
 
     tf2onnx takes no bfloat16, and a phone may not compute in it.
     """
     import keras
 
-    text = model.to_json()
+    text = own = model.to_json()
     for precision in GAINS_FROM:
         text = text.replace(f'"{precision}"', '"float32"')
+    if text == own:
+        return model
     exact = keras.models.model_from_json(text)
     exact.set_weights(model.get_weights())
     return exact

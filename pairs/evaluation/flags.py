@@ -146,11 +146,7 @@ def check_answers(parser: Parser, args: argparse.Namespace) -> None:
 
 def check_export(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses what an export would ignore, and what stops it."""
-    ignored = [
-        f"--{name.replace('_', '-')}"
-        for name, value in vars(args).items()
-        if name not in ("export", "weights", "photos") and value != parser.get_default(name)
-    ]
+    ignored = parser.given(args, besides=("export", "weights", "photos"))
     if ignored:
         parser.error(f"--export takes --weights alone, not {' or '.join(ignored)}")
     if len(args.weights or []) > 1:

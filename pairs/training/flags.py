@@ -41,11 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
     if args.tensorboard and not importlib.util.find_spec("tensorboard"):
         parser.error("--tensorboard: TensorBoard is not installed; pip install tensorboard")
-    ignored = [
-        f"--{name.replace('_', '-')}"
-        for name, value in vars(args).items()
-        if name not in ("demo", "seed", "workers") and value != parser.get_default(name)
-    ]
+    ignored = parser.given(args, besides=("demo", "seed", "workers"))
     if args.demo and ignored:
         parser.error(f"--demo takes --seed and --workers alone, not {' or '.join(ignored)}")
     return args
