@@ -58,8 +58,9 @@ def make_raw(folder, photos_per_class=8):
 def run_script(*words, cwd=ROOT, **environment):
     """Runs a command of the project as a user would, but for a small trunk.
 
-    `predict.py` runs in this process, where Keras is loaded already: most of the
-    time of a short command. Backends and the demo run it in a process of its own.
+    `train.py` and `predict.py` run in this process, where Keras is loaded already:
+    most of the time of a small run. Whatever kills a training, other backends and the
+    demo have processes of their own.
 
     Args:
         words: the script, or a module, and its flags.
@@ -70,8 +71,8 @@ def run_script(*words, cwd=ROOT, **environment):
         the finished process.
     """
     script, *flags = [str(word) for word in words]
-    if script == "predict.py" and not environment:
-        return run_predict(flags, cwd)
+    if script in ("train.py", "predict.py") and not environment:
+        return run_here(script, flags, cwd)
     command = [ROOT / script] if script.endswith(".py") else ["-m", script]
     return subprocess.run(
         [sys.executable, *command, *flags],
@@ -84,11 +85,9 @@ def run_script(*words, cwd=ROOT, **environment):
     )
 
 
-def run_predict(flags, cwd):
-    """`predict.py` in this process: what `run_script` returns."""
-    import predict
-
-    command = ["predict.py", *flags]
+def run_here(script, flags, cwd):
+    """A script in this process, with the small trunk: what `run_script` returns."""
+    module = importlib.import_module(script.removesuffix(".py"))
     output, errors, code = io.StringIO(), io.StringIO(), 0
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -97,12 +96,26 @@ def run_predict(flags, cwd):
         contextlib.chdir(cwd),
         warnings.catch_warnings(),
     ):
-        patch.setattr(sys, "argv", command)
+        put_small_trunk(patch)
+        patch.setattr(sys, "argv", [script, *flags])
+        patch.setattr(module, "stop_at_once", lambda _: None, raising=False)  # it is pytest's
         try:
-            command_line.run(predict.main)
+            command_line.run(module.main)
         except SystemExit as ended:
             code = ended.code
-    return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess([script, *flags], code, output.getvalue(), errors.getvalue())
+
+
+def put_small_trunk(patch):
+    """Puts the small trunk in Xception's place, in this process."""
+    import keras
+
+    from pairs.network import trunks
+
+    patch.syspath_prepend(ROOT / "tests" / "small_trunk")
+    small = importlib.import_module("small")
+    patch.setattr(keras.applications, "Small", small.build, raising=False)
+    patch.setitem(trunks.TRUNKS, "xception", small.SMALL)
 
 
 def make_run(folder, **changes):
@@ -225,14 +238,7 @@ def untouched_trunk(request):
 @pytest.fixture
 def small_trunk(monkeypatch):
     """The small trunk in this process, too."""
-    import keras
-
-    from pairs.network import trunks
-
-    monkeypatch.syspath_prepend(ROOT / "tests" / "small_trunk")
-    small = importlib.import_module("small")
-    monkeypatch.setattr(keras.applications, "Small", small.build, raising=False)
-    monkeypatch.setitem(trunks.TRUNKS, "xception", small.SMALL)
+    put_small_trunk(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from pairs.training import run_folder
 
 pytestmark = pytest.mark.usefixtures("small_trunk")
 NUM_FOLDS = 3
-FLAGS = f"--image-size {SIZE} --batch-size 6 --epochs 2 1 1 --pretrained none --folds {NUM_FOLDS}"
+FLAGS = f"--image-size {SIZE} --batch-size 6 --epochs 2 0 1 --pretrained none --folds {NUM_FOLDS}"
 
 
 def photos_of(counts):
@@ -258,7 +258,7 @@ def test_what_is_frozen_is_computed_once_for_all_folds(trained):
     assert first.count("computed once and stored") == 2  # where blocks train, and above
     assert others
     assert all("computed once" not in text for text in others)
-    assert all(text.count("there already") == 4 for text in others)
+    assert all(text.count("there already") == text.count("activations of") > 0 for text in others)
     assert not (trained / "activations").exists()
 
 
