@@ -7,6 +7,8 @@ command resumes. Flags of train.py go behind `--`.
     OUT/runs/ROW-seedN/   the runs, as train.py leaves them, and what they predict
     OUT/results.json, OUT/table.md
 
+`table.py` makes one table of several folds.
+
 Run it:  python -m experiments.ablation --data data/folds/fold-1 \\
              --test data/folds/fold-1/test --seeds 3 --out results --epochs 8 6 4 \\
              -- --image-size 139
@@ -107,7 +109,7 @@ def train_run(row, seed, args):
     write_json(folder / "seconds.json", round(seconds, 1))
     with replacing(folder / PREDICTIONS) as temporary, temporary.open("wb") as file:
         np.savez(file, **predict_stages(folder, args.test))
-    stages, _ = table.read_run(folder)
+    stages, *_ = table.read_run(folder)
     errors = ", ".join(f"{name} {wrong.mean():.4f}" for name, wrong in stages.items())
     print(f"error on the test photos after {errors}; {seconds / 60:.1f} minutes", flush=True)
     return None
@@ -122,9 +124,9 @@ def predict_stages(folder, test):
     """Predicts the test photos with the best epoch of every stage.
 
     Returns:
-        dict: "labels", int32 array, shape `(photos,)`, and float32 arrays of
-        shape `(photos, classes)`, "STAGE first" and "STAGE second" (of a paired
-        model), and with " mirrored" the last stage on mirrored photos.
+        dict: "labels", int32 array, and "names", `typeid/name`, of shape `(photos,)`,
+        and float32 arrays of shape `(photos, classes)`, "STAGE first" and "STAGE second"
+        (of a paired model), and with " mirrored" the last stage on mirrored photos.
     """
     from pairs.network import parts
     from pairs.network.files import load_model
@@ -136,6 +138,7 @@ def predict_stages(folder, test):
         model = load_model(folder / f"{stage}-best.keras")
         photos = find_class_photos(test, model.get_layer("ctg_out_1").typeids)
         found["labels"] = photos.labels
+        found["names"] = [pathlib.Path(path).relative_to(test).as_posix() for path in photos.paths]
         shown = model.get_layer("trunk").input_shape[1], model.get_layer("ctg_out_1").fit
         below, above = parts.split(model, None)
         views = ("", " mirrored") if stage == stages[-1] else ("",)
@@ -251,7 +254,8 @@ def main():
                 failed[row] = line
                 print(line, flush=True)
     commands = {row: make_command(row, "SEED", "weights", args) for row in args.rows}
-    results = table.collect(args.out, args.rows, range(args.seeds), args.against, failed)
+    trainings = [(args.out, seed) for seed in range(args.seeds)]
+    results = table.collect(trainings, args.rows, args.against, failed)
     for row in results["rows"]:
         row["command"] = f"python {shlex.join(commands[row['row']])}"
     write_json(args.out / "results.json", results)

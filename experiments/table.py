@@ -1,14 +1,21 @@
 """What `ablation.py` measured, as numbers with standard errors and as Markdown.
 
-Both the test photos and the seeds of the training are samples: another set of
+Both the test photos and the trainings (their seeds, their folds) are samples: other
 photos, another seed, and the error is another. Both are in every standard error.
+
+One table of several folds, from what `ablation.py` left for each:
+
+    python -m experiments.table results-fold-1 results-fold-3
 """
 
 import math
+import pathlib
 
 import numpy as np
 from scipy import stats
 
+from pairs.command_line import Parser, run
+from pairs.errors import UserError
 from pairs.files import read_json
 
 # Errors on the contest's test photos that the 2017 author reports; "paired" with
@@ -23,37 +30,40 @@ SIGNIFICANT = 0.05
 
 def mean_and_error(values):
     """Mean of a measurement, and its standard error, see `variances`."""
-    return float(values.mean()), math.sqrt(sum(variances(values)))
+    return float(np.nanmean(values, axis=0).mean()), math.sqrt(sum(variances(values)))
 
 
 def variances(values):
-    """Variances of the mean of a measurement: over photos, and over seeds.
+    """Variances of the mean of a measurement: over photos, and over trainings.
 
     Args:
-        values: float array, shape `(seeds, photos)`.
+        values: float array, shape `(trainings, photos)`; NaN where a training was not
+            judged on a photo, because it is of another fold.
 
     Returns:
-        `(over_photos, over_seeds)`. They add up, as for crossed random effects,
+        `(over_photos, over_trainings)`. They add up, as for crossed random effects,
         without taking off the noise that both contain: a little too large rather
-        than too small. With a single seed only the photos count.
+        than too small. With a single training only the photos count.
     """
-    num_seeds, num_photos = values.shape
-    over_photos = float(values.mean(axis=0).var(ddof=1) / num_photos)
-    over_seeds = float(values.mean(axis=1).var(ddof=1) / num_seeds) if num_seeds > 1 else 0.0
-    return over_photos, over_seeds
+    num_trainings, num_photos = values.shape
+    over_photos = float(np.nanmean(values, axis=0).var(ddof=1) / num_photos)
+    if num_trainings == 1:
+        return over_photos, 0.0
+    return over_photos, float(np.nanmean(values, axis=1).var(ddof=1) / num_trainings)
 
 
 def compare(ours, others):
     """Paired difference of two systems on the same photos with the same seeds.
 
     Args:
-        ours, others: float arrays, shape `(seeds, photos)`: 1 where wrong.
+        ours, others: float arrays, shape `(trainings, photos)`: 1 where wrong, NaN
+            where not judged.
 
     Returns:
         dict: `difference` (below zero: ours is better), `standard_error`, and `p`,
         the probability of so large a difference between equals (two-sided; a t
-        distribution with Satterthwaite's degrees of freedom, because few seeds
-        tell little about the spread of seeds). With a single seed it speaks of
+        distribution with Satterthwaite's degrees of freedom, because few trainings
+        tell little about their spread). With a single one of each it speaks of
         these two trainings, not of others.
     """
     difference, error = mean_and_error(ours - others)
@@ -79,14 +89,19 @@ def read_run(folder):
     """What one run gets wrong.
 
     Returns:
-        `(stages, options)`: dicts to float arrays, shape `(photos,)`. `stages`
+        `(stages, options, names)`: dicts to float arrays, shape `(photos,)`. `stages`
         from a stage's name, in their order: by the mean of its heads. `options`
         of the last stage: "mirrored" (a photo and its mirror image, mean of the
-        heads), and of a paired model "first" and "second" (single heads).
+        heads), and of a paired model "first" and "second" (single heads). `names` of
+        the photos, `typeid/name`.
     """
     with np.load(folder / "test.npz") as arrays:
         found = dict(arrays)
-    labels = found.pop("labels")
+    if "names" not in found:
+        raise UserError(
+            f"{folder / 'test.npz'}: of an earlier version; delete it and run ablation.py again"
+        )
+    labels, names = found.pop("labels"), found.pop("names").tolist()
     stages = list(dict.fromkeys(name.split()[0] for name in found))
     result = {}
     for stage in stages:
@@ -96,48 +111,62 @@ def read_run(folder):
     options = {"mirrored": wrong(labels, *heads, *mirrored)}
     if len(heads) > 1:
         options["first"], options["second"] = (wrong(labels, head) for head in heads)
-    return result, options
+    return result, options, names
 
 
-def collect(out, rows, seeds, against, failed):
+def stack(of_row):
+    """What the trainings of a row got wrong, by stage or option.
+
+    Args:
+        of_row: what `read_run` returned of each.
+
+    Returns:
+        dict to float arrays, shape `(trainings, photos)`, photos in the order of their
+        names; NaN where a training was not judged on a photo.
+    """
+    all_names = sorted(set().union(*(names for _, _, names in of_row)))
+    place = {name: index for index, name in enumerate(all_names)}
+    stages, options, _ = of_row[0]
+    stacked = {key: np.full((len(of_row), len(place)), np.nan) for key in (*stages, *options)}
+    for training, (stages, options, names) in enumerate(of_row):
+        columns = [place[name] for name in names]
+        for key, values in {**stages, **options}.items():
+            stacked[key][training, columns] = values
+    return stacked
+
+
+def collect(trainings, rows, against, failed):
     """Reads all runs of a table.
 
     Args:
-        out: the folder of `ablation.py`.
+        trainings: of each row: list of `(folder of ablation.py, seed)`.
         rows: names of the rows.
-        seeds: iterable of int.
         against: the row to compare with; None: the softmax of the same trunk.
         failed: dict from a row that could not be trained to the reason.
 
     Returns:
         dict, as results.json holds it.
     """
-    runs = {
-        row: [read_run(out / "runs" / f"{row}-seed{seed}") for seed in seeds]
+    folders = {
+        row: [out / "runs" / f"{row}-seed{seed}" for out, seed in trainings]
         for row in rows
         if row not in failed
     }
-    stacked = {
-        row: {
-            name: np.stack([{**stages, **options}[name] for stages, options in of_row])
-            for name in {**of_row[0][0], **of_row[0][1]}
-        }
-        for row, of_row in runs.items()
-    }
+    runs = {row: [read_run(folder) for folder in of_row] for row, of_row in folders.items()}
+    stacked = {row: stack(of_row) for row, of_row in runs.items()}
     results = []
     for row in rows:
         if row in failed:
             results.append({"row": row, "failed": failed[row]})
             continue
-        stages, options = runs[row][0]
+        stages, options, _ = runs[row][0]
         values = stacked[row]
         last = list(stages)[-1]
         other = against or f"{row.partition('-')[0]}-softmax"
-        seconds = [read_json(out / "runs" / f"{row}-seed{seed}" / "seconds.json") for seed in seeds]
         result = {
             "row": row,
-            "seconds": seconds,
-            "errors": {name: values[name].mean(axis=1).tolist() for name in values},
+            "seconds": [read_json(folder / "seconds.json") for folder in folders[row]],
+            "errors": {name: np.nanmean(values[name], axis=1).tolist() for name in values},
             "stages": {name: mean_and_error(values[name]) for name in stages},
             "predictions": {name: compare(values[name], values[last]) for name in options},
             "seed's errors": SEED_ERRORS.get(row, {}),
@@ -152,7 +181,7 @@ def collect(out, rows, seeds, against, failed):
             }
         results.append(result)
     counts = [values[name].shape[1] for values in stacked.values() for name in values]
-    return {"photos": max(counts, default=0), "seeds": len(list(seeds)), "rows": results}
+    return {"photos": max(counts, default=0), "seeds": len(trainings), "rows": results}
 
 
 def markdown(results):
@@ -160,8 +189,8 @@ def markdown(results):
     done = [row for row in results["rows"] if "failed" not in row]
     stages = list(dict.fromkeys(stage for row in done for stage in row["stages"]))
     lines = [
-        f"{results['photos']} test photos, seeds 0 to {results['seeds'] - 1}; ± standard error; "
-        f"p < {SIGNIFICANT} in bold",
+        f"{results['photos']} test photos, {results['seeds']} trainings of each system; "
+        f"± standard error; p < {SIGNIFICANT} in bold",
         "",
         "| system | "
         + " | ".join(f"after {stage}" for stage in stages)
@@ -209,3 +238,28 @@ def difference(compared):
         return ""
     text = f"{compared['difference']:+.4f} ± {compared['standard_error']:.4f}"
     return f"**{text}**" if compared["p"] < SIGNIFICANT else text
+
+
+def main():
+    parser = Parser(description="One table of what ablation.py left in several folders.")
+    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="OUT", help="its --out")
+    parser.add_argument("--against", metavar="ROW", help="as of ablation.py")
+    args = parser.parse_args()
+    tables = {folder: read_json(folder / "results.json") for folder in args.folders}
+    for folder, found in tables.items():
+        if not found:
+            raise UserError(f"{folder}: no results.json; is it an --out of experiments.ablation?")
+    trainings = [(folder, seed) for folder in tables for seed in range(tables[folder]["seeds"])]
+    commands = {row["row"]: row["command"] for found in tables.values() for row in found["rows"]}
+    done = [{row["row"] for row in found["rows"] if "stages" in row} for found in tables.values()]
+    rows = [row for row in commands if all(row in of_folder for of_folder in done)]
+    if not rows:
+        raise UserError(f"{', '.join(map(str, tables))}: no row is done in all of them")
+    results = collect(trainings, rows, args.against, {})
+    for row in results["rows"]:
+        row["command"] = commands[row["row"]]
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    run(main)

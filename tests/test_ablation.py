@@ -58,6 +58,41 @@ def test_equals_differ_significantly_in_one_table_of_twenty(num_photos, luck):
     assert 0.005 < np.mean(found) < 0.075
 
 
+def leave_run(folder, wrong):
+    """What `ablation.py` leaves of a training: `wrong` says which photos, by name."""
+    folder.mkdir(parents=True)
+    right = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
+    predicted = right[[int(value) for value in wrong.values()]]
+    arrays = {"labels": np.ones(len(wrong), np.int32), "names": list(wrong)}
+    np.savez(folder / "test.npz", **arrays, **{"plain first": predicted})
+    (folder / "seconds.json").write_text("60")
+
+
+def test_two_folds_are_one_table_of_every_photo_once(tmp_path):
+    # Photo b is judged by both trainings, a and c by one.
+    found = {
+        "one": ({"2/a.jpg": 1, "2/b.jpg": 1}, {"2/a.jpg": 0, "2/b.jpg": 0}),
+        "two": ({"2/b.jpg": 0, "2/c.jpg": 1}, {"2/b.jpg": 0, "2/c.jpg": 1}),
+    }
+    rows = ("xception-softmax", "xception-paired")
+    for name, of_rows in found.items():
+        for row, wrong in zip(rows, of_rows, strict=True):
+            leave_run(tmp_path / name / "runs" / f"{row}-seed0", wrong)
+        listed = [{"row": row, "stages": {}, "command": "python train.py"} for row in rows]
+        (tmp_path / name / "results.json").write_text(json.dumps({"seeds": 1, "rows": listed}))
+    words = ("experiments.table", tmp_path / "one", tmp_path / "two")
+    done = run_script(*words)
+    assert done.returncode == 0, done.stderr
+    assert "3 test photos, 2 trainings of each system" in done.stdout
+    softmax, paired = [line.split("|") for line in done.stdout.splitlines() if "| xcep" in line][:2]
+    # By hand: (1 + 0.5 + 1) / 3, photos 1/36, trainings (1, 0.5) 1/16.
+    assert softmax[2].strip() == "0.8333 ± 0.3005"
+    assert paired[2].strip() == "0.3333 ± 0.4167"
+    # -1, -0.5, 0 by photo: 1/12; -1 and 0 by training: 1/4.
+    assert paired[5].strip() == "-0.5000 ± 0.5774"
+    assert_one_line_error(run_script(*words, tmp_path), "no results.json")
+
+
 def test_folds_share_no_photo_and_the_untouched_one_is_nowhere_else(tmp_path):
     raw = make_raw(tmp_path / "raw", photos_per_class=12)
     shutil.copy(raw / "2_0,0.jpg", raw / "2_copy.jpg")
