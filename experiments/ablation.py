@@ -14,6 +14,7 @@ Run it:  python -m experiments.ablation --data data/folds/fold-1 \\
              -- --image-size 139
 """
 
+import functools
 import os
 import pathlib
 import shlex
@@ -25,12 +26,13 @@ import time
 import numpy as np
 
 from experiments import table
+from experiments.predictions import predict_photos
 from experiments.variants import VARIANTS
 from pairs.command_line import Parser, positive_int, run
 from pairs.errors import UserError
 from pairs.files import read_json, replacing, write_json, write_text
 from pairs.network.trunks import TRUNKS
-from pairs.photos.read import find_class_photos, read_ahead, read_photo
+from pairs.photos.read import find_class_photos
 from pairs.training.recipe import RECIPES
 
 ROWS = tuple(f"{trunk}-{loss}" for trunk in TRUNKS for loss in ("softmax", "paired"))
@@ -40,7 +42,6 @@ QUICK = "--image-size 75 --batch-size 6 --pretrained none"
 QUICK_EPOCHS = ["1", "1", "1"]
 QUICK_PHOTOS = 8  # of each class
 PREDICTIONS = "test.npz"
-BATCH_SIZE = 32
 
 
 def split_row(row):
@@ -130,7 +131,6 @@ def predict_stages(folder, test):
     """
     from pairs.network import parts
     from pairs.network.files import load_model
-    from pairs.network.parts import is_paired
 
     stages = [result["stage"] for result in read_json(folder / "results.json")]
     found = {}
@@ -139,27 +139,27 @@ def predict_stages(folder, test):
         photos = find_class_photos(test, model.get_layer("ctg_out_1").typeids)
         found["labels"] = photos.labels
         found["names"] = [pathlib.Path(path).relative_to(test).as_posix() for path in photos.paths]
-        shown = model.get_layer("trunk").input_shape[1], model.get_layer("ctg_out_1").fit
-        below, above = parts.split(model, None)
         views = ("", " mirrored") if stage == stages[-1] else ("",)
-        batches = {}
-        images = read_ahead(lambda path, as_=shown: read_photo(path, *as_), photos.paths, 2)
-        batch = []
-        for number, image in enumerate(images, start=1):
-            batch.append(image)
-            if len(batch) < BATCH_SIZE and number < len(photos):
-                continue
-            for view in views:
-                pixels = np.stack(batch)[:, :, ::-1] if view else np.stack(batch)
-                inputs = {"activation": below.predict_on_batch(pixels)}
-                if is_paired(model):
-                    inputs["partner"] = np.arange(len(batch), dtype=np.int32)  # itself
-                outputs = above.predict_on_batch(inputs)
-                for head, name in (("ctg_out_1", "first"), ("ctg_out_2", "second")):
-                    if head in outputs:
-                        batches.setdefault(f"{stage} {name}{view}", []).append(outputs[head])
-            batch = []
-        found.update({name: np.concatenate(parts) for name, parts in batches.items()})
+        size, fit = model.get_layer("trunk").input_shape[1], model.get_layer("ctg_out_1").fit
+        predict = functools.partial(predict_views, *parts.split(model, None), stage, views)
+        found.update(predict_photos(predict, photos, size, fit))
+    return found
+
+
+def predict_views(below, above, stage, views, photos):
+    """What the heads of a model say of photos, as they are or mirrored: as `predict_stages`."""
+    from pairs.network.parts import is_paired
+
+    found = {}
+    for view in views:
+        pixels = photos[:, :, ::-1] if view else photos
+        inputs = {"activation": below.predict_on_batch(pixels)}
+        if is_paired(above):
+            inputs["partner"] = np.arange(len(photos), dtype=np.int32)  # itself
+        outputs = above.predict_on_batch(inputs)
+        for head, name in (("ctg_out_1", "first"), ("ctg_out_2", "second")):
+            if head in outputs:
+                found[f"{stage} {name}{view}"] = outputs[head]
     return found
 
 

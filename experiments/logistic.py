@@ -15,25 +15,22 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from experiments.predictions import predict_photos
 from pairs.command_line import Parser, positive_int, run
 from pairs.network.trunks import TRUNKS, build_trunk
-from pairs.photos.read import find_class_photos, read_ahead, read_photo
+from pairs.photos.read import find_class_photos
 
-BATCH_SIZE = 32
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
 
 
 def trunk_features(trunk, photos, image_size):
     """The trunk's features of photos: float32 array, shape `(photos, features)`."""
     scale, offset = map(np.float32, trunk.input_scale)
-    images = read_ahead(lambda path: read_photo(path, image_size), photos.paths, 2, 2 * BATCH_SIZE)
-    found, batch = [], []
-    for number, image in enumerate(images, start=1):
-        batch.append(image)
-        if len(batch) == BATCH_SIZE or number == len(photos):
-            found.append(np.asarray(trunk.predict_on_batch(np.stack(batch) * scale + offset)))
-            batch = []
-    return np.concatenate(found)
+
+    def features(images):
+        return {"features": np.asarray(trunk.predict_on_batch(images * scale + offset))}
+
+    return predict_photos(features, photos, image_size)["features"]
 
 
 def best_fit(train, valid):
