@@ -43,7 +43,7 @@ class Sorted:
         num_written: photos that were not in place already.
         copies: groups of the same photo, see `find_copies`.
         near_duplicates: groups of photos of the same picture, copies of it among them.
-        num_removed: places of other corrections that were removed.
+        num_removed: places of an earlier sorting that were removed.
         relabelled, left_out: see `corrections.Corrected`.
     """
 
@@ -143,7 +143,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
         `Sorted`.
 
     Raises:
-        UserError: no photos, `out` holds another split, or of corrections.
+        UserError: no photos, `out` holds others, or of corrections.
     """
     raw, out = pathlib.Path(raw), pathlib.Path(out)
     if raw.resolve() == out.resolve():
@@ -169,7 +169,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
         )
     corrected = correct(split, decided)
     places = corrected.places
-    stale = find_stale(raw, out, split, places)
+    stale = find_stale(raw, out, split.keys(), places)
     shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
     num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
     remove_places(out, stale)  # now: what is killed before has a photo in two folders, not in none

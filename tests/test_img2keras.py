@@ -141,12 +141,36 @@ def test_what_is_skipped_is_named_with_its_reason(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
 
 
-def test_a_folder_of_another_split_is_refused(tmp_path):
-    raw = make_raw(tmp_path / "raw")
-    img2keras.sort_photos(raw, tmp_path / "out", seed=0)
+def contents(folder):
+    """Every file below a folder with its bytes."""
+    return {path: found for path, (found, *_) in tree(folder).items()}
+
+
+def test_what_is_sorted_again_is_as_if_it_were_sorted_for_the_first_time(tmp_path):
+    """More photos, and another seed and fraction, send photos to the other side."""
+    raw, out = make_raw(tmp_path / "raw"), tmp_path / "out"
+    img2keras.sort_photos(raw, out)
+    for number in range(8, 30):
+        make_photo(raw / f"2_{number},0.jpg", COLOURS["2"], 1000 + number)
+    for seed, fraction in ((0, 0.1), (0, 0.3), (1, 0.3)):
+        num_removed = img2keras.sort_photos(raw, out, fraction, seed).num_removed
+        fresh = tmp_path / f"fresh-{seed}-{fraction}"
+        img2keras.sort_photos(raw, fresh, fraction, seed)
+        assert contents(out) == contents(fresh)
+    assert num_removed > 0
+    done = run_script("img2keras.py", "--raw", raw, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "old places removed" in done.stdout
+
+
+def test_photos_that_are_no_longer_raw_are_counted_and_kept(tmp_path):
+    raw, out = make_raw(tmp_path / "raw"), tmp_path / "out"
+    img2keras.sort_photos(raw, out)
+    for name in ("2_0,0.jpg", "2_1,0.jpg"):
+        (raw / name).unlink()
     before = tree(tmp_path)
-    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out", "--seed", 1)
-    assert_one_line_error(done, "not part of this split", "Remove")
+    done = run_script("img2keras.py", "--raw", raw, "--out", out)
+    assert_one_line_error(done, "2 photos in", "no copies of usable photos in --raw", "Remove")
     assert tree(tmp_path) == before
 
 

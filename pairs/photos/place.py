@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pairs.errors import UserError
 from pairs.files import replacing
@@ -69,49 +69,48 @@ def tells_apart(out: pathlib.Path, name: str, other: str) -> bool:
 def find_stale(
     raw: pathlib.Path,
     out: pathlib.Path,
-    split: dict[str, pathlib.Path],
+    names: Collection[str],
     places: dict[str, pathlib.Path],
 ) -> list[pathlib.Path]:
-    """Finds the places that other corrections gave to photos; refuses photos of another split.
+    """Finds the places that an earlier sorting gave to photos; refuses what is none of them.
 
-    Those would stay beside the new ones, and a photo could be on both sides.
+    Photos move if others are added, or the seed, the fraction or corrections change.
+    What stayed beside the new places could be on both sides.
 
     Args:
         raw: folder of raw photos.
         out: folder that is sorted into.
-        split: the place of each file name without corrections.
-        places: with them.
+        names: of the photos, left out by corrections or not.
+        places: of each file name, now.
 
     Returns:
-        places below `out` that are to be removed: on the side of their photo, but in
+        places below `out` that are to be removed: a photo of `raw`, byte by byte, in
         another class folder than it has now.
 
     Raises:
-        UserError: names a photo that is in the way.
+        UserError: counts the photos that are no copies of those in `raw`.
     """
-    planned, stale = set(places.values()), []
+    planned, stale, foreign = set(places.values()), [], []
     for side in SIDES:
-        for folder, folders, names in os.walk(out / side):
+        for folder, folders, found in os.walk(out / side):
             folders[:] = [name for name in folders if not is_hidden(name)]
-            for name in names:
+            for name in found:
                 place = pathlib.Path(folder, name).relative_to(out)
                 if place in planned or why_not_a_name(name):
                     continue
                 if name in places and is_same_folder(out / place, out / places[name]):
                     continue
-                is_of_split = name in split and place.parts == (side, place.parts[1], name)
-                if (
-                    is_of_split
-                    and split[name].parts[0] == side
-                    and is_copy(raw / name, out / place)
-                ):
+                is_of_sorting = name in names and len(place.parts) == 3
+                if is_of_sorting and is_copy(raw / name, out / place):
                     stale.append(place)
-                    continue
-                raise UserError(
-                    f"{printable(out / place)} is not part of this split (another seed, fraction, "
-                    f"version or --raw made it, or the photo is gone from --raw). Remove "
-                    f"{out / TRAIN} and {out / VALID}, or choose another --out"
-                )
+                else:
+                    foreign.append(place)
+    if foreign:
+        raise UserError(
+            f"{len(foreign)} photos in {out / TRAIN} and {out / VALID} are no copies of usable "
+            f"photos in --raw {raw}, e.g. {printable(out / foreign[0])}. Remove them, or both "
+            f"folders, or choose another --out"
+        )
     return stale
 
 
