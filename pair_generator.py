@@ -263,7 +263,7 @@ def note_on_pairs(batches: PairBatches) -> str | None:
     return (
         f"note: {same.mean():.0%} of the pairs are of one class: of {len(batches.photos.typeids)} "
         f"classes a batch of {batches.batch_size} holds each many times, and the pair head learns "
-        f"little about different ones; a smaller --batch-size has more of them"
+        f"little about different ones; train.py --recipe tuned compares all photos of a batch"
     )
 
 

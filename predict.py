@@ -34,6 +34,7 @@ from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv, write_text
+from pairs.photos.passed_over import print_passed_over
 from pairs.photos.read import find_photos, printable
 
 # Fewer than this, and a fitted temperature is mostly chance.
@@ -182,6 +183,7 @@ def calibration_of(predictors):
 def predict_folder(predictors, args, names):
     """Writes the submission, and the table if asked for."""
     predictor = predictors[0]
+    print_passed_over(args.test)
     predictions = predict_photos(predictors, find_photos(args.test), bool(args.features))
     write_submission(predictor, predictions, args.out)
     if args.csv:
@@ -203,6 +205,10 @@ def judge(predictors, args, names):
     """Prints how good the model is on photos of known class; stores the calibration."""
     predictor = predictors[0]
     photos = unseen.find_photos_to_judge(args.evaluate, predictors)
+    unjudged = sorted(set(range(len(photos.typeids))) - set(photos.labels.tolist()))
+    if unjudged:
+        some = photos.typeids[unjudged[0]]
+        print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {some!r}")
     digests = unseen.find_digests(photos.paths, args.workers)
     folds = [unseen.find_folds(each, digests) for each in predictors]
     evaluation = evaluate(predictor, photos, predict_unseen(predictors, photos, digests, folds))
@@ -284,7 +290,10 @@ def write_pages(evaluation, predictor, names, folder, digest_of):
 
 def store_calibration(predictor, calibration):
     """Stores what an evaluation fitted; says what was done."""
-    write_calibration(predictor.weights, calibration)
+    try:
+        write_calibration(predictor.weights, calibration)
+    except UserError as error:  # somebody else's weights, maybe; what was asked for is done
+        return f"calibration not stored: {error}"
     few = "; so few photos fit it badly" if calibration.photos < FEW_PHOTOS else ""
     return f"calibration of {calibration.photos} photos stored in {predictor.weights}{few}"
 

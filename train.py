@@ -45,6 +45,7 @@ from pairs.photos.folds import pool_sides, write_folds
 from pairs.photos.read import SIDES, VALID
 from pairs.training import recipe, run_folder, splits
 from pairs.training.flags import parse_args
+from pairs.training.settings import RESTART, make_settings
 
 # Batches whose mean makes the BatchNormalization statistics of a random trunk.
 STATISTICS_BATCHES = 8
@@ -88,17 +89,17 @@ def prepare(args, stages, folder, listed, devices):
         list of `Split`: one, or one a fold.
     """
     restarts = args.restart and devices.is_main_process
-    begins = restarts or not read_json(folder / "settings.json", run_folder.RESTART)
-    known = {side: {} for side in SIDES} if restarts else read_check(folder, run_folder.RESTART)
+    begins = restarts or not read_json(folder / "settings.json", RESTART)
+    known = {side: {} for side in SIDES} if restarts else read_check(folder, RESTART)
     sides, found = check_sides(args.data, listed, known, args.workers)
     if not begins:
         sides, found = keep_vanished(args.data, sides, known, found)
     sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
     pool = pool_sides(sides) if args.folds else None
-    splits.print_counts(*sides, args.folds, found)
+    splits.print_counts(args.data, *sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
     machine = inventory.prepare(args.precision, args.distribute, args.jit)
-    settings = run_folder.make_settings(vars(args), stages, devices, sides[0].typeids, found)
+    settings = make_settings(vars(args), stages, devices, sides[0].typeids, found)
     if args.folds and begins:  # what cannot be cut is refused before the old run is moved
         folds = splits.choose_folds(pool, found, args.folds, args.seed)
     if restarts:
@@ -160,7 +161,8 @@ def draw_first_pairs(args, stages, photos, picture):
         draw_pairs(batches[0], photos.typeids).save(temporary)
     print(f"drawing of the first pairs: {picture}")
     trained = PairBatches(photos, 160, args.batch_size, args.seed)
-    if args.loss == "paired" and (note := note_on_pairs(trained)):
+    compares_all = args.recipe in recipe.ALL_PAIRS
+    if args.loss == "paired" and not compares_all and (note := note_on_pairs(trained)):
         print(note)
 
 
@@ -261,7 +263,7 @@ def check_still_there(model_file):
     """Raises a UserError if a model that the run made, and resumes from, was deleted."""
     if not model_file.is_file():
         raise UserError(
-            f"{model_file}: gone, and the run resumes from it; restore it, or {run_folder.RESTART}"
+            f"{model_file}: gone, and the run resumes from it; restore it, or {RESTART}"
         )
 
 

@@ -20,7 +20,7 @@ from pair_generator import swap_partners
 from pairs.command_line import run
 from pairs.errors import UserError
 from pairs.network.trunks import TRUNKS
-from pairs.training import recipe, run_folder
+from pairs.training import recipe, settings
 
 # Of trunks that do not scale bytes themselves.
 INPUT_SCALE = "pairs.network.trunks.INPUT_SCALE"
@@ -193,8 +193,8 @@ VARIANTS = {
 
 def name_in_settings(name):
     """Has the settings of a run name its variant: neither resumes the other's."""
-    constants = run_folder.constants
-    run_folder.constants = lambda *args: {**constants(*args), "variant": name}
+    constants = settings.constants
+    settings.constants = lambda *args: {**constants(*args), "variant": name}
 
 
 def parse_args(argv):

@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import COLOURS, ROOT, SIZE, make_photo, run_script
+from conftest import COLOURS, ROOT, SIZE, make_photo
 from keras.src.applications import convnext as convnext_builder
 from PIL import Image
 
@@ -76,12 +76,13 @@ def photos(tmp_path_factory):
 
 
 @needs_onnx
-def test_the_program_of_the_docs_says_what_predict_says(weights, photos, tmp_path):
-    done = run_script("predict.py", "--weights", weights, "--export", tmp_path / "model.onnx")
-    assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout == f"{tmp_path / 'model.onnx'}: 3 classes, photos of {SIZE} x {SIZE} pixels\n"
-    )
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+def test_the_program_of_the_docs_says_what_predict_says(fit, weights, photos, tmp_path, capsys):
+    predictor = Predictor(weights)
+    predictor.fit = fit
+    export(predictor, str(tmp_path / "model.onnx"))
+    place, square = tmp_path / "model.onnx", f"{SIZE} x {SIZE} pixels"
+    assert capsys.readouterr().out == f"{place}: ONNX, 3 classes, photos of {square}, fit {fit}\n"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *find_photos(photos)],
         cwd=tmp_path,
@@ -93,7 +94,6 @@ def test_the_program_of_the_docs_says_what_predict_says(weights, photos, tmp_pat
     for line in done.stdout.splitlines():
         path, typeid, probability = line.split("\t")
         said.setdefault(pathlib.Path(path).stem, {})[typeid] = float(probability)
-    predictor = Predictor(weights)
     predictions = predictor.predict(find_photos(photos))
     predict.write_table(predictor, predictions, predictor.calibration, {}, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="") as file:
@@ -287,6 +287,7 @@ def test_what_is_missing_is_said(weights, tmp_path, monkeypatch):
         "tf2onnx and onnx not installed; pip install -r requirements-export.txt"
     )
     assert exporting.why_not("m.tflite") is None
+    assert exporting.why_not("m.h5").startswith(".h5 is no format")
     (tmp_path / "m").mkdir()
     for name in ("m", "m/"):
         assert exporting.why_not(f"{tmp_path}/{name}").startswith("is there already")

@@ -332,5 +332,5 @@ def test_batches_that_hold_hardly_any_other_pair_are_noted(num_classes, noted):
     assert bool(note) == noted
     if noted:
         assert "% of the pairs are of one class" in note
-        assert "a smaller --batch-size" in note
+        assert "--recipe tuned" in note
         assert not note_on_pairs(PairBatches(photos, SIZE, 2, seed=0))

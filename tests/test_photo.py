@@ -10,6 +10,7 @@ from PIL import Image
 from pairs import files
 from pairs.errors import UserError
 from pairs.photos import read as photo
+from pairs.photos.passed_over import print_passed_over
 from pairs.photos.read import Photos, find_class_photos, find_photos, read_ahead, read_photo
 
 
@@ -180,6 +181,25 @@ def test_photos_are_found_at_any_depth_and_sorted_by_file_name(tmp_path):
         (tmp_path / name).write_bytes(b"")
     found = [path.rsplit("/", 1)[1] for path in find_photos(tmp_path)]
     assert found == ["a.PNG", "b.jpeg", "c.jpg"]
+
+
+def test_what_is_passed_over_is_counted_once_and_by_kind(tmp_path, capsys):
+    for name in ("a/1.jpg", "a/IMG_1.HEIC", "a/deep/2.heic", "b/3.jfif", "b/noext", "loose.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for hidden in (".DS_Store", "a/.hidden.heic"):
+        (tmp_path / hidden).write_bytes(b"")
+    print_passed_over(tmp_path, in_classes=True)
+    endings, loose, empty = capsys.readouterr().out.splitlines()
+    assert endings.startswith("note: 3 passed over, no ending of a photo (.bmp, ")
+    assert endings.endswith(f": 2 .heic, 1 without; e.g. {tmp_path}/a/IMG_1.HEIC")
+    assert loose == f"note: 1 passed over, not in a class folder; e.g. {tmp_path}/loose.png"
+    assert empty == f"note: 1 passed over, class folders without photos; e.g. {tmp_path}/empty"
+    # All that is neither named nor hidden is found.
+    assert len(find_photos(tmp_path)) == 3
+    print_passed_over(tmp_path)
+    assert capsys.readouterr().out.splitlines() == [endings]
 
 
 def test_reading_ahead_keeps_order_and_stays_bounded():

@@ -381,9 +381,13 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("--export a.tflite --batch-size 8", "--export takes --weights alone, not --batch-size"),
         ("--export nowhere/a.tflite", "the folder nowhere does not exist"),
         ("--export nowhere/a/", "the folder nowhere does not exist"),
-        ("--export TABLE", "table.csv: is there already; delete it, or choose another name"),
+        ("--export TABLE", "--export table.csv: .csv is no format; .onnx, .tflite, or a name"),
+        ("--export m.ONNX", ".ONNX is no format"),
         ("--export weights", "--export weights: is there already"),
-        ("--export a.jpg", "that is the name of a photo"),
+        (
+            "FOLDER --weights TABLE",
+            "table.csv: a file; its folder is wanted: --weights .",
+        ),
     ],
 )
 def test_what_would_be_ignored_or_overwritten_is_refused(

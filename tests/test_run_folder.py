@@ -12,14 +12,15 @@ from pairs.files import read_json
 from pairs.photos import check
 from pairs.photos.check import Facts
 from pairs.training import run_folder
-from pairs.training.recipe import SEED
+from pairs.training.recipe import SEED, TUNED
+from pairs.training.settings import constants_of, make_settings
 
 CONSTANTS = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
 
 def settings(found, typeids=("a", "b"), stages=SEED, constants=None, **flags):
     flags = {"trunk": "xception", "seed": 0, "batch_size": 32, "workers": 2, **flags}
-    made = run_folder.make_settings(flags, stages, ALONE, list(typeids), found)
+    made = make_settings(flags, stages, ALONE, list(typeids), found)
     return {**made, "constants": constants or CONSTANTS}
 
 
@@ -68,6 +69,13 @@ def test_another_recipe_is_refused_with_each_difference(begun, found):
     with pytest.raises(UserError, match="is None"):
         go_on(begun, found, constants=fewer)
     assert "--restart" in message
+
+
+def test_of_another_recipe_its_name_is_enough(begun, found):
+    run_folder.write_settings(begun, settings(found, recipe="tuned", stages=TUNED, loss="paired"))
+    with pytest.raises(UserError) as refused:
+        go_on(begun, found, recipe="seed", loss="paired")
+    assert "other settings: --recipe was tuned, is seed. Undo" in str(refused.value)
 
 
 def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found):
@@ -149,7 +157,7 @@ def test_a_run_from_before_there_was_a_fit_or_a_balance_goes_on(begun, found):
     assert go_on(begun, found, fit="squash", balance=False)
     with pytest.raises(UserError, match="--fit was squash, is crop"):
         go_on(begun, found, fit="crop", balance=False)
-    with pytest.raises(UserError, match="--balance was False, is True"):
+    with pytest.raises(UserError, match="--balance was not given, is given"):
         go_on(begun, found, fit="squash", balance=True)
 
 
@@ -174,16 +182,16 @@ def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
     for trunk, other in (("xception", "inceptionv3"), ("inceptionv3", "xception")):
         flags = {"trunk": trunk, "recipe": "night", "loss": "softmax"}
         run_folder.write_settings(tmp_path, settings(found, constants=constants, **flags))
-        now = settings(found, constants=run_folder.constants_of(flags), **flags)
+        now = settings(found, constants=constants_of(flags), **flags)
         assert run_folder.holds_run(tmp_path, now, found, found)
         with monkeypatch.context() as patched:  # another row is no other run
             patched.setitem(TRUNKS, other, None)
             patched.setitem(TRUNKS, "new", None)
-            assert run_folder.constants_of(flags) == now["constants"]
+            assert constants_of(flags) == now["constants"]
         moved = dataclasses.replace(TRUNKS[trunk], blocks="after another")
         with monkeypatch.context() as patched:
             patched.setitem(TRUNKS, trunk, moved)
-            now = settings(found, constants=run_folder.constants_of(flags), **flags)
+            now = settings(found, constants=constants_of(flags), **flags)
         with pytest.raises(UserError, match=r"unfreezing was .*, is after another"):
             run_folder.holds_run(tmp_path, now, found, found)
 
@@ -279,8 +287,9 @@ def test_every_flag_that_changes_a_result_is_compared(begun, found):
     run_folder.write_settings(begun, settings(found, **flags))
     assert go_on(begun, found, **flags)
     for name, value in OTHER_VALUES.items():
-        was = "not given" if flags[name] is None else flags[name]
-        words = f"--{name.replace('_', '-')} was {was}, is {value}"
+        was = flags[name] or ("0" if name == "seed" else "not given")
+        is_now = "given" if value is True else value
+        words = f"--{name.replace('_', '-')} was {was}, is {is_now}"
         with pytest.raises(UserError, match=words):
             go_on(begun, found, **{**flags, name: value})
     for name in MAY_DIFFER:

@@ -13,7 +13,7 @@ from pairs.devices.cluster import ALONE, Cluster
 from pairs.evaluation import metrics
 from pairs.photos.read import Photos
 from pairs.photos.split import split_class
-from pairs.training import run_folder
+from pairs.training import settings
 
 LABELS = np.array([0, 0, 1, 1, 2, 2, 3, 3] * 2, np.int32)
 
@@ -94,7 +94,7 @@ def test_splits_pairs_and_swaps():
 def test_the_names_of_what_decides_a_result(num_groups):
     """They are compared with those in settings.json of the run."""
     devices = ALONE if num_groups == 1 else Cluster(num_devices=2, num_groups=2)
-    found = run_folder.constants(devices)
+    found = settings.constants(devices)
     assert found.pop("backend") in ("tensorflow", "jax", "torch")
     if num_groups == 2:
         assert found.pop("groups of a batch") == 2
@@ -110,13 +110,13 @@ def test_the_names_of_what_decides_a_result(num_groups):
         "dropout": 0.5,
         "loss weights": {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5},
     }
-    assert run_folder.constants_of({"trunk": "xception", "recipe": "night", "loss": "softmax"}) == {
+    assert settings.constants_of({"trunk": "xception", "recipe": "night", "loss": "softmax"}) == {
         "input scale": [1 / 127.5, -1.0],
         "unfreezing": "before block12_sepconv1_act",
         "upper half": "before block9_sepconv1_act",
     }
     flags = {"trunk": "xception"}
-    made = run_folder.make_settings(flags, [], devices, ["a"], {"train": {}, "valid": {}})
+    made = settings.make_settings(flags, [], devices, ["a"], {"train": {}, "valid": {}})
     assert list(made) == [
         *("flags", "stages", "constants", "typeids", "data", "photos", "versions")
     ]

@@ -78,8 +78,10 @@ def model_files(weights: pathlib.Path) -> list[pathlib.Path]:
     """The model file of a weights folder, or those of its folds.
 
     Raises:
-        UserError: it holds neither, or some folds are not trained yet.
+        UserError: it holds neither, or some folds are not trained yet; it is a file.
     """
+    if weights.exists() and not weights.is_dir():
+        raise UserError(f"{weights}: a file; its folder is wanted: --weights {weights.parent}")
     num_folds = max(read_folds(weights).values(), default=0)
     if not num_folds and (weights / MODEL).is_file():
         return [weights / MODEL]

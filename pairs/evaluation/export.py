@@ -38,6 +38,12 @@ def is_folder(path: str) -> bool:
 def why_not(path: str) -> str | None:
     """The reason why nothing can be exported to a path, or None. Loads no Keras."""
     missing = [name for name in ONNX_NEEDS if not importlib.util.find_spec(name)]
+    suffix = pathlib.Path(path).suffix
+    if suffix not in ("", ONNX, LITERT):
+        return (
+            f"{suffix} is no format; {ONNX}, {LITERT}, or a name without an ending for the folder "
+            f"of a SavedModel"
+        )
     if path.endswith(ONNX) and missing:
         return f"{' and '.join(missing)} not installed; pip install -r requirements-export.txt"
     if is_folder(path) and os.path.lexists(pathlib.Path(path)):
@@ -81,7 +87,11 @@ def export(predictor: Predictor, path: str) -> None:
         raise UserError(f"{path}: could not be written ({error.message})") from error
     fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
     side = predictor.image_size
-    print(f"{path}: {len(predictor.typeids)} classes, photos of {side} x {side} pixels{fitted}")
+    form = "a SavedModel" if is_folder(path) else "ONNX" if path.endswith(ONNX) else "LiteRT"
+    print(
+        f"{path}: {form}, {len(predictor.typeids)} classes, photos of {side} x {side} pixels, "
+        f"fit {predictor.fit}{fitted}"
+    )
 
 
 def exported_model(predictor: Predictor) -> Any:

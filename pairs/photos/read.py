@@ -26,7 +26,7 @@ from pairs.photos.fit import SQUASH, fit_photo
 
 # The two sides of a data folder.
 SIDES = TRAIN, VALID = "train", "valid"
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 # Folders that other programs leave beside photos: macOS' archives, Synology, QNAP.
 NOT_OF_PEOPLE = {"__MACOSX", "@eaDir", "#recycle"}
 # What a file is tried as, whatever its name says. Not all that Pillow knows:

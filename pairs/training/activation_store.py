@@ -26,7 +26,8 @@ from pairs.network.parts import digest
 from pairs.photos.fit import SQUASH
 from pairs.photos.read import Photos, read_ahead
 from pairs.training.run import Run
-from pairs.training.run_folder import ACTIVATIONS, installed_versions
+from pairs.training.run_folder import ACTIVATIONS
+from pairs.training.settings import installed_versions
 
 # Photos per forward pass of the frozen part, whatever the training batch is.
 BATCH_SIZE = 16

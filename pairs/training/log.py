@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pairs.files import read_json, replacing, write_csv, write_json
 from pairs.training.recipe import Stage
-from pairs.training.run_folder import RESTART
+from pairs.training.settings import RESTART
 
 CURVES = {
     "loss": "loss (all heads, weighted)",

@@ -14,7 +14,7 @@ from pairs.network.held_out import read_held_out
 from pairs.network.similarity import read_similarity, unit_rows
 from pairs.photos.folds import fold_folder, folds_of, read_folds
 from pairs.photos.read import Photos
-from pairs.training.run_folder import RESTART
+from pairs.training.settings import RESTART
 
 TABLE = "out_of_fold.csv"
 

@@ -1,0 +1,49 @@
+"""What lies in a folder of photos and is none: it is said, so that nobody misses it."""
+
+import collections
+import os
+import pathlib
+
+from pairs.photos.read import PHOTO_SUFFIXES, is_hidden, printable
+
+
+def print_passed_over(folder: str | pathlib.Path, in_classes: bool = False) -> None:
+    """Prints a line for each kind of what `find_photos` or `find_class_photos` passes over.
+
+    Phones write .heic, browsers .avif: a part of a folder may be of such files.
+
+    Args:
+        folder: of photos.
+        in_classes: only photos in its class folders count.
+    """
+    root, others, loose = str(folder), [], []
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            if is_hidden(name):
+                continue
+            if os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES:
+                others.append(path)
+            elif in_classes and parent == root:
+                loose.append(path)
+    if others:
+        endings = collections.Counter(os.path.splitext(path)[1].lower() for path in others)
+        counts = [f"{count} {end or 'without'}" for end, count in endings.most_common(5)]
+        known = ", ".join(sorted(PHOTO_SUFFIXES))
+        print_note(others, f"no ending of a photo ({known}): {', '.join(counts)}")
+    if loose:
+        print_note(loose, "not in a class folder")
+    empty = [path for path in pathlib.Path(root).iterdir() if in_classes and is_empty(path)]
+    if empty:
+        print_note([str(path) for path in empty], "class folders without photos")
+
+
+def print_note(paths: list[str], why: str) -> None:
+    """Prints how many paths are passed over, and the first."""
+    print(f"note: {len(paths)} passed over, {why}; e.g. {printable(paths[0])}")
+
+
+def is_empty(path: pathlib.Path) -> bool:
+    """Whether a path is an empty folder of people's."""
+    return path.is_dir() and not is_hidden(path.name) and not any(path.iterdir())

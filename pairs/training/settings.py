@@ -1,0 +1,190 @@
+"""What the result of a run depends on, and whether a command would continue it.
+
+`settings.json` of a weights folder holds it. Another recipe, data set or class list
+is refused, with the difference.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import pathlib
+from typing import Any
+
+from pairs.devices.cluster import Cluster
+from pairs.errors import UserError
+from pairs.network import trunks
+from pairs.photos import fit
+from pairs.photos.check import Known, fingerprint, readable
+from pairs.photos.read import SIDES
+from pairs.training import recipe
+from pairs.training.recipe import Stage
+
+PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
+RESTART = "start over with --restart, which keeps the old run in a folder of its own"
+# Flags that change no result, or are compared as what they lead to.
+NOT_COMPARED = (
+    *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
+)
+# Constants that only some recipes have.
+OF_RECIPE = ALL_PAIRS_WEIGHT, UPPER_HALF = "weight of all pairs", "upper half"
+# What runs did that began before there was such a flag.
+BEFORE_FLAGS = {"fit": fit.SQUASH, "balance": False}
+
+
+def installed_versions() -> dict[str, str]:
+    """The version of each package of `PACKAGES` that is installed."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def make_settings(
+    flags: dict[str, Any],
+    stages: list[Stage],
+    devices: Cluster,
+    typeids: list[str],
+    found: dict[str, Known],
+) -> dict[str, Any]:
+    """What a run depends on, as JSON writes it.
+
+    Args:
+        flags: of the command line, by name.
+        stages: the plan.
+        devices: what trains.
+        typeids: the classes in the order of their labels.
+        found: what `check.check_sides` found on each side.
+    """
+    return {
+        "flags": flags,
+        "stages": [dataclasses.asdict(stage) for stage in stages],
+        "constants": {**constants(devices), **constants_of(flags)},
+        "typeids": typeids,
+        "data": {side: fingerprint(photos) for side, photos in found.items()},
+        "photos": {side: len(readable(photos)) for side, photos in found.items()},
+        "versions": installed_versions(),
+    }
+
+
+def constants(devices: Cluster) -> dict[str, Any]:
+    """What decides a result beside flags and stages, as JSON writes it."""
+    import keras  # takes seconds
+
+    return {
+        "backend": keras.backend.backend(),
+        "augmentation": recipe.AUGMENTATION,
+        "plateau": recipe.PLATEAU,
+        **({"groups of a batch": devices.num_groups} if devices.num_groups > 1 else {}),
+        "resampling": fit.RESAMPLING.name,
+        "dropout": recipe.DROPOUT,
+        "loss weights": recipe.LOSS_WEIGHTS,
+    }
+
+
+def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
+    """The same, of the run's own trunk and recipe."""
+    trunk = trunks.TRUNKS[flags["trunk"]]
+    found: dict[str, Any] = {"input scale": list(trunk.input_scale), "unfreezing": trunk.blocks}
+    if flags.get("recipe") in recipe.ALL_PAIRS and flags["loss"] == "paired":
+        found[ALL_PAIRS_WEIGHT] = recipe.ALL_PAIRS_WEIGHT
+    if flags.get("recipe") == "night":
+        found[UPPER_HALF] = trunk.half
+    return found
+
+
+def check_same_run(
+    folder: pathlib.Path,
+    old: dict[str, Any],
+    new: dict[str, Any],
+    known: dict[str, Known],
+    found: dict[str, Known],
+) -> None:
+    """Refuses to resume with other settings.
+
+    Args:
+        folder: the weights folder.
+        old: settings of the run in it.
+        new: settings of this command.
+        known, found: the photos of both.
+
+    Raises:
+        UserError: spells out every difference.
+    """
+    flags = {**BEFORE_FLAGS, **old["flags"]}
+    differences = [
+        f"--{name.replace('_', '-')} was {given(flags.get(name))}, is {given(value)}"
+        for name, value in new["flags"].items()
+        if name not in NOT_COMPARED and flags.get(name) != value
+    ]
+    cache = flags.get("cache")
+    if new["flags"].get("cache") == "off" != cache:
+        # The way out where a quota leaves no room: what is stored can be computed.
+        differences = [words for words in differences if not words.startswith("--cache ")]
+        print(f"note: --cache was {cache}, is off: results may differ in the last digits")
+    was, is_now = dict(old["constants"]), dict(new["constants"])
+    if flags.get("recipe") == new["flags"].get("recipe"):
+        differences += stage_differences(old["stages"], new["stages"])
+    else:  # all stages differ, and what is of one recipe only
+        for name in OF_RECIPE:
+            was.pop(name, None), is_now.pop(name, None)
+    for name, numbered in trunks.NUMBERED.items():  # of a run of an earlier version
+        if was.get(name) == numbered:
+            was[name] = trunks.NAMED[name].get(old["flags"].get("trunk"))
+    differences += [
+        f"{name} was {was.get(name)}, is {is_now.get(name)}"
+        for name in sorted(was.keys() | is_now.keys())
+        if was.get(name) != is_now.get(name)
+    ]
+    if old["typeids"] != new["typeids"]:
+        differences.append(f"classes {list_changes(old['typeids'], new['typeids'])}")
+    for side in SIDES:
+        if old["data"][side] != new["data"][side]:
+            differences.append(
+                f"{side} photos {list_changes(readable(known[side]), readable(found[side]))}"
+            )
+    if differences:
+        raise UserError(
+            f"--weights {folder} holds a run with other settings: {'; '.join(differences)}. "
+            f"Undo that to resume it, choose another --weights, or {RESTART}"
+        )
+    changed = {
+        name: (old["versions"].get(name), version)
+        for name, version in new["versions"].items()
+        if old["versions"].get(name) != version
+    }
+    for name, (before, now) in changed.items():
+        print(f"note: {name} was {before}, is {now}: results may differ in the last digits")
+
+
+def given(value: Any) -> Any:
+    """The value of a flag, human-readable."""
+    if value is None or value is False:
+        return "not given"
+    return "given" if value is True else value
+
+
+def stage_differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+    """How two training plans differ, one phrase a difference."""
+    was, now = ({stage["name"]: stage for stage in stages} for stages in (old, new))
+    differences = [f"stage {name} was skipped" for name in now if name not in was]
+    differences += [f"stage {name} is skipped" for name in was if name not in now]
+    for name in was.keys() & now.keys():
+        differences += [
+            f"{key} of stage {name} was {was[name].get(key)}, is {value}"
+            for key, value in now[name].items()
+            if was[name].get(key) != value
+        ]
+    return sorted(differences)
+
+
+def list_changes(old: Any, new: Any) -> str:
+    """What is new, gone or changed between two lists, or two dicts, in words."""
+    changes = {
+        "added": [name for name in new if name not in old],
+        "gone": [name for name in old if name not in new],
+    }
+    if isinstance(old, dict):
+        changes["changed"] = [name for name in new if name in old and old[name] != new[name]]
+    words = [f"{len(names)} {what} (e.g. {names[0]!r})" for what, names in changes.items() if names]
+    return ", ".join(words) or "in another order"
