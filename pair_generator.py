@@ -12,6 +12,7 @@ they do not.
 Look at a batch:  python pair_generator.py --data data/train --out pairs.png
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from pairs.errors import UserError
 from pairs.files import replacing
 from pairs.photos.augment import augment
 from pairs.photos.draw import draw_pairs
+from pairs.photos.fit import FITS, SQUASH
 from pairs.photos.partners import (
     class_members,
     close_cycles,
@@ -276,6 +278,7 @@ def parse_args(argv=None):
     )
     parser.add_argument("--batch-size", type=positive_int, default=32, help="pairs (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--fit", choices=FITS, default=SQUASH, help="as train.py (default: squash)")
     parser.add_argument("--no-augment", action="store_true", help="photos as they are")
     args = parser.parse_args(argv)
     if args.seed < 0:
@@ -290,7 +293,7 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
-    photos = find_class_photos(args.data)
+    photos = dataclasses.replace(find_class_photos(args.data), fit=args.fit)
     batches = PairBatches(
         photos, args.image_size, args.batch_size, args.seed, None if args.no_augment else "affine"
     )

@@ -83,7 +83,10 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as error:
-        line = " ".join(str(error).split())
+        text = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"  # without "[Errno 13]"
+        line = " ".join(text.split())
         print(f"{program()}: error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -145,15 +145,15 @@ def test_labels_say_what_the_images_are(data):
 
 def test_the_command_draws_a_sheet_of_pairs(data, tmp_path):
     out = tmp_path / "pairs.png"
-    done = run_script(
-        "pair_generator.py", "--data", data / "train", "--out", out, "--batch-size", 6
-    )
+    flags = ("--data", data / "train", "--out", out, "--batch-size", 6, "--fit", "pad")
+    done = run_script("pair_generator.py", *flags, "--no-augment")
     assert done.returncode == 0, done.stderr
     assert "6 pairs" in done.stdout
     with Image.open(out) as sheet:
         assert sheet.size == (4 * (2 * 160 + 24), 2 * (160 + 16 + 22))
         colours = {colour for _, colour in sheet.getcolors(sheet.width * sheet.height)}
     assert (40, 140, 60) in colours  # the frame of a pair of one class
+    assert (127, 127, 127) in colours  # around photos of 90 x 80
 
 
 def test_training_pairs_every_class_that_is_there_twice():
