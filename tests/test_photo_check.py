@@ -133,3 +133,18 @@ def test_the_photos_of_a_check_are_those_of_the_folder(folder):
     assert again.paths == usable.paths
     assert again.labels.tolist() == usable.labels.tolist()
     assert again.digests == usable.digests
+
+
+def test_what_training_passes_over_and_cannot_judge_is_said(tmp_path, capsys):
+    from pairs.training.splits import print_counts
+
+    for name in ("train/a/1.jpg", "train/b/2.jpg", "train/b/3.heic", "valid/a/4.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    photos = find_class_photos(tmp_path / "train")
+    valid = find_class_photos(tmp_path / "valid", photos.typeids)
+    print_counts(str(tmp_path), photos, valid, None, {"train": {}, "valid": {}})
+    passed_over, unjudged, counts = capsys.readouterr().out.splitlines()
+    assert passed_over.startswith("note: 1 passed over, no ending of a photo")
+    assert unjudged == "note: no validation photos of 1 classes, e.g. 'b'"
+    assert counts == "2 classes, 2 photos to train, 1 to validate"

@@ -56,9 +56,11 @@ def test_every_photo_has_a_line_and_the_unreadable_ones_the_most_frequent_class(
     shutil.copytree(test_folder, tmp_path / "test")
     (tmp_path / "test" / "21,2.jpg").write_bytes(b"<html>")
     os.mkfifo(tmp_path / "test" / "22,3.jpg")
+    (tmp_path / "test" / "IMG_1.HEIC").write_bytes(b"a phone's")
     flags = ("--weights", trained, "--test", tmp_path / "test", "--out", tmp_path / "predict.txt")
     done = run_script("predict.py", *flags)
     assert done.returncode == 0, done.stderr
+    assert "note: 1 passed over, no ending of a photo" in done.stdout
     assert "5 photos, 2 of them not readable" in done.stdout
     assert "21,2.jpg: not a readable photo" in done.stderr
     assert "22,3.jpg: not a readable photo" in done.stderr

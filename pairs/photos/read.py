@@ -27,8 +27,8 @@ from pairs.photos.fit import SQUASH, fit_photo
 # The two sides of a data folder.
 SIDES = TRAIN, VALID = "train", "valid"
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-# Folders that other programs leave beside photos: macOS' archives, Synology, QNAP.
-NOT_OF_PEOPLE = {"__MACOSX", "@eaDir", "#recycle"}
+# What other programs leave beside photos: macOS' archives, Synology, QNAP, Windows.
+NOT_OF_PEOPLE = {"__MACOSX", "@eaDir", "#recycle", "Thumbs.db", "desktop.ini"}
 # What a file is tried as, whatever its name says. Not all that Pillow knows:
 # its EPS reader would run a program, on bytes from the web.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
