@@ -240,11 +240,15 @@ def difference(compared):
     return f"**{text}**" if compared["p"] < SIGNIFICANT else text
 
 
-def main():
+def parse_args(argv=None):
     parser = Parser(description="One table of what ablation.py left in several folders.")
     parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="OUT", help="its --out")
     parser.add_argument("--against", metavar="ROW", help="as of ablation.py")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse_args()
     tables = {folder: read_json(folder / "results.json") for folder in args.folders}
     for folder, found in tables.items():
         if not found:
