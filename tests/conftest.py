@@ -87,6 +87,8 @@ def run_script(*words, cwd=ROOT, **environment):
 
 def run_here(script, flags, cwd):
     """A script in this process, with the small trunk: what `run_script` returns."""
+    from pairs.network import parts
+
     module = importlib.import_module(script.removesuffix(".py"))
     output, errors, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -97,6 +99,7 @@ def run_here(script, flags, cwd):
         warnings.catch_warnings(),
     ):
         put_small_trunk(patch)
+        parts.forget_models()  # Keras numbers the names of layers on, and they are in the files
         patch.setattr(sys, "argv", [script, *flags])
         patch.setattr(module, "stop_at_once", lambda _: None, raising=False)  # it is pytest's
         try:
