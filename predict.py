@@ -205,10 +205,8 @@ def judge(predictors, args, names):
     """Prints how good the model is on photos of known class; stores the calibration."""
     predictor = predictors[0]
     photos = unseen.find_photos_to_judge(args.evaluate, predictors)
-    unjudged = sorted(set(range(len(photos.typeids))) - set(photos.labels.tolist()))
-    if unjudged:
-        some = photos.typeids[unjudged[0]]
-        print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {some!r}")
+    if unjudged := photos.missing_classes():
+        print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {unjudged[0]!r}")
     digests = unseen.find_digests(photos.paths, args.workers)
     folds = [unseen.find_folds(each, digests) for each in predictors]
     evaluation = evaluate(predictor, photos, predict_unseen(predictors, photos, digests, folds))

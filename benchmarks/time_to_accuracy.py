@@ -26,10 +26,11 @@ import tempfile
 
 import numpy as np
 
+from experiments.predictions import predict_photos
 from pairs.command_line import Parser, positive_int, run
 from pairs.errors import UserError
 from pairs.files import read_json, replacing, write_json
-from pairs.photos.read import find_class_photos, read_ahead, read_photo
+from pairs.photos.read import find_class_photos
 from pairs.training.recipe import RECIPES
 
 # Where each contender's training is: module and function.
@@ -89,11 +90,8 @@ def classes_of(model_file, photos):
     from pairs.network.parts import photo_model
 
     model = photo_model([load_model(model_file)])
-    side = model.input_shape[1]
-    images = list(read_ahead(lambda path: read_photo(path, side), photos.paths, 2))
-    batches = [np.stack(images[n : n + BATCH_SIZE]) for n in range(0, len(images), BATCH_SIZE)]
-    found = [model.predict_on_batch(batch)["probabilities"] for batch in batches]
-    return np.concatenate(found).argmax(axis=1)
+    found = predict_photos(model.predict_on_batch, photos, model.input_shape[1])
+    return found["probabilities"].argmax(axis=1)
 
 
 def work(connection, contender, args):

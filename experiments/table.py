@@ -253,7 +253,7 @@ def main():
     for folder, found in tables.items():
         if not found:
             raise UserError(f"{folder}: no results.json; is it an --out of experiments.ablation?")
-    trainings = [(folder, seed) for folder in tables for seed in range(tables[folder]["seeds"])]
+    trainings = [(out, seed) for out, found in tables.items() for seed in range(found["seeds"])]
     commands = {row["row"]: row["command"] for found in tables.values() for row in found["rows"]}
     done = [{row["row"] for row in found["rows"] if "stages" in row} for found in tables.values()]
     rows = [row for row in commands if all(row in of_folder for of_folder in done)]

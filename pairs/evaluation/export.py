@@ -80,14 +80,17 @@ def export(predictor: Predictor, path: str) -> None:
     model = exported_model(predictor)
     signature = [keras.InputSpec(shape=model.input_shape, dtype="uint8", name="images")]
     facts = {"typeids": json.dumps(predictor.typeids), "fit": predictor.fit}
-    write = write_folder if is_folder(path) else write_onnx if path.endswith(ONNX) else write_litert
+    form, write = "LiteRT", write_litert
+    if is_folder(path):
+        form, write = "a SavedModel", write_folder
+    elif path.endswith(ONNX):
+        form, write = "ONNX", write_onnx
     try:
         write(model, signature, facts, path)
     except OpError as error:  # TensorFlow's own, of a full disk
         raise UserError(f"{path}: could not be written ({error.message})") from error
     fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
     side = predictor.image_size
-    form = "a SavedModel" if is_folder(path) else "ONNX" if path.endswith(ONNX) else "LiteRT"
     print(
         f"{path}: {form}, {len(predictor.typeids)} classes, photos of {side} x {side} pixels, "
         f"fit {predictor.fit}{fitted}"

@@ -220,9 +220,8 @@ def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> Non
             warnings.simplefilter("ignore")  # said below, in one line
             trunk.load_weights(str(file))
     except Exception as error:  # whatever a damaged or foreign file leads to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = reason.split(". ")[0][:150]
-        raise UserError(f"{expected}; another --trunk? ({reason})") from error
+        sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise UserError(f"{expected}; another --trunk? ({sentence[:150]})") from error
     missed = [
         weight.path
         for weight in trunk.weights

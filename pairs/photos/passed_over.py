@@ -17,26 +17,25 @@ def print_passed_over(folder: str | pathlib.Path, in_classes: bool = False) -> N
         in_classes: only photos in its class folders count.
     """
     root, others, loose = str(folder), [], []
+    endings: collections.Counter[str] = collections.Counter()
     for parent, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            if is_hidden(name):
-                continue
-            if os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES:
-                others.append(path)
+        for name in sorted(name for name in names if not is_hidden(name)):
+            ending = os.path.splitext(name)[1].lower()
+            if ending not in PHOTO_SUFFIXES:
+                others.append(os.path.join(parent, name))
+                endings[ending] += 1
             elif in_classes and parent == root:
-                loose.append(path)
+                loose.append(os.path.join(parent, name))
     if others:
-        endings = collections.Counter(os.path.splitext(path)[1].lower() for path in others)
         counts = [f"{count} {end or 'without'}" for end, count in endings.most_common(5)]
         known = ", ".join(sorted(PHOTO_SUFFIXES))
         print_note(others, f"no ending of a photo ({known}): {', '.join(counts)}")
     if loose:
         print_note(loose, "not in a class folder")
-    empty = [path for path in pathlib.Path(root).iterdir() if in_classes and is_empty(path)]
+    empty = [str(path) for path in pathlib.Path(root).iterdir() if in_classes and is_empty(path)]
     if empty:
-        print_note([str(path) for path in empty], "class folders without photos")
+        print_note(empty, "class folders without photos")
 
 
 def print_note(paths: list[str], why: str) -> None:

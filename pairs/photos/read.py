@@ -75,6 +75,11 @@ class Photos:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def missing_classes(self) -> list[str]:
+        """The typeids that no photo is of."""
+        found = set(self.labels.tolist())
+        return [typeid for label, typeid in enumerate(self.typeids) if label not in found]
+
     def take(self, indices: Sequence[int] | np.ndarray) -> "Photos":
         """`Photos` of some indices, with the same typeids."""
         paths = [self.paths[i] for i in indices]

@@ -109,7 +109,7 @@ def check_same_run(
         known, found: the photos of both.
 
     Raises:
-        UserError: spells out every difference.
+        UserError: spells out every difference; of another recipe only its name.
     """
     flags = {**BEFORE_FLAGS, **old["flags"]}
     differences = [
@@ -127,7 +127,8 @@ def check_same_run(
         differences += stage_differences(old["stages"], new["stages"])
     else:  # all stages differ, and what is of one recipe only
         for name in OF_RECIPE:
-            was.pop(name, None), is_now.pop(name, None)
+            was.pop(name, None)
+            is_now.pop(name, None)
     for name, numbered in trunks.NUMBERED.items():  # of a run of an earlier version
         if was.get(name) == numbered:
             was[name] = trunks.NAMED[name].get(old["flags"].get("trunk"))

@@ -42,10 +42,8 @@ def print_counts(
         print(f"{len(photos.typeids)} classes, {count} photos in {num_folds} folds", flush=True)
         return
     warn_about_leakage(found[TRAIN], found[VALID])
-    unjudged = sorted(set(photos.labels) - set(valid.labels))
-    if unjudged:
-        some = photos.typeids[unjudged[0]]
-        print(f"note: no validation photos of {len(unjudged)} classes, e.g. {some!r}")
+    if unjudged := valid.missing_classes():
+        print(f"note: no validation photos of {len(unjudged)} classes, e.g. {unjudged[0]!r}")
     print(
         f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate",
         flush=True,
