@@ -23,12 +23,12 @@ import numpy as np
 from pairs.command_line import run
 from pairs.devices import inventory
 from pairs.errors import UserError
-from pairs.evaluation import unseen
 from pairs.evaluation.answers import answer_pairs, print_same, write_features
-from pairs.evaluation.calibration import Calibration, write_calibration
-from pairs.evaluation.evaluate import evaluate, print_evaluation, printed_name, write_files
+from pairs.evaluation.calibration import Calibration
+from pairs.evaluation.evaluate import printed_name
 from pairs.evaluation.export import export
 from pairs.evaluation.flags import parse_args
+from pairs.evaluation.judge import judge
 from pairs.evaluation.matches import write_matches
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictions import average
@@ -37,8 +37,6 @@ from pairs.files import write_csv, write_text
 from pairs.photos.passed_over import print_passed_over
 from pairs.photos.read import find_photos, printable
 
-# Fewer than this, and a fitted temperature is mostly chance.
-FEW_PHOTOS = 50
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -144,19 +142,6 @@ def predict_photos(predictors, paths, keep_features=False):
     )
 
 
-def predict_unseen(predictors, photos, digests, folds):
-    """The same; where a fold holds a photo out (`unseen.find_folds`), by its model alone."""
-    return average(
-        [
-            predictor.predict(photos.paths)
-            if own is None
-            else predictor.predict_held_out(photos.paths, digests, own)
-            for predictor, own in zip(predictors, folds, strict=True)
-        ],
-        [predictor.typeids for predictor in predictors],
-    )
-
-
 def check_models(predictors, args):
     """Raises a UserError if the models do not fit together or the flags, before any photo."""
     first, *others = predictors
@@ -201,101 +186,6 @@ def predict_folder(predictors, args, names):
     print(f"{args.out}: {len(predictions.paths)} photos{unreadable}{also}")
 
 
-def judge(predictors, args, names):
-    """Prints how good the model is on photos of known class; stores the calibration."""
-    predictor = predictors[0]
-    photos = unseen.find_photos_to_judge(args.evaluate, predictors)
-    if unjudged := photos.missing_classes():
-        print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {unjudged[0]!r}")
-    digests = unseen.find_digests(photos.paths, args.workers)
-    folds = [unseen.find_folds(each, digests) for each in predictors]
-    evaluation = evaluate(predictor, photos, predict_unseen(predictors, photos, digests, folds))
-    known = [unseen.count_known(each, digests) for each in predictors]
-    why_not = why_not_fair(predictors, known, len(photos))
-    if args.report:
-        folder = pathlib.Path(args.report)
-        folder.mkdir(parents=True, exist_ok=True)
-        digest_of = dict(zip(photos.paths, digests, strict=True))
-        write_pages(evaluation, predictor, names, folder, None if why_not else digest_of)
-    print_evaluation(evaluation, names)
-    if why_not:
-        print(f"calibration not stored, labels not checked: {why_not}")
-    elif not predictor.is_plain:
-        print("calibration not stored: it is of several views, or of one head")
-    else:
-        print(store_calibration(predictor, evaluation.calibration))
-    if args.report:
-        print(f"the report: {folder / 'index.html'}")
-
-
-def why_not_fair(predictors, known, num_photos):
-    """Why a model's word about these photos is no judgement of their labels, or None.
-
-    Args:
-        predictors: who judged them.
-        known: of each of them, `unseen.count_known`.
-        num_photos: that were judged.
-    """
-    for predictor, count in zip(predictors, known, strict=True):
-        if count:
-            return (
-                f"{count} of these {num_photos} photos are photos that the model in "
-                f"{predictor.weights} was trained on; the error is too low"
-            )
-        if count is None:
-            return f"nothing says what the model in {predictor.weights} was trained on"
-    return "it is of several models" if len(predictors) > 1 else None
-
-
-def write_pages(evaluation, predictor, names, folder, digest_of):
-    """Writes tables, pictures and pages of an evaluation.
-
-    Args:
-        evaluation, predictor, names: what is written.
-        folder: exists.
-        digest_of: of each path, if the photos were judged by models that have not
-            seen them: labels can be doubted then. None: the models may know the
-            photos by heart, wrong labels included.
-    """
-    from pairs.evaluation.report import write_report
-    from pairs.evaluation.suspects import find_suspects, write_suspects
-    from pairs.evaluation.suspects_page import write_suspects_page
-
-    write_files(evaluation, names, folder)
-    num_suspects = None
-    for name in ("suspects.csv", "suspects.html"):  # of an earlier evaluation
-        (folder / name).unlink(missing_ok=True)
-    if digest_of is not None:
-        photos, predictions = evaluation.photos, evaluation.predictions
-        folds = predictions.folds
-        groups = unseen.find_near_duplicates(predictor, [digest_of[path] for path in photos.paths])
-        suspects = find_suspects(
-            photos,
-            evaluation.calibrated,
-            predictions.features,
-            np.zeros(len(photos), int) if folds is None else folds,
-            groups,
-        )
-        write_suspects(suspects, photos, folder / "suspects.csv")
-        write_suspects_page(suspects, photos, names, folder, groups)
-        num_suspects = len(suspects)
-        print(f"{num_suspects} labels to check: {folder / 'suspects.html'}")
-    trained_on = None
-    if evaluation.predictions.folds is None:
-        trained_on = unseen.find_training_photos(predictor)
-    write_report(evaluation, predictor, trained_on, names, folder, num_suspects)
-
-
-def store_calibration(predictor, calibration):
-    """Stores what an evaluation fitted; says what was done."""
-    try:
-        write_calibration(predictor.weights, calibration)
-    except UserError as error:  # somebody else's weights, maybe; what was asked for is done
-        return f"calibration not stored: {error}"
-    few = "; so few photos fit it badly" if calibration.photos < FEW_PHOTOS else ""
-    return f"calibration of {calibration.photos} photos stored in {predictor.weights}{few}"
-
-
 def main():
     args = parse_args()
     names = read_names(args.names)
@@ -306,7 +196,7 @@ def main():
     ]
     check_models(predictors, args)
     if args.evaluate:
-        judge(predictors, args, names)
+        judge(predictors, args.evaluate, names, args.report, args.workers)
     elif args.export:
         export(predictors[0], args.export)
     elif args.same:

@@ -54,7 +54,7 @@ def test_classes_without_photos_or_guesses_do_not_disturb():
     assert math.isnan(judged["f1"][0])
     assert judged["precision"][2] == judged["f1"][2] == 0
     assert metrics.worst_classes(judged) == [2, 1]
-    assert metrics.most_confused(confusions) == [(0, 2, 0, 3), (0, 1, 0, 2)]
+    assert metrics.most_confused(confusions) == [(2, 0, 3, 0), (1, 0, 2, 0)]
 
 
 def test_calibration_error_is_the_weighted_gap_of_the_bins():

@@ -166,8 +166,6 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
         print(f"{name(label):<24} {classes['photos'][label]:>6} {values}")
     print("\nmost confused")
     for a, b, a_as_b, b_as_a in metrics.most_confused(evaluation.confusions):
-        if b_as_a > a_as_b:
-            a, b, a_as_b, b_as_a = b, a, b_as_a, a_as_b
         print(f"{name(a)} taken for {name(b)}: {a_as_b}, the other way: {b_as_a}")
     print(
         f"\ncalibration error {numbers['calibration_error']:.4f}, "

@@ -104,17 +104,20 @@ def most_confused(confusions: np.ndarray, count: int = 10) -> list[tuple[int, in
     """Pairs of classes taken for one another, the most frequent first.
 
     Returns:
-        tuples of `(a, b, a_as_b, b_as_a)`: labels with `a < b`, and how many
-        photos of either were guessed as the other; together at least one.
+        tuples of `(a, b, a_as_b, b_as_a)`: two labels, and how many photos of either were
+        guessed as the other; together at least one. `a` is the class more often mistaken
+        of the two, the smaller label of equals.
     """
     both = np.triu(confusions + confusions.T, 1)
     order = np.argsort(-both, axis=None, kind="stable")[:count]
-    pairs = zip(*np.unravel_index(order, both.shape), strict=True)
-    return [
-        (int(a), int(b), int(confusions[a, b]), int(confusions[b, a]))
-        for a, b in pairs
-        if both[a, b]
-    ]
+    confused = []
+    for a, b in zip(*np.unravel_index(order, both.shape), strict=True):
+        if not both[a, b]:
+            break  # and nothing behind it
+        if confusions[b, a] > confusions[a, b]:
+            a, b = b, a
+        confused.append((int(a), int(b), int(confusions[a, b]), int(confusions[b, a])))
+    return confused
 
 
 def bin_by_confidence(

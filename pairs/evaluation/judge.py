@@ -1,0 +1,168 @@
+"""What `predict.py --evaluate` does: judges models on photos that they have not seen.
+
+Class folders come in; numbers are printed, tables, pictures and pages are written,
+and the calibration is stored, unless the models know these photos.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pairs.errors import UserError
+from pairs.evaluation import unseen
+from pairs.evaluation.calibration import Calibration, write_calibration
+from pairs.evaluation.evaluate import Evaluation, evaluate, print_evaluation, write_files
+from pairs.evaluation.predictions import Predictions, average
+from pairs.evaluation.predictor import Predictor
+
+# Fewer than this, and a fitted temperature is mostly chance.
+FEW_PHOTOS = 50
+
+
+def judge(
+    predictors: Sequence[Predictor],
+    folder: str,
+    names: dict[str, str],
+    report: str | None,
+    workers: int,
+) -> None:
+    """Prints how good the models are on photos of known class; stores the calibration.
+
+    Args:
+        predictors: with the same classes; the first one's head judges pairs.
+        folder: with the photos, see `unseen.find_photos_to_judge`.
+        names: human-readable, by typeid; may lack some.
+        report: folder to write tables, pictures and pages to; None: nothing is written there.
+        workers: threads that read files.
+
+    Raises:
+        UserError: no photos there, or none can be read.
+    """
+    predictor = predictors[0]
+    photos = unseen.find_photos_to_judge(folder, predictors)
+    if unjudged := photos.missing_classes():
+        print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {unjudged[0]!r}")
+    digests = unseen.find_digests(photos.paths, workers)
+    folds = [unseen.find_folds(each, digests) for each in predictors]
+    evaluation = evaluate(
+        predictor, photos, predict_unseen(predictors, photos.paths, digests, folds)
+    )
+    known = [unseen.count_known(each, digests) for each in predictors]
+    why_not = why_not_fair(predictors, known, len(photos))
+    if report:
+        pages = pathlib.Path(report)
+        pages.mkdir(parents=True, exist_ok=True)
+        digest_of = dict(zip(photos.paths, digests, strict=True))
+        write_pages(evaluation, predictor, names, pages, None if why_not else digest_of)
+    print_evaluation(evaluation, names)
+    if why_not:
+        print(f"calibration not stored, labels not checked: {why_not}")
+    elif not predictor.is_plain:
+        print("calibration not stored: it is of several views, or of one head")
+    else:
+        print(store_calibration(predictor, evaluation.calibration))
+    if report:
+        print(f"the report: {pages / 'index.html'}")
+
+
+def predict_unseen(
+    predictors: Sequence[Predictor],
+    paths: Sequence[str],
+    digests: Sequence[str | None],
+    folds: Sequence[np.ndarray | None],
+) -> Predictions:
+    """What models that have not seen the photos say of them.
+
+    Args:
+        predictors: their mean is the answer.
+        paths: of the photos.
+        digests: of the photos, see `unseen.find_digests`.
+        folds: of each predictor, `unseen.find_folds`: where a fold holds a photo out,
+            that fold's model alone is asked.
+    """
+    return average(
+        [
+            predictor.predict(paths)
+            if own is None
+            else predictor.predict_held_out(paths, digests, own)
+            for predictor, own in zip(predictors, folds, strict=True)
+        ],
+        [predictor.typeids for predictor in predictors],
+    )
+
+
+def why_not_fair(
+    predictors: Sequence[Predictor], known: Sequence[int | None], num_photos: int
+) -> str | None:
+    """Why a model's word about these photos is no judgement of their labels, or None.
+
+    Args:
+        predictors: who judged them.
+        known: of each of them, `unseen.count_known`.
+        num_photos: that were judged.
+    """
+    for predictor, count in zip(predictors, known, strict=True):
+        if count:
+            return (
+                f"{count} of these {num_photos} photos are photos that the model in "
+                f"{predictor.weights} was trained on; the error is too low"
+            )
+        if count is None:
+            return f"nothing says what the model in {predictor.weights} was trained on"
+    return "it is of several models" if len(predictors) > 1 else None
+
+
+def write_pages(
+    evaluation: Evaluation,
+    predictor: Predictor,
+    names: dict[str, str],
+    folder: pathlib.Path,
+    digest_of: dict[str, str | None] | None,
+) -> None:
+    """Writes tables, pictures and pages of an evaluation.
+
+    Args:
+        evaluation, predictor, names: what is written.
+        folder: exists.
+        digest_of: of each path, if the photos were judged by models that have not
+            seen them: labels can be doubted then. None: the models may know the
+            photos by heart, wrong labels included.
+    """
+    from pairs.evaluation.report import write_report
+    from pairs.evaluation.suspects import find_suspects, write_suspects
+    from pairs.evaluation.suspects_page import write_suspects_page
+
+    write_files(evaluation, names, folder)
+    num_suspects = None
+    for name in ("suspects.csv", "suspects.html"):  # of an earlier evaluation
+        (folder / name).unlink(missing_ok=True)
+    if digest_of is not None:
+        photos, predictions = evaluation.photos, evaluation.predictions
+        folds = predictions.folds
+        groups = unseen.find_near_duplicates(predictor, [digest_of[path] for path in photos.paths])
+        suspects = find_suspects(
+            photos,
+            evaluation.calibrated,
+            predictions.features,
+            np.zeros(len(photos), int) if folds is None else folds,
+            groups,
+        )
+        write_suspects(suspects, photos, folder / "suspects.csv")
+        write_suspects_page(suspects, photos, names, folder, groups)
+        num_suspects = len(suspects)
+        print(f"{num_suspects} labels to check: {folder / 'suspects.html'}")
+    trained_on = None
+    if evaluation.predictions.folds is None:
+        trained_on = unseen.find_training_photos(predictor)
+    write_report(evaluation, predictor, trained_on, names, folder, num_suspects)
+
+
+def store_calibration(predictor: Predictor, calibration: Calibration) -> str:
+    """Stores what an evaluation fitted; says what was done."""
+    try:
+        write_calibration(predictor.weights, calibration)
+    except UserError as error:  # somebody else's weights, maybe; what was asked for is done
+        return f"calibration not stored: {error}"
+    few = "; so few photos fit it badly" if calibration.photos < FEW_PHOTOS else ""
+    return f"calibration of {calibration.photos} photos stored in {predictor.weights}{few}"
