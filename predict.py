@@ -24,7 +24,7 @@ from pairs.command_line import run
 from pairs.devices import inventory
 from pairs.errors import UserError
 from pairs.evaluation.answers import answer_pairs, print_same, write_features
-from pairs.evaluation.calibration import Calibration
+from pairs.evaluation.calibration import Calibration, read_calibration
 from pairs.evaluation.evaluate import printed_name
 from pairs.evaluation.export import export
 from pairs.evaluation.flags import parse_args
@@ -34,8 +34,8 @@ from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv, write_text
-from pairs.photos.passed_over import print_passed_over
 from pairs.photos.read import find_photos, printable
+from pairs.photos.skipped import print_skipped
 
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -160,15 +160,22 @@ def check_models(predictors, args):
 
 
 def calibration_of(predictors):
-    """The stored calibration of a single training; of several, nobody fitted one."""
+    """The stored calibration; nobody fitted one of several trainings, views, or of one head."""
     first, *others = predictors
-    return Calibration() if others else first.calibration
+    if not others and first.is_plain:
+        return first.calibration
+    if any(read_calibration(predictor.weights).photos for predictor in predictors):
+        print(
+            "note: probabilities are as the model gives them: they were calibrated for a single "
+            "--weights, without --tta and --head"
+        )
+    return Calibration()
 
 
 def predict_folder(predictors, args, names):
     """Writes the submission, and the table if asked for."""
     predictor = predictors[0]
-    print_passed_over(args.test)
+    print_skipped(args.test)
     predictions = predict_photos(predictors, find_photos(args.test), bool(args.features))
     write_submission(predictor, predictions, args.out)
     if args.csv:

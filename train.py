@@ -100,17 +100,20 @@ def prepare(args, stages, folder, listed, devices):
     # Keras takes seconds to load: only once everything else is right.
     machine = inventory.prepare(args.precision, args.distribute, args.jit)
     settings = make_settings(vars(args), stages, devices, sides[0].typeids, found)
-    if args.folds and begins:  # what cannot be cut is refused before the old run is moved
+    if args.folds and begins:
         folds = splits.choose_folds(pool, found, args.folds, args.seed)
+    photos = pool or sides[0]
     if restarts:
+        model = build_first_model(args, photos)  # what fails leaves the old run where it is
         run_folder.set_aside(folder)
     resumes = run_folder.holds_run(folder, settings, known, found)
     if devices.is_main_process:
         if found != known:
             write_check(folder, found)
         if not resumes:
-            photos = pool or sides[0]
-            build_first_model(args, photos, folder / "start.keras")
+            if not restarts:
+                model = build_first_model(args, photos)
+            save_first_model(model, folder)
             draw_first_pairs(args, stages, photos, folder / "pairs.png")
             if args.folds:
                 write_folds(folder, pool, folds)
@@ -130,12 +133,11 @@ def prepare(args, stages, folder, listed, devices):
     return [splits.Split(folder, *sides)]
 
 
-def build_first_model(args, photos, start_file):
-    """Builds the network with its starting weights and saves it to `start_file`."""
+def build_first_model(args, photos):
+    """Builds the network with its starting weights."""
     import keras
 
     from model import build_model
-    from pairs.network.files import draw_model, save_model
 
     keras.utils.set_random_seed(args.seed)
     trunk = trunks.build_trunk(args.trunk, args.image_size, args.pretrained, args.weights)
@@ -147,19 +149,25 @@ def build_first_model(args, photos, start_file):
         trunks.estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
     heads = {"paired": args.loss == "paired", "all_pairs": args.recipe in recipe.ALL_PAIRS}
-    model = build_model(trunk, photos.typeids, num_photos, **heads, fit=photos.fit)
-    save_model(model, start_file)
-    picture = start_file.with_name("model.png")
+    return build_model(trunk, photos.typeids, num_photos, **heads, fit=photos.fit)
+
+
+def save_first_model(model, folder):
+    """Saves and draws the network before the first stage."""
+    from pairs.network.files import draw_model, save_model
+
+    save_model(model, folder / "start.keras")
+    picture = folder / "model.png"
     warning = draw_model(model, picture)
     print(warning or f"drawing of the model: {picture}")
 
 
 def draw_first_pairs(args, stages, photos, picture):
-    """Draws the first pairs as the training sees them: is the augmentation sensible?"""
+    """Draws some pairs as the training draws them: is the augmentation sensible?"""
     batches = PairBatches(photos, 160, min(16, args.batch_size), args.seed, stages[0].augment)
     with replacing(picture) as temporary:
         draw_pairs(batches[0], photos.typeids).save(temporary)
-    print(f"drawing of the first pairs: {picture}")
+    print(f"drawing of some pairs: {picture}")
     trained = PairBatches(photos, 160, args.batch_size, args.seed)
     compares_all = args.recipe in recipe.ALL_PAIRS
     if args.loss == "paired" and not compares_all and (note := note_on_pairs(trained)):

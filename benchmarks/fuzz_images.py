@@ -31,6 +31,8 @@ KINDS = ("JPEG", "JPEG", "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
 IMAGE_SIZE = 299
 # Seconds after which a file counts as a hang.
 HANG = 60
+# Files of a pool: a peak of memory is a file's.
+CHUNK = 500
 
 
 def flip_bits(content, rng, _):
@@ -121,26 +123,43 @@ def read_one(contents, number, folder):
     return outcome, seconds, int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024
 
 
+def read_in_pool(contents, numbers, folder, workers):
+    """Yields `(number, outcome, seconds, peak_bytes)`, until a process dies or hangs."""
+    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        futures = [pool.submit(read_one, contents, number, folder) for number in numbers]
+        for number, future in zip(numbers, futures, strict=True):
+            try:
+                yield number, *future.result(timeout=HANG)
+            except concurrent.futures.process.BrokenProcessPool:
+                yield number, "crash", 0, 0
+                return
+            except TimeoutError:
+                yield number, "hang", HANG, 0
+                return
+    finally:
+        for process in multiprocessing.active_children():  # what hangs would be waited for
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
 def fuzz(contents, count, folder):
     """Reads `count` mutated files; returns outcomes, slowest seconds and peak bytes."""
     outcomes, slowest, peak = collections.Counter(), 0, 0
-    waiting = list(range(count))
-    context = multiprocessing.get_context("spawn")
+    waiting, workers = list(range(count)), os.cpu_count()
     while waiting:
-        with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool:
-            chunk, waiting = waiting[:500], waiting[500:]  # new processes: a peak is a file's
-            futures = [pool.submit(read_one, contents, number, folder) for number in chunk]
-            for number, future in zip(chunk, futures, strict=True):
-                try:
-                    outcome, seconds, memory = future.result(timeout=HANG)
-                    slowest, peak = max(slowest, seconds), max(peak, memory)
-                except concurrent.futures.process.BrokenProcessPool:
-                    outcome = "crash"
-                except TimeoutError:
-                    outcome = "hang"
-                outcomes[outcome] += 1
-                if outcome not in ("read", "refused"):
-                    print(f"file {number}: {outcome}", flush=True)
+        found = list(read_in_pool(contents, waiting[:CHUNK], folder, workers))
+        if found[-1][1] == "crash" and workers > 1:
+            found.pop()  # of whose file did the process die? One alone reads them again.
+            workers = 1
+        else:
+            workers = os.cpu_count()
+        waiting = waiting[len(found) :]
+        for number, outcome, seconds, memory in found:
+            slowest, peak = max(slowest, seconds), max(peak, memory)
+            outcomes[outcome] += 1
+            if outcome not in ("read", "refused"):
+                print(f"file {number}: {outcome}", flush=True)
     return outcomes, slowest, peak
 
 

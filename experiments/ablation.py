@@ -176,27 +176,33 @@ def few_photos(data, test, out):
     return few, few / "test"
 
 
-def check_same_table(args):
-    """Refuses to put rows of other data or flags into one table.
-
-    Raises:
-        UserError: OUT holds a table of others.
-    """
-    facts = {
-        "data": str(args.data.resolve()),
-        "test": str(args.test.resolve()),
+def training_facts(args):
+    """What all trainings of a table have in common."""
+    return {
         "epochs": args.epochs,
         "train flags": args.train_flags,
         "pretrained": {trunk: os.path.realpath(file) for trunk, file in args.pretrained.items()},
     }
-    old = read_json(args.out / "flags.json")
+
+
+def check_same_table(out, facts):
+    """Refuses to put rows of other data or flags into one table.
+
+    Args:
+        out: folder of the table.
+        facts: dict from a name to what all rows have in common.
+
+    Raises:
+        UserError: `out` holds a table of others.
+    """
+    old = read_json(out / "flags.json")
     for name, value in facts.items():
         if old and old.get(name) != value:
             raise UserError(
-                f"--out {args.out} holds a table of other runs: {name} was {old.get(name)}, is "
+                f"--out {out} holds a table of other runs: {name} was {old.get(name)}, is now "
                 f"{value}; choose another --out"
             )
-    write_json(args.out / "flags.json", facts)
+    write_json(out / "flags.json", facts)
 
 
 def pretrained_files(parser, items):
@@ -245,7 +251,8 @@ def main():
         args.train_flags = [*QUICK.split(), *args.train_flags]
         args.epochs = args.epochs or QUICK_EPOCHS
         args.data, args.test = few_photos(args.data, args.test, args.out)
-    check_same_table(args)
+    places = {"data": str(args.data.resolve()), "test": str(args.test.resolve())}
+    check_same_table(args.out, places | training_facts(args))
     failed = {}
     # Seed by seed: what is there after a part of the night is a whole table.
     for seed in range(args.seeds):

@@ -1,7 +1,8 @@
 """Cuts labelled photos into folds: some to tune a recipe on, one kept untouched.
 
 A contest keeps the labels of its test photos. To find out what helps, each fold
-in turn plays the test photos, and the others are sorted as `img2keras.py` does:
+in turn plays the test photos, and the others are sorted as `img2keras.py` does
+(a photo under two typeids is always one to train on):
 
     OUT/fold-0/{train,valid,test}/typeid/    test: the untouched fold
     OUT/fold-1/{train,valid,test}/typeid/    test: fold 1; fold 0 is nowhere in it
@@ -18,13 +19,13 @@ from img2keras import inspect_photos, read_raw
 from pairs.command_line import Parser, add_workers_flag, run
 from pairs.errors import UserError
 from pairs.photos.place import place_photo
-from pairs.photos.split import group_photos, split_class
+from pairs.photos.split import group_photos, split_class, under_two_typeids
 
 VALID_FRACTION = 0.1
 
 
 def cut_class(typeid, names, num_folds, seed, groups):
-    """Cuts the photos of a class into folds of one size, give or take one.
+    """Cuts the photos of a class into folds, as even as groups of near-duplicates allow.
 
     Args and raises: as `split.split_class`, which draws every fold.
 
@@ -51,20 +52,25 @@ def cut_class(typeid, names, num_folds, seed, groups):
 
 def cut_folds(raw, out, num_folds, seed, workers):
     """Copies the photos into the folders of all folds; returns the photos in each test folder."""
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out}: not empty; photos of two cuts would mix, choose another one")
     classes, _ = read_raw(raw)
     inspected, _ = inspect_photos(raw, classes, workers)
     groups = group_photos(classes, inspected)
     if not classes:
         raise UserError(f"--raw {raw}: no photos named typeid_hash.jpg")
     counts = [0] * num_folds
+    in_two = under_two_typeids(classes, groups)
     for typeid, names in classes.items():
-        folds = cut_class(typeid, names, num_folds, seed, groups)
+        own = [name for name in names if groups[name] not in in_two]
+        others_too = [name for name in names if groups[name] in in_two]
+        folds = cut_class(typeid, own, num_folds, seed, groups)
         for number, test in enumerate(folds):
             others = [fold for fold in folds if fold is not test and fold is not folds[0]]
             rest = [name for fold in others for name in fold]
             valid = split_class(typeid, rest, VALID_FRACTION, seed, groups)
             counts[number] += len(test)
-            for name in (*test, *rest):
+            for name in (*test, *rest, *others_too):
                 side = "test" if name in test else "valid" if name in valid else "train"
                 target = out / f"fold-{number}" / side / typeid / name
                 place_photo(raw / name, target, link=False)

@@ -24,13 +24,22 @@ Run it:  python -m experiments.new_classes --raw data/raw --out new --leave-out 
 
 import pathlib
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
+from itertools import chain
 
 import numpy as np
 
-from experiments.ablation import ROOT, make_command, pretrained_files, split_row
+from experiments.ablation import (
+    ROOT,
+    check_same_table,
+    make_command,
+    pretrained_files,
+    split_row,
+    training_facts,
+)
 from experiments.folds import VALID_FRACTION, cut_class
 from img2keras import inspect_photos, read_raw
 from pairs.command_line import Parser, add_workers_flag, positive_int, run
@@ -38,32 +47,40 @@ from pairs.errors import UserError
 from pairs.files import read_json, write_json
 from pairs.photos.place import place_photo
 from pairs.photos.read import find_class_photos, typeid_order
-from pairs.photos.split import group_photos, split_class
+from pairs.photos.split import group_photos, split_class, under_two_typeids
 
 # One class in so many is left out; one photo in so many of the others is judged on.
 LEFT_OUT, JUDGED = 4, 3
 
 
 def cut(raw, out, offset, workers):
-    """Links the photos into `out`: train, valid, test and new."""
+    """Links the photos into `out`, all or none: train, valid, test and new.
+
+    A photo under two typeids is none of them: it could be known and new.
+    """
+    unfinished = out.with_name(f".tmp-{out.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
     classes, _ = read_raw(raw)
     inspected, _ = inspect_photos(raw, classes, workers)
     groups = group_photos(classes, inspected)
+    in_two = under_two_typeids(classes, groups)
     for place, typeid in enumerate(sorted(classes, key=typeid_order)):
-        sides = {"new": classes[typeid]}
+        own = [name for name in classes[typeid] if groups[name] not in in_two]
+        sides = {"new": own}
         if place % LEFT_OUT != offset:
-            test, *others = cut_class(typeid, classes[typeid], JUDGED, 0, groups)
+            test, *others = cut_class(typeid, own, JUDGED, 0, groups)
             rest = [name for names in others for name in names]
             valid = split_class(typeid, rest, VALID_FRACTION, 0, groups)
             train = [name for name in rest if name not in valid]
             sides = {"train": train, "valid": valid, "test": test}
         for side, names in sides.items():
             for name in names:
-                place_photo(raw / name, out / side / typeid / name, link=True)
+                place_photo(raw / name, unfinished / side / typeid / name, link=True)
+    unfinished.rename(out)
 
 
 def train(system, seed, folder, args):
-    """Trains one system, or goes on with it."""
+    """Trains one system, or resumes its training."""
     words = make_command(system, seed, folder, args)
     print(f"python {shlex.join(words)}", flush=True)
     done = subprocess.run(
@@ -137,7 +154,7 @@ def print_table(results):
     Args:
         results: dict from the system to the numbers of each of its runs.
     """
-    names = list(next(iter(results.values()))[0])
+    names = list(dict.fromkeys(name for runs in results.values() for name in chain(*runs)))
     print("\n| system | runs |", " | ".join(names), "|\n|---|---|", "---|" * len(names))
     for system, runs in results.items():
         cells = []
@@ -171,6 +188,8 @@ def main():
     args = parse_args()
     for system in args.systems:
         split_row(system)
+    args.out.mkdir(parents=True, exist_ok=True)
+    check_same_table(args.out, {"raw": str(args.raw)} | training_facts(args))
     results = {system: [] for system in args.systems}
     for offset in args.leave_out:
         args.data = args.out / f"leave-{offset}"

@@ -55,7 +55,7 @@ def num_workers(text: str) -> int:
     """An argparse type: a number of threads that a system grants."""
     value = positive_int(text)
     if value > MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text} given, at most {MAX_WORKERS} are of use")
+        raise argparse.ArgumentTypeError(f"{text} given, at most {MAX_WORKERS} are allowed")
     return value
 
 
@@ -102,14 +102,18 @@ def stop_at_once(how_to_resume: str) -> None:
     the middle of it, and a thread waits for it. Nothing is cleaned up: what
     calls this must survive `kill -9` anyway.
 
+    Whoever calls it first in a process decides: a demo, not the training within it.
+
     Args:
         how_to_resume: the end of the line.
     """
+    if signal.getsignal(signal.SIGINT) is leave_it_to_the_thread:
+        return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach())  # open as long as the process
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # the thread below does it
+        signal.signal(number, leave_it_to_the_thread)
 
     def wait():
         number = reader.recv(1)[0]
@@ -119,6 +123,10 @@ def stop_at_once(how_to_resume: str) -> None:
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def leave_it_to_the_thread(*_: object) -> None:
+    """A signal's handler: the thread of `stop_at_once` ends the process."""
 
 
 def print_first(what: str, texts: list[str]) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +21,9 @@ from PIL import Image
 from pairs import command_line
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# No test is timed: a loaded machine would fail it.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 SIZE = 71  # the smallest image Xception takes

@@ -96,6 +96,8 @@ def test_two_folds_are_one_table_of_every_photo_once(tmp_path):
 def test_folds_share_no_photo_and_the_untouched_one_is_nowhere_else(tmp_path):
     raw = make_raw(tmp_path / "raw", photos_per_class=12)
     shutil.copy(raw / "2_0,0.jpg", raw / "2_copy.jpg")
+    shutil.copy(raw / "2_1,0.jpg", raw / "10_of_class_2.jpg")
+    under_two_typeids = {"2_1,0.jpg", "10_of_class_2.jpg"}
     flags = ("--raw", raw, "--out", tmp_path / "folds", "--folds", 3)
     done = run_script("experiments.folds", *flags)
     assert done.returncode == 0, done.stderr
@@ -105,19 +107,22 @@ def test_folds_share_no_photo_and_the_untouched_one_is_nowhere_else(tmp_path):
         for side in ("train", "valid", "test")
     }
     tests = [names[f"fold-{number}", "test"] for number in range(3)]
-    assert set.union(*tests) == {path.name for path in raw.iterdir()}
-    assert sum(map(len, tests)) == 37
+    assert set.union(*tests) == {path.name for path in raw.iterdir()} - under_two_typeids
+    assert sum(map(len, tests)) == 36
     for number in range(3):
         sides = [names[f"fold-{number}", side] for side in ("train", "valid", "test")]
         assert sum(map(len, sides)) == len(set.union(*sides))
+        assert under_two_typeids <= sides[0]
         if number:
             assert not set.union(*sides) & tests[0]
         else:
-            assert set.union(*sides) == set.union(*tests)
+            assert set.union(*sides) == set.union(*tests) | under_two_typeids
         for photo in tests[number]:
             twin = {"2_0,0.jpg": "2_copy.jpg", "2_copy.jpg": "2_0,0.jpg"}.get(photo)
             assert twin is None or twin in tests[number]
     assert "untouched until the end" in done.stdout
+    done = run_script("experiments.folds", *flags, "--seed", 1)
+    assert_one_line_error(done, "folds: not empty; photos of two cuts would mix")
 
 
 def test_too_few_photos_for_the_folds_are_one_line(tmp_path):

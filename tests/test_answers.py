@@ -484,7 +484,7 @@ def test_a_training_of_an_earlier_version_still_answers(copied, photos, gallery,
     done = run_script(*words)
     assert done.returncode == 0, done.stderr
     assert f"cosine {plain:.4f}" in done.stdout
-    assert "not fitted yet: see --evaluate" in done.stdout
+    assert "not calibrated yet: see --evaluate" in done.stdout
     (photos / "pairs.csv").write_text("c.jpg,e f.png\n")
     words = ("--pairs", photos / "pairs.csv", "--out", tmp_path / "a.csv")
     done = run_script("predict.py", *words, "--weights", copied)
@@ -537,7 +537,7 @@ def test_the_verdict_on_two_photos_is_that_of_the_threshold(copied, photos, caps
                 printed = capsys.readouterr().out
                 assert printed.startswith(f"same {probability:.4f}, cosine ")
                 verdict = "the same class" if probability >= judged_by else "two classes"
-                assert f": {verdict} (from {judged_by:.4f} on: the same)" in printed
+                assert f": {verdict} (threshold {judged_by:.4f})" in printed
 
 
 def test_two_photos_of_which_one_is_unreadable_are_an_error(predictor, photos, capsys):

@@ -13,7 +13,7 @@ from pairs.training.batches import KerasBatches
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.log import RunLog
 from pairs.training.optimizer import compile_model, make_optimizer
-from pairs.training.recipe import Stage
+from pairs.training.recipe import PLATEAU, Stage
 
 STAGE = Stage(1, "heads", None, "adam", 0.05, epochs=12, augment=None, patience=5)
 COSINE = dataclasses.replace(STAGE, epochs=5, schedule="cosine")
@@ -105,7 +105,13 @@ def undisturbed(tmp_path_factory):
 def test_the_undisturbed_run_has_plateaus_and_stops_early(undisturbed):
     rows = undisturbed[2]
     assert 3 < len(rows) < STAGE.epochs
-    assert len({row["learning_rate"] for row in rows}) > 1
+    rates = [row["learning_rate"] for row in rows]
+    assert len(set(rates)) > 1
+    # Each epoch's own rate: it is lower from the epoch on that follows the third bad one.
+    losses = [row["val_loss"] for row in rows]
+    drop = next(epoch for epoch in range(1, len(rates)) if rates[epoch] < rates[epoch - 1])
+    best = min(losses[: drop - PLATEAU["patience"]])
+    assert all(loss >= best for loss in losses[drop - PLATEAU["patience"] : drop])
 
 
 @pytest.mark.parametrize("cut_at", [0, 5, 99])

@@ -272,3 +272,22 @@ def test_a_stopped_process_leaves_no_child(number, tmp_path):
     _, errors = process.communicate(timeout=20)
     if number == signal.SIGTERM:
         assert errors.splitlines()[-1] == "stopped by SIGTERM; run the same command again"
+
+
+def test_the_first_to_say_how_a_stopped_process_resumes_is_right(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from pairs import command_line\n"
+        "command_line.stop_at_once('the next demo starts over')\n"
+        "command_line.stop_at_once('run the same command again')\n"  # the training in it
+        "print('running', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert errors.splitlines()[-1] == "stopped by SIGINT; the next demo starts over"

@@ -221,7 +221,7 @@ def test_what_the_cpu_multiplies_in_hardware_is_read_from_linux(tmp_path):
     assert inventory.multiplies_bfloat16(str(tmp_path / "none")) is False
 
 
-def test_the_drivers_list_is_read_and_what_is_none_passed_over():
+def test_the_drivers_list_is_read_and_what_is_none_skipped():
     text = (
         "NVIDIA GeForce GTX 1060 6GB, 6144, 535.183.01, 6.1\n"
         "NVIDIA H200, 144384, 570.86.15, 9.0\n"

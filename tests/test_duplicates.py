@@ -134,7 +134,7 @@ def test_a_crop_of_a_crop_of_a_photo_is_in_its_group(scenes):
     assert group(hashes) == [[0, 1, 2]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_order_of_photos_does_not_change_the_groups(scenes, seed):
     images = [*scenes[:20], *(COPIES["around"](image) for image in scenes[:8]), scenes[0]]

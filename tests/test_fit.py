@@ -208,7 +208,7 @@ def test_prediction_sees_what_validation_saw(cropping, lopsided):
     assert balanced_loss() != pytest.approx(best, rel=1e-2)
     predictor.fit = "crop"
     check_report(predictor, valid)
-    with pytest.raises(UserError, match="--fit was crop, is pad") as refused:
+    with pytest.raises(UserError, match="--fit was crop, is now pad") as refused:
         train.train(train.parse_args([*words, "--batch-size", "4", "--fit", "pad"]))
     assert "\n" not in str(refused.value)
 

@@ -387,6 +387,9 @@ def test_of_folds_one_photo_in_twenty_is_called_none_of_the_classes(trained, sor
 def test_the_evaluation_asks_the_model_that_has_not_seen_the_photo(
     trained, sorted_photos, tmp_path
 ):
+    from pairs.evaluation import unseen
+    from pairs.evaluation.predictor import Predictor
+
     weights = shutil.copytree(trained, tmp_path / "w")
     results = json.loads((trained / "results.json").read_text())
     done = run_script("predict.py", "--weights", weights, "--evaluate", sorted_photos)
@@ -427,7 +430,11 @@ def test_the_evaluation_asks_the_model_that_has_not_seen_the_photo(
     done = run_script("predict.py", "--weights", weights, "--evaluate", moved)
     assert done.returncode == 0, done.stderr
     assert "1 photos that no model has seen" in done.stdout
-    # One fold's model alone has seen two thirds of them.
+    # One fold's model alone has seen two thirds of them, and shows those as training photos.
+    held_out = {row["image"] for row in read_table(trained) if row["fold"] == "2"}
+    one_fold = Predictor(weights / "fold-2")
+    shown = {pathlib.Path(path).name for path in unseen.find_training_photos(one_fold).paths}
+    assert shown == {row["image"] for row in read_table(trained)} - held_out
     done = run_script("predict.py", "--weights", weights / "fold-2", "--evaluate", moved)
     assert done.returncode == 0, done.stderr
     assert "was trained on" in done.stdout.splitlines()[-1]
@@ -479,10 +486,10 @@ def content(path):
 def test_other_folds_are_another_run_and_restart_keeps_them_aside(trained, sorted_photos, tmp_path):
     weights = shutil.copytree(trained, tmp_path / "w")
     done = train(sorted_photos, weights, "--folds", "2")
-    assert_one_line_error(done, "--folds was 3, is 2", "--restart")
+    assert_one_line_error(done, "--folds was 3, is now 2", "--restart")
     words = [word for word in FLAGS.split() if word not in ("--folds", str(NUM_FOLDS))]
     done = run_script("train.py", "--data", sorted_photos, "--weights", weights, *words)
-    assert_one_line_error(done, "--folds was 3, is not given")
+    assert_one_line_error(done, "--folds was 3, is now not given")
     model = pathlib.Path("fold-2", "model.keras")
     assert content(weights / model) == content(trained / model)
     (weights / "fold-1" / "mine.txt").write_text("kept")

@@ -46,6 +46,16 @@ def test_each_class_has_its_share_and_at_least_one_photo_on_either_side(count, f
     assert len(split.split_class("a", names, fraction, seed=0)) == expected
 
 
+def test_of_pairs_alone_another_seed_chooses_another():
+    groups = {f"{pair}_{number}": f"pair {pair}" for pair in range(5) for number in range(2)}
+    chosen = {
+        tuple(sorted(split.split_class("dog", list(groups), 0.1, seed, groups)))
+        for seed in range(20)
+    }
+    assert chosen <= {(f"{pair}_0", f"{pair}_1") for pair in range(5)}
+    assert len(chosen) > 2
+
+
 def test_the_split_does_not_depend_on_directory_order_or_machine():
     names = [f"7_{number}.jpg" for number in range(10)]
     chosen = split.split_class("7", names, 0.3, seed=0)

@@ -53,6 +53,13 @@ def test_the_table_has_the_numbers_of_the_run(done):
     assert {"error", "answer, known", "similarity, new", "none: score"} <= set(found)
 
 
+def test_a_table_of_other_settings_is_refused(done):
+    out = done[0] / "out"
+    words = ("--raw", done[0] / "raw", "--out", out, "--systems", SYSTEM, "--epochs", "2", "0", "0")
+    done = run_script("experiments.new_classes", *words)
+    assert_one_line_error(done, "holds a table of other runs: epochs was ['1', '0', '0'], is now")
+
+
 def test_a_system_that_is_none_is_one_line(done):
     words = ("experiments.new_classes", "--systems", "resnet", "--out", done[0] / "none")
     assert_one_line_error(run_script(*words), "--rows resnet")

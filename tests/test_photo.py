@@ -10,8 +10,8 @@ from PIL import Image
 from pairs import files
 from pairs.errors import UserError
 from pairs.photos import read as photo
-from pairs.photos.passed_over import print_passed_over
 from pairs.photos.read import Photos, find_class_photos, find_photos, read_ahead, read_photo
+from pairs.photos.skipped import print_skipped
 
 
 def test_a_photo_is_squashed_to_a_square_of_bytes(tmp_path):
@@ -170,6 +170,8 @@ def test_a_photo_that_vanishes_is_named_once_and_a_neighbour_takes_its_place(tmp
     assert photos.open(2, 8).getpixel((0, 0))[0] == 50
     said = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in said] == [paths[2], paths[3]]
+    photos.take([2, 1]).open(0, 8)  # nor a second time of a part of them
+    assert not capsys.readouterr().err
     os.remove(paths[0])
     with pytest.raises(UserError, match="no photo of class 'a'"):
         photos.open(0, 8)
@@ -183,22 +185,22 @@ def test_photos_are_found_at_any_depth_and_sorted_by_file_name(tmp_path):
     assert found == ["a.PNG", "b.jpeg", "c.jpg"]
 
 
-def test_what_is_passed_over_is_counted_once_and_by_kind(tmp_path, capsys):
+def test_what_is_skipped_is_counted_once_and_by_kind(tmp_path, capsys):
     for name in ("a/1.jpg", "a/IMG_1.HEIC", "a/deep/2.heic", "b/3.jfif", "b/noext", "loose.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
-    for hidden in (".DS_Store", "a/.hidden.heic"):
+    for hidden in (".DS_Store", "a/.hidden.heic", "empty/.DS_Store"):
         (tmp_path / hidden).write_bytes(b"")
-    print_passed_over(tmp_path, in_classes=True)
+    print_skipped(tmp_path, in_classes=True)
     endings, loose, empty = capsys.readouterr().out.splitlines()
-    assert endings.startswith("note: 3 passed over, no ending of a photo (.bmp, ")
+    assert endings.startswith("note: 3 skipped, no ending of a photo (.bmp, ")
     assert endings.endswith(f": 2 .heic, 1 without; e.g. {tmp_path}/a/IMG_1.HEIC")
-    assert loose == f"note: 1 passed over, not in a class folder; e.g. {tmp_path}/loose.png"
-    assert empty == f"note: 1 passed over, class folders without photos; e.g. {tmp_path}/empty"
+    assert loose == f"note: 1 skipped, not in a class folder; e.g. {tmp_path}/loose.png"
+    assert empty == f"note: 1 skipped, class folders without photos; e.g. {tmp_path}/empty"
     # All that is neither named nor hidden is found.
     assert len(find_photos(tmp_path)) == 3
-    print_passed_over(tmp_path)
+    print_skipped(tmp_path)
     assert capsys.readouterr().out.splitlines() == [endings]
 
 
@@ -234,7 +236,7 @@ def test_an_error_reaches_the_reader_of_its_item():
     [
         ([], "0 class folders"),
         (["a/1.jpg"], "1 class folders, at least 2"),
-        (["a/1.jpg", "b/Thumbs.db"], "b: no photos in it"),
+        (["a/1.jpg", "b/notes.txt"], "b: no photos in it"),
         (["a/1.jpg", "b/1.jpg", "c\td/1.jpg"], "unprintable"),
     ],
 )
@@ -279,11 +281,12 @@ def test_class_folders_of_any_script_are_found(tmp_path):
     assert sorted(find_class_photos(tmp_path).typeids) == sorted(ANY_SCRIPT)
 
 
-def test_folders_that_other_programs_leave_are_passed_over(tmp_path):
+def test_folders_that_other_programs_leave_are_skipped(tmp_path):
     for place in (
         *("a/1.jpg", "b/2.jpg", "a/deeper/3.jpg"),
         *("a/.ipynb_checkpoints/1.jpg", "b/@eaDir/2.jpg/SYNOPHOTO.jpg", "a/._1.jpg"),
         *("__MACOSX/a/._1.jpg", "__MACOSX/1.jpg", "#recycle/1.jpg", ".git/1.jpg"),
+        "was a class/.DS_Store",
     ):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(b"")

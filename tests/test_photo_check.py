@@ -144,7 +144,7 @@ def test_what_training_passes_over_and_cannot_judge_is_said(tmp_path, capsys):
     photos = find_class_photos(tmp_path / "train")
     valid = find_class_photos(tmp_path / "valid", photos.typeids)
     print_counts(str(tmp_path), photos, valid, None, {"train": {}, "valid": {}})
-    passed_over, unjudged, counts = capsys.readouterr().out.splitlines()
-    assert passed_over.startswith("note: 1 passed over, no ending of a photo")
+    skipped, unjudged, counts = capsys.readouterr().out.splitlines()
+    assert skipped.startswith("note: 1 skipped, no ending of a photo")
     assert unjudged == "note: no validation photos of 1 classes, e.g. 'b'"
     assert counts == "2 classes, 2 photos to train, 1 to validate"

@@ -60,7 +60,7 @@ def test_every_photo_has_a_line_and_the_unreadable_ones_the_most_frequent_class(
     flags = ("--weights", trained, "--test", tmp_path / "test", "--out", tmp_path / "predict.txt")
     done = run_script("predict.py", *flags)
     assert done.returncode == 0, done.stderr
-    assert "note: 1 passed over, no ending of a photo" in done.stdout
+    assert "note: 1 skipped, no ending of a photo" in done.stdout
     assert "5 photos, 2 of them not readable" in done.stdout
     assert "21,2.jpg: not a readable photo" in done.stderr
     assert "22,3.jpg: not a readable photo" in done.stderr
@@ -315,12 +315,15 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("PHOTO --csv a.csv", "--csv: needs a folder"),
         ("PHOTO --out a.txt", "--out: needs a folder"),
         ("--evaluate FOLDER --out a.txt", "--out: needs a folder"),
-        ("PHOTO --evaluate FOLDER", "exclude each other"),
-        ("--evaluate FOLDER --test FOLDER", "exclude each other"),
+        ("PHOTO --evaluate FOLDER", "cannot be combined"),
+        ("--evaluate FOLDER --test FOLDER", "cannot be combined"),
         ("FOLDER --test OTHER", "one folder is predicted"),
         ("FOLDER --csv same.txt --out ./same.txt", "two files are needed"),
         ("FOLDER --out /dev/null", "cannot be written"),
         ("FOLDER --report r", "needs --evaluate"),
+        ("--evaluate FOLDER --report TABLE", "--report table.csv: a file; a folder is written"),
+        ("FOLDER FOLDER", "FOLDER: a folder; give one folder, or photos"),
+        ("PHOTO PHOTO --same --tta 2", "--same: was calibrated without --tta; leave it out"),
         ("FOLDER --names names.txt", "with --csv names are written"),
         ("FOLDER --evaluate=", "--evaluate: an empty name"),
         ("FOLDER --out 1.jpg", "that is the name of a photo"),
@@ -328,13 +331,13 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("PHOTO PHOTO --same --weights OTHER", "--same: needs a single --weights"),
         ("PHOTO PHOTO --same --names TABLE", "--names: answers about pairs of photos name no"),
         ("PHOTO PHOTO --same --out a.csv", "--out: needs a folder"),
-        ("PHOTO PHOTO --same --pairs TABLE --out a.csv", "--same and --pairs exclude each other"),
+        ("PHOTO PHOTO --same --pairs TABLE --out a.csv", "--same and --pairs cannot be combined"),
         ("--pairs TABLE", "--pairs: --out FILE is needed, a CSV to write"),
         ("--pairs TABLE --out TABLE", "two files are needed"),
         ("--pairs nowhere.csv --out a.csv", "--pairs nowhere.csv: no such file"),
         ("--pairs FOLDER --out a.csv", "no such file"),
-        ("--pairs TABLE --out a.csv PHOTO", "exclude each other"),
-        ("--pairs TABLE --out a.csv --test FOLDER", "--pairs and FOLDER exclude each other"),
+        ("--pairs TABLE --out a.csv PHOTO", "cannot be combined"),
+        ("--pairs TABLE --out a.csv --test FOLDER", "--pairs and FOLDER cannot be combined"),
         ("--pairs TABLE --out a.csv --csv b.csv", "--csv: needs a folder"),
         ("--pairs TABLE --out a.csv --features b.npz", "--features: needs a folder"),
         (
@@ -343,16 +346,16 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ),
         ("--pairs TABLE --out a.csv --names TABLE", "--names: answers about pairs"),
         ("--pairs TABLE --out nowhere/a.csv", "the folder nowhere does not exist"),
-        ("--query FOLDER --out a.csv", "--gallery and --query: both are needed"),
-        ("--gallery FOLDER --out a.csv", "--gallery and --query: both are needed"),
+        ("--query FOLDER --out a.csv", "--query and --gallery go together"),
+        ("--gallery FOLDER --out a.csv", "--query and --gallery go together"),
         ("--query FOLDER --gallery FOLDER", "--query: --out FILE is needed"),
         ("--query FOLDER --gallery PHOTO --out a.csv", "20,1.jpg: no such folder"),
         ("--query nowhere --gallery FOLDER --out a.csv", "nowhere: no such folder"),
         (
             "--query FOLDER --gallery FOLDER --out a.csv --pairs TABLE",
-            "--pairs and --query exclude",
+            "--pairs and --query cannot",
         ),
-        ("--query FOLDER --gallery FOLDER --out a.csv --evaluate FOLDER", "exclude each other"),
+        ("--query FOLDER --gallery FOLDER --out a.csv --evaluate FOLDER", "cannot be combined"),
         (
             "--query FOLDER --gallery FOLDER --out a.csv --weights OTHER",
             "--query: needs a single --weights",
@@ -372,9 +375,9 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("FOLDER --features a.npz --csv ./a.npz", "two files are needed"),
         ("FOLDER --features=", "--features: an empty name"),
         ("FOLDER --csv TABLE --names TABLE", "two files are needed"),
-        ("--export a.tflite PHOTO", "--export and PHOTO exclude each other"),
-        ("--export a.tflite FOLDER", "--export and FOLDER exclude each other"),
-        ("--export a.tflite --evaluate FOLDER", "--evaluate and --export exclude each other"),
+        ("--export a.tflite PHOTO", "--export and PHOTO cannot be combined"),
+        ("--export a.tflite FOLDER", "--export and FOLDER cannot be combined"),
+        ("--export a.tflite --evaluate FOLDER", "--evaluate and --export cannot be combined"),
         ("--export a.tflite --csv b.csv", "--csv: needs a folder"),
         ("--export a.tflite --weights OTHER", "--export: needs a single --weights"),
         ("--export a.tflite --out b", "--export takes --weights alone, not --out"),

@@ -56,17 +56,17 @@ def test_another_recipe_is_refused_with_each_difference(begun, found):
     with pytest.raises(UserError) as refused:
         go_on(begun, found, stages=stages, batch_size=16)
     message = str(refused.value)
-    assert "--batch-size was 32, is 16" in message
-    assert "epochs of stage blocks was 30, is 20" in message
+    assert "--batch-size was 32, is now 16" in message
+    assert "epochs of stage blocks was 30, is now 20" in message
     assert "stage plain is skipped" in message
     assert "--seed" not in message
     constants = {**CONSTANTS, "augmentation": {"rotation_range": 20}}
-    with pytest.raises(UserError, match=r"augmentation was {'rotation_range': 45}, is"):
+    with pytest.raises(UserError, match=r"augmentation was {'rotation_range': 45}, is now"):
         go_on(begun, found, constants=constants)
-    with pytest.raises(UserError, match="variant was None, is crop"):
+    with pytest.raises(UserError, match="variant was None, is now crop"):
         go_on(begun, found, constants={**CONSTANTS, "variant": "crop"})
     fewer = dict(list(CONSTANTS.items())[1:])
-    with pytest.raises(UserError, match="is None"):
+    with pytest.raises(UserError, match="is now None"):
         go_on(begun, found, constants=fewer)
     assert "--restart" in message
 
@@ -75,7 +75,7 @@ def test_of_another_recipe_its_name_is_enough(begun, found):
     run_folder.write_settings(begun, settings(found, recipe="tuned", stages=TUNED, loss="paired"))
     with pytest.raises(UserError) as refused:
         go_on(begun, found, recipe="seed", loss="paired")
-    assert "other settings: --recipe was tuned, is seed. Undo" in str(refused.value)
+    assert "other settings: --recipe was tuned, is now seed. Undo" in str(refused.value)
 
 
 def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found):
@@ -121,6 +121,13 @@ def test_restart_keeps_the_old_run_and_what_the_user_brought(begun):
         assert (begun / f"run-{number}" / "log.csv").read_text() == f"run {number}"
 
 
+def test_what_never_began_is_no_run_to_keep(tmp_path, found):
+    check.write_check(tmp_path, found)
+    (tmp_path / "start.keras").write_bytes(b"not trained")
+    run_folder.set_aside(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"photos.json", "start.keras"}
+
+
 def test_a_second_training_in_a_folder_is_refused_while_the_first_lives(tmp_path):
     code = (
         "import pathlib, sys\n"
@@ -155,9 +162,9 @@ def test_a_run_of_an_older_version_is_one_line(begun, found):
 
 def test_a_run_from_before_there_was_a_fit_or_a_balance_goes_on(begun, found):
     assert go_on(begun, found, fit="squash", balance=False)
-    with pytest.raises(UserError, match="--fit was squash, is crop"):
+    with pytest.raises(UserError, match="--fit was squash, is now crop"):
         go_on(begun, found, fit="crop", balance=False)
-    with pytest.raises(UserError, match="--balance was not given, is given"):
+    with pytest.raises(UserError, match="--balance was not given, is now given"):
         go_on(begun, found, fit="squash", balance=True)
 
 
@@ -192,7 +199,7 @@ def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
         with monkeypatch.context() as patched:
             patched.setitem(TRUNKS, trunk, moved)
             now = settings(found, constants=constants_of(flags), **flags)
-        with pytest.raises(UserError, match=r"unfreezing was .*, is after another"):
+        with pytest.raises(UserError, match=r"unfreezing was .*, is now after another"):
             run_folder.holds_run(tmp_path, now, found, found)
 
 
@@ -289,7 +296,7 @@ def test_every_flag_that_changes_a_result_is_compared(begun, found):
     for name, value in OTHER_VALUES.items():
         was = flags[name] or ("0" if name == "seed" else "not given")
         is_now = "given" if value is True else value
-        words = f"--{name.replace('_', '-')} was {was}, is {is_now}"
+        words = f"--{name.replace('_', '-')} was {was}, is now {is_now}"
         with pytest.raises(UserError, match=words):
             go_on(begun, found, **{**flags, name: value})
     for name in MAY_DIFFER:
@@ -302,7 +309,7 @@ def test_a_run_can_go_on_without_its_store_where_a_quota_leaves_no_room(
 ):
     run_folder.write_settings(begun, settings(found, cache=cache))
     assert go_on(begun, found, cache="off")
-    assert f"note: --cache was {cache}, is off" in capsys.readouterr().out
+    assert f"note: --cache was {cache}, is now off" in capsys.readouterr().out
     run_folder.write_settings(begun, settings(found, cache="off"))
     with pytest.raises(UserError, match="--cache was off"):
         go_on(begun, found, cache=cache)
@@ -320,7 +327,7 @@ def test_another_version_of_a_package_is_a_note_and_not_an_error(begun, found, c
     now, old["versions"]["keras"] = old["versions"]["keras"], "0.1"
     run_folder.write_settings(begun, old)
     assert go_on(begun, found)
-    note = f"note: keras was 0.1, is {now}: results may differ in the last digits\n"
+    note = f"note: keras was 0.1, is now {now}: results may differ in the last digits\n"
     assert capsys.readouterr().out == note
 
 

@@ -37,7 +37,7 @@ def slow_neighbours(photos, features, folds, index, label):
     return tuple(other for _, other in sorted(found)[:3])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000))
 def test_suspects_are_those_that_a_slow_search_finds(seed):
     photos, probabilities, features, folds, groups = made_up(seed)
@@ -70,7 +70,7 @@ def test_suspects_are_those_that_a_slow_search_finds(seed):
             assert near == slow_neighbours(photos, features, folds, index, which)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000))
 def test_the_worst_come_first_and_each_is_doubted_by_the_model_or_by_a_duplicate(seed):
     photos, probabilities, features, folds, groups = made_up(seed)

@@ -206,7 +206,13 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(data,
     assert "stage plain: done already" in done.stdout
     flags = FLAGS.replace("--batch-size 6", "--batch-size 5")
     done = run_script("train.py", "--data", data, "--weights", folder, *flags.split())
-    assert_one_line_error(done, "--batch-size was 6, is 5", "--restart")
+    assert_one_line_error(done, "--batch-size was 6, is now 5", "--restart")
+    # What cannot begin leaves the old run where it is.
+    (folder / "damaged.weights.h5").write_bytes(b"cut off")
+    words = ("--pretrained", folder / "damaged.weights.h5", "--restart")
+    done = run_script("train.py", "--data", data, "--weights", folder, *flags.split(), *words)
+    assert_one_line_error(done, "damaged.weights.h5")
+    assert not (folder / "run-1").exists()
     assert weights_of(folder) == weights_of(trained)
     assert (folder / "log.csv").read_bytes() == (trained / "log.csv").read_bytes()
 

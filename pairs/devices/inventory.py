@@ -51,7 +51,7 @@ def gibibytes(size: int) -> str:
 
 
 def parse_cards(text: str) -> tuple[Card, ...]:
-    """Cards from the lines of `nvidia-smi`, see `list_cards`; others are passed over."""
+    """Cards from the lines of `nvidia-smi`, see `list_cards`; others are skipped."""
     cards = []
     for line in text.splitlines():
         name, *facts = [part.strip() for part in line.split(",")]

@@ -70,11 +70,11 @@ def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> Non
     if np.isnan(probability):
         raise UserError("--same: both photos must be readable")
     threshold = 0.5 if new_classes else predictor.calibration.same_threshold
-    fitted = "" if predictor.calibration.photos else ", not fitted yet: see --evaluate"
+    fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
     verdict = "the same class" if probability >= threshold else "two classes"
     print(
         f"same {probability:.4f}, cosine {cosine:.4f}: {verdict} "
-        f"(from {threshold:.4f} on: the same{fitted})"
+        f"(threshold {threshold:.4f}{fitted})"
     )
 
 

@@ -27,8 +27,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--weights",
         action="append",
         metavar="DIR",
-        help="what train.py wrote, one model or folds; models are averaged, and several folders, "
-        "too (default: weights)",
+        help="folder that train.py wrote: one model, or folds, whose mean is taken; give it again "
+        "to average several (default: weights)",
     )
     add(
         "--head",
@@ -112,10 +112,10 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("--report: needs --evaluate DIR, photos whose class is known")
     questions = asked(args)
     if len(questions) > 1:
-        parser.error(f"{' and '.join(questions)} exclude each other; give one")
+        parser.error(f"{' and '.join(questions)} cannot be combined; give one")
     other = args.test or (args.photos and not args.same and args.photos[0])
     if questions and other:
-        parser.error(f"{questions[0]} and {other} exclude each other; give one")
+        parser.error(f"{questions[0]} and {other} cannot be combined; give one")
     for name in ("test", "csv", "features"):
         if getattr(args, name) and (args.photos or questions):
             parser.error(f"--{name}: needs a folder of photos to predict")
@@ -130,7 +130,7 @@ def check_answers(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses what does not fit the questions about pairs of photos."""
     about_pairs = args.same or args.pairs or args.query
     if (args.gallery is None) != (args.query is None):
-        parser.error("--gallery and --query: both are needed, the photos and what is searched")
+        parser.error("--query and --gallery go together: photos, and the folder that is searched")
     if args.new_classes and not about_pairs:
         parser.error("--new-classes: goes with --same, --pairs or --query")
     if args.out and (args.photos or args.evaluate):
@@ -142,6 +142,8 @@ def check_answers(parser: Parser, args: argparse.Namespace) -> None:
     if (args.features or about_pairs) and (args.head != "mean" or len(args.weights or []) > 1):
         flag = "--features" if args.features else asked(args)[0]
         parser.error(f"{flag}: needs a single --weights, and no --head")
+    if about_pairs and args.tta > 1:
+        parser.error(f"{asked(args)[0]}: was calibrated without --tta; leave it out")
 
 
 def check_export(parser: Parser, args: argparse.Namespace) -> None:
@@ -159,7 +161,11 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses files that are not there or cannot be written, before TensorFlow loads."""
     for photo in args.photos:
         if not os.path.isfile(photo):
-            parser.error(f"{photo}: no such photo")
+            is_folder = os.path.isdir(photo)
+            what = "a folder; give one folder, or photos" if is_folder else "no such photo"
+            parser.error(f"{photo}: {what}")
+    if args.report and os.path.lexists(args.report) and not os.path.isdir(args.report):
+        parser.error(f"--report {args.report}: a file; a folder is written")
     for folder in filter(None, (args.evaluate, args.test, args.query, args.gallery)):
         if not os.path.isdir(folder):
             parser.error(f"{folder}: no such folder")

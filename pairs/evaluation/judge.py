@@ -50,19 +50,18 @@ def judge(
     )
     known = [unseen.count_known(each, digests) for each in predictors]
     why_not = why_not_fair(predictors, known, len(photos))
-    if report:
-        pages = pathlib.Path(report)
-        pages.mkdir(parents=True, exist_ok=True)
-        digest_of = dict(zip(photos.paths, digests, strict=True))
-        write_pages(evaluation, predictor, names, pages, None if why_not else digest_of)
     print_evaluation(evaluation, names)
     if why_not:
         print(f"calibration not stored, labels not checked: {why_not}")
     elif not predictor.is_plain:
-        print("calibration not stored: it is of several views, or of one head")
+        print("calibration not stored: it is of predictions without --tta and --head")
     else:
         print(store_calibration(predictor, evaluation.calibration))
-    if report:
+    if report:  # last: whatever goes wrong there, the rest is done
+        pages = pathlib.Path(report)
+        pages.mkdir(parents=True, exist_ok=True)
+        digest_of = dict(zip(photos.paths, digests, strict=True))
+        write_pages(evaluation, predictor, names, pages, None if why_not else digest_of)
         print(f"the report: {pages / 'index.html'}")
 
 

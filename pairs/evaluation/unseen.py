@@ -24,9 +24,14 @@ def find_training_photos(predictor: Predictor) -> Photos | None:
     try:
         data = pathlib.Path(predictor.flags["data"])
         train = find_class_photos(data / TRAIN, predictor.typeids)
-        if not read_folds(predictor.home):
+        held_out = read_folds(predictor.home)
+        if not held_out:
             return train
-        return pool_sides([train, find_class_photos(data / VALID, predictor.typeids)])
+        pool = pool_sides([train, find_class_photos(data / VALID, predictor.typeids)])
+        if not predictor.fold:
+            return pool
+        folds = folds_of(held_out, find_digests(pool.paths, predictor.workers))
+        return pool.take(np.flatnonzero(folds != predictor.fold))
     except (KeyError, TypeError, UserError):
         return None
 

@@ -85,7 +85,8 @@ class Photos:
         paths = [self.paths[i] for i in indices]
         digests = self.digests and [self.digests[i] for i in indices]
         folds = None if self.folds is None else self.folds[indices]
-        return Photos(paths, self.labels[indices], self.typeids, digests, folds=folds, fit=self.fit)
+        labels = self.labels[indices]
+        return Photos(paths, labels, self.typeids, digests, self.broken, folds, self.fit)
 
     def open(self, index: int, image_size: int) -> Image.Image:
         """Opens a photo, or the next of its class if it has become unreadable.
@@ -151,6 +152,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in NOT_OF_PEOPLE
 
 
+def is_empty(folder: pathlib.Path) -> bool:
+    """Whether people put nothing into a folder."""
+    return all(is_hidden(name) for name in os.listdir(folder))
+
+
 def why_not_a_typeid(typeid: object) -> str | None:
     """The reason why a text cannot be a typeid, or None if it can, in any script.
 
@@ -168,7 +174,7 @@ def why_not_a_typeid(typeid: object) -> str | None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Raises: a folder that cannot be read must not be passed over in silence."""
+    """Raises: a folder that cannot be read must not be skipped in silence."""
     raise error
 
 
@@ -198,7 +204,7 @@ def find_class_photos(folder: str | pathlib.Path, typeids: list[str] | None = No
     found = {
         entry.name: find_photos(entry)
         for entry in root.iterdir()
-        if entry.is_dir() and not is_hidden(entry.name) and any(entry.iterdir())
+        if entry.is_dir() and not is_hidden(entry.name) and not is_empty(entry)
     }
     for typeid in found:
         if reason := why_not_a_typeid(typeid):

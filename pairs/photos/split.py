@@ -84,11 +84,26 @@ def split_class(
         return set()
     count = min(max(1, round(valid_fraction * len(names))), len(names) - 1)
     valid: set[str] = set()
-    for copies in sorted(members.values(), key=lambda copies: draw(copies[0])):
+    drawn = sorted(members.values(), key=lambda copies: draw(copies[0]))
+    for copies in drawn:
         if len(valid) + len(copies) <= count:
             valid.update(copies)
-    fewest: list[str] = min(members.values(), key=len)
+    fewest: list[str] = min(drawn, key=len)
     return valid or set(fewest)
+
+
+def under_two_typeids(classes: dict[str, list[str]], groups: dict[str, str]) -> set[str]:
+    """The groups (of `group_photos`) with photos of several classes: no fair question to judge by.
+
+    Args:
+        classes: the file names of each typeid.
+        groups: of `group_photos`.
+    """
+    return {
+        groups[group[0][1]]
+        for group in find_copies(classes, groups)
+        if len({typeid for typeid, _ in group}) > 1
+    }
 
 
 def plan_copies(
@@ -106,12 +121,7 @@ def plan_copies(
     Returns:
         the place of each file name below `--out`, e.g. `valid/64/64_a.jpg`.
     """
-    # A photo under two typeids is no fair question: it is never for validation.
-    in_two = {
-        groups[group[0][1]]
-        for group in find_copies(classes, groups)
-        if len({typeid for typeid, _ in group}) > 1
-    }
+    in_two = under_two_typeids(classes, groups)
     places = {}
     for typeid, names in classes.items():
         own = [name for name in names if groups[name] not in in_two]

@@ -144,8 +144,8 @@ class LogEpochs(keras.callbacks.Callback):
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # Beside a plateau callback, which logs it itself, there are schedules.
-        logs = {**(logs or {}), "learning_rate": self.model.optimizer.learning_rate}
+        # A plateau callback has logged the rate of this epoch, before it lowered it for the next.
+        logs = {"learning_rate": self.model.optimizer.learning_rate, **(logs or {})}
         # A variable may be spread over several devices.
         values = {k: float(keras.ops.convert_to_numpy(v)) for k, v in logs.items()}
         self.log.rows.append({"stage": self.stage_name, "epoch": epoch + 1, **values})

@@ -16,9 +16,9 @@ def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         smaller = (
-            f"try --batch-size {next_batch_size(batch_size)}"
+            f"add --batch-size {next_batch_size(batch_size)} and --restart"
             if batch_size > 2
-            else "use smaller images"
+            else "add a smaller --image-size, and --restart"
         )
         raise UserError(
             f"out of memory in stage {stage.name} at batch size {batch_size}: {smaller}"

@@ -44,6 +44,9 @@ RUN_FILES = (
     "calibration.json",
 )
 
+# What a command may have written that fails before the first epoch.
+BEGINNING = {"start.keras", "model.png", "pairs.png", PHOTOS, FOLDS}
+
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
@@ -90,9 +93,12 @@ def remove_activations(folder: pathlib.Path) -> None:
 def set_aside(folder: pathlib.Path) -> None:
     """Moves the files of an earlier run, if there are any, into `run-1`, `run-2`, ...
 
-    Its stored activations are deleted: they can be computed again.
+    Its stored activations are deleted: they can be computed again. The next run writes
+    over what is left of one that never began.
     """
     files = [path.relative_to(folder) for path in run_files(folder)]
+    if {path.name for path in files} <= BEGINNING:
+        files = []
     number = 1
     while any((folder / f"run-{number}" / path).exists() for path in files):
         number += 1

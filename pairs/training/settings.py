@@ -113,7 +113,7 @@ def check_same_run(
     """
     flags = {**BEFORE_FLAGS, **old["flags"]}
     differences = [
-        f"--{name.replace('_', '-')} was {given(flags.get(name))}, is {given(value)}"
+        f"--{name.replace('_', '-')} was {given(flags.get(name))}, is now {given(value)}"
         for name, value in new["flags"].items()
         if name not in NOT_COMPARED and flags.get(name) != value
     ]
@@ -121,7 +121,7 @@ def check_same_run(
     if new["flags"].get("cache") == "off" != cache:
         # The way out where a quota leaves no room: what is stored can be computed.
         differences = [words for words in differences if not words.startswith("--cache ")]
-        print(f"note: --cache was {cache}, is off: results may differ in the last digits")
+        print(f"note: --cache was {cache}, is now off: results may differ in the last digits")
     was, is_now = dict(old["constants"]), dict(new["constants"])
     if flags.get("recipe") == new["flags"].get("recipe"):
         differences += stage_differences(old["stages"], new["stages"])
@@ -133,7 +133,7 @@ def check_same_run(
         if was.get(name) == numbered:
             was[name] = trunks.NAMED[name].get(old["flags"].get("trunk"))
     differences += [
-        f"{name} was {was.get(name)}, is {is_now.get(name)}"
+        f"{name} was {was.get(name)}, is now {is_now.get(name)}"
         for name in sorted(was.keys() | is_now.keys())
         if was.get(name) != is_now.get(name)
     ]
@@ -155,7 +155,7 @@ def check_same_run(
         if old["versions"].get(name) != version
     }
     for name, (before, now) in changed.items():
-        print(f"note: {name} was {before}, is {now}: results may differ in the last digits")
+        print(f"note: {name} was {before}, is now {now}: results may differ in the last digits")
 
 
 def given(value: Any) -> Any:
@@ -172,7 +172,7 @@ def stage_differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> l
     differences += [f"stage {name} is skipped" for name in was if name not in now]
     for name in was.keys() & now.keys():
         differences += [
-            f"{key} of stage {name} was {was[name].get(key)}, is {value}"
+            f"{key} of stage {name} was {was[name].get(key)}, is now {value}"
             for key, value in now[name].items()
             if was[name].get(key) != value
         ]

@@ -9,8 +9,8 @@ from pairs.errors import UserError
 from pairs.photos.check import Known, perceptual_hashes, warn_about_leakage
 from pairs.photos.duplicates import find_groups
 from pairs.photos.folds import FOLDS, cut_folds, fold_folder, folds_of, read_folds
-from pairs.photos.passed_over import print_passed_over
 from pairs.photos.read import SIDES, TRAIN, VALID, Photos
+from pairs.photos.skipped import print_skipped
 from pairs.training.settings import RESTART
 
 
@@ -36,7 +36,7 @@ def print_counts(
 ) -> None:
     """Prints how many photos of training and validation there are, and what is odd about them."""
     for side in SIDES:
-        print_passed_over(pathlib.Path(data, side), in_classes=True)
+        print_skipped(pathlib.Path(data, side), in_classes=True)
     if num_folds:
         count = len(photos) + len(valid)
         print(f"{len(photos.typeids)} classes, {count} photos in {num_folds} folds", flush=True)

@@ -4,11 +4,11 @@ import collections
 import os
 import pathlib
 
-from pairs.photos.read import PHOTO_SUFFIXES, is_hidden, printable
+from pairs.photos.read import PHOTO_SUFFIXES, is_empty, is_hidden, printable
 
 
-def print_passed_over(folder: str | pathlib.Path, in_classes: bool = False) -> None:
-    """Prints a line for each kind of what `find_photos` or `find_class_photos` passes over.
+def print_skipped(folder: str | pathlib.Path, in_classes: bool = False) -> None:
+    """Prints a line for each kind of what `find_photos` or `find_class_photos` skips.
 
     Phones write .heic, browsers .avif: a part of a folder may be of such files.
 
@@ -33,16 +33,15 @@ def print_passed_over(folder: str | pathlib.Path, in_classes: bool = False) -> N
         print_note(others, f"no ending of a photo ({known}): {', '.join(counts)}")
     if loose:
         print_note(loose, "not in a class folder")
-    empty = [str(path) for path in pathlib.Path(root).iterdir() if in_classes and is_empty(path)]
+    empty = [
+        str(path)
+        for path in pathlib.Path(root).iterdir()
+        if in_classes and path.is_dir() and not is_hidden(path.name) and is_empty(path)
+    ]
     if empty:
         print_note(empty, "class folders without photos")
 
 
 def print_note(paths: list[str], why: str) -> None:
-    """Prints how many paths are passed over, and the first."""
-    print(f"note: {len(paths)} passed over, {why}; e.g. {printable(paths[0])}")
-
-
-def is_empty(path: pathlib.Path) -> bool:
-    """Whether a path is an empty folder of people's."""
-    return path.is_dir() and not is_hidden(path.name) and not any(path.iterdir())
+    """Prints how many paths are skipped, and the first."""
+    print(f"note: {len(paths)} skipped, {why}; e.g. {printable(paths[0])}")
