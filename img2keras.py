@@ -251,7 +251,9 @@ def parse_args(argv=None):
         default=0.1,
         help="share of each class for validation, at least one photo (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, another split (default: %(default)s)"
+    )
     parser.add_argument(
         "--corrections",
         action="append",

@@ -263,9 +263,10 @@ def note_on_pairs(batches: PairBatches) -> str | None:
     if same.mean() < MOSTLY_SAME:
         return None
     return (
-        f"note: {same.mean():.0%} of the pairs are of one class: of {len(batches.photos.typeids)} "
-        f"classes a batch of {batches.batch_size} holds each many times, and the pair head learns "
-        f"little about different ones; train.py --recipe tuned compares all photos of a batch"
+        f"note: {same.mean():.0%} of the pairs show the same class: with "
+        f"{len(batches.photos.typeids)} classes, a batch of {batches.batch_size} contains each one "
+        f"many times, and the pair head sees few pairs of different classes; "
+        f"train.py --recipe tuned compares all photos of a batch"
     )
 
 

@@ -259,7 +259,7 @@ def run_stages(run, split):
 
 
 def clean_up(folder, devices):
-    """Deletes what only a training that goes on needs."""
+    """Deletes what only a training that resumes needs."""
     devices.barrier()  # nobody reads them any more
     if devices.is_main_process:
         run_folder.remove_activations(folder)

@@ -147,7 +147,7 @@ def operations_of_a_pair(trunk, cut):
     three times: forward, gradient of its input, gradient of its weights.
 
     Args:
-        trunk: `trunk.build_trunk(...)`.
+        trunk: `trunks.build_trunk(...)`.
         cut: index of the last frozen layer in stages 2 and 3.
 
     Returns:

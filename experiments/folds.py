@@ -83,7 +83,7 @@ def parse_args(argv=None):
     add("--raw", type=pathlib.Path, default="data/raw", help="default: %(default)s")
     add("--out", type=pathlib.Path, default="data/folds", help="default: %(default)s")
     add("--folds", type=int, default=5, help="the untouched one included (default: %(default)s)")
-    add("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
+    add("--seed", type=int, default=0, help="another seed, other folds (default: %(default)s)")
     add_workers_flag(parser)
     args = parser.parse_args(argv)
     if args.folds < 3:

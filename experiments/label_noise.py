@@ -149,12 +149,12 @@ def plant(raw, out, share, seed, partners=None):
     return rows
 
 
-def judge(planted, images, labels, probabilities, typeids):
+def judge(planted, images, labels, probabilities):
     """How well every candidate finds planted labels.
 
     Args:
         planted: dict from file name to wrong typeid.
-        images, labels, probabilities, typeids: of `read_predictions`.
+        images, labels, probabilities: of `read_predictions`.
 
     Returns:
         dict from the candidate's name to a dict: `precision` and `recall` among as
@@ -253,7 +253,7 @@ def main():
             )
     if labelled.keys().isdisjoint(planted):
         raise UserError(f"{args.predictions}: none of the photos of {args.planted} is in it")
-    results = judge(planted, images, labels, probabilities, typeids)
+    results = judge(planted, images, labels, probabilities)
     print_results(results, planted, images, labels, probabilities)
 
 

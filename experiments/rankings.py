@@ -7,8 +7,7 @@ the larger, the more suspicious. `label_noise.py` judges them.
 
 import numpy as np
 
-# Below this a logarithm of a probability says nothing more.
-TINY = 1e-12
+from pairs.evaluation.suspects import label_scores
 
 
 def own_and_other(probabilities, labels):
@@ -28,12 +27,6 @@ def self_confidence(probabilities, labels):
 def normalised_margin(probabilities, labels):
     """How far another class is ahead of the own one, in [-1, 1]."""
     own, other = own_and_other(probabilities, labels)
-    return other - own
-
-
-def log_ratio(probabilities, labels):
-    """As the margin, of logarithms: two small probabilities can be far apart."""
-    own, other = own_and_other(np.log(np.maximum(probabilities, TINY)), labels)
     return other - own
 
 
@@ -106,7 +99,7 @@ def prune_by_noise_rate(probabilities, labels):
 RANKINGS = {
     "self-confidence": self_confidence,
     "normalised margin": normalised_margin,
-    "log ratio": log_ratio,
+    "log ratio": label_scores,
     "adjusted confidence": adjusted_confidence,
     "adjusted margin": adjusted_margin,
     "off-diagonal": off_diagonal,

@@ -53,7 +53,7 @@ def test_candidates_are_the_formulas_in_numbers():
     close = np.testing.assert_allclose
     close(rankings.self_confidence(probabilities, labels), [0.3, 0.7, 0.6])
     close(rankings.normalised_margin(probabilities, labels), [-0.5, 0.3, 0.1])
-    close(rankings.log_ratio(probabilities, labels), np.log([2 / 7, 2, 5 / 4]))
+    close(rankings.RANKINGS["log ratio"](probabilities, labels), np.log10([2 / 7, 2, 5 / 4]))
     # Usual are 0.5 for class 0 and 0.4 for class 1; class 2 has no photos: 1.
     close(rankings.class_thresholds(probabilities, labels), [0.5, 0.4, 1])
     close(rankings.adjusted_confidence(probabilities, labels), [0.8, 1.2, 1.0])
@@ -146,7 +146,7 @@ def test_judging_counts_the_planted_ones_among_the_first():
     images = [f"0_{number}.jpg" for number in range(10)]
     planted = {images[0]: "0", images[3]: "0"}
     labels = np.zeros(10, int)
-    result = label_noise.judge(planted, images, labels, probabilities, ["0", "1"])
+    result = label_noise.judge(planted, images, labels, probabilities)
     for name in ("self-confidence", "normalised margin", "log ratio"):
         assert result[name]["precision"] == result[name]["recall"] == 0.5
         assert result[name]["recall_twice"] == 1
@@ -154,7 +154,7 @@ def test_judging_counts_the_planted_ones_among_the_first():
         assert result[name]["worst"] == ("0", 1, 2)
     planted = {images[0]: "1", images[1]: "0", images[2]: "0"}
     labels[0] = 1  # of which the model is sure
-    result = label_noise.judge(planted, images, labels, probabilities, ["0", "1"])
+    result = label_noise.judge(planted, images, labels, probabilities)
     assert result["self-confidence"]["worst"] == ("1", 0, 1)
     assert result["self-confidence"]["recall"] == 2 / 3
 

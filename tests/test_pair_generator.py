@@ -331,6 +331,6 @@ def test_batches_that_hold_hardly_any_other_pair_are_noted(num_classes, noted):
     note = note_on_pairs(PairBatches(photos, SIZE, 32, seed=0))
     assert bool(note) == noted
     if noted:
-        assert "% of the pairs are of one class" in note
+        assert "% of the pairs show the same class" in note
         assert "--recipe tuned" in note
         assert not note_on_pairs(PairBatches(photos, SIZE, 2, seed=0))

@@ -132,7 +132,7 @@ def judge_pairs(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
         number of `pairs`, `roc_auc`; `missed` (share of same-class pairs
         called different) and `false` (share of others called the same) at
         probability 0.5; the `threshold` at which both are equal, and the
-        `equal_error` there. None where there is only one kind of pairs.
+        `equal_error` there. Where there is only one kind of pairs, `pairs` alone.
     """
     if same.all() or not same.any():
         return {"pairs": len(same)}

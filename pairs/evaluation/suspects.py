@@ -11,14 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pairs.evaluation.metrics import rank_classes
+from pairs.evaluation.metrics import LEAST, rank_classes
 from pairs.files import write_csv
 from pairs.photos.read import Photos
 
 NEIGHBOURS = 3
 HEADER = ["image", "typeid", "suggested", "score"]
-# A probability below this is no different from it: float32 has seven digits.
-TINY = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +62,7 @@ def label_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         probable, below 0 where the own class is the first guess.
     """
     rows = np.arange(len(labels))
-    others = np.log10(np.maximum(np.asarray(probabilities, np.float64), TINY))
+    others = np.log10(np.maximum(np.asarray(probabilities, np.float64), LEAST))
     own = others[rows, labels]
     others[rows, labels] = -np.inf
     return others.max(axis=1) - own

@@ -13,7 +13,11 @@ def validation_partners(labels: np.ndarray, rng: np.random.Generator) -> np.ndar
     that is positive pairs only; a validation that never saw a negative pair
     could not tell whether the pair head works.
 
-    Args and returns: as `pair_generator.swap_partners`.
+    Args: as `pair_generator.swap_partners`.
+
+    Returns:
+        int32 array, shape `(batch,)`, a permutation: image `i` is paired with image
+        `partner[i]`.
     """
     labels = np.asarray(labels)
     members = class_members(labels, rng)

@@ -108,7 +108,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         help="every class counts the same, however many photos it has: weighs the losses of the "
         "softmax heads, in training and in validation",
     )
-    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
@@ -119,15 +119,15 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "--cache",
         choices=("float32", "float16", "off"),
         default="float32",
-        help="activations of what is frozen, stored in --weights during the training: float32 "
-        "changes no result, float16 takes half the disk (default: %(default)s)",
+        help="store what the frozen layers make of photos, in --weights during the training: "
+        "float16 takes half the disk of float32, off computes it anew (default: %(default)s)",
     )
     add(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="of activations; mixed ones are faster from compute capability 7.0 (float16) or 8.0 "
-        "(bfloat16) on (default: %(default)s)",
+        help="number format of activations; the mixed ones are faster on GPUs of compute "
+        "capability 7.0 (float16) or 8.0 (bfloat16) and later (default: %(default)s)",
     )
     add("--jit", action="store_true", help="XLA: may be faster, takes more GPU memory")
     add(
@@ -137,5 +137,9 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "names (JAX); --batch-size is that of all of them together",
     )
     add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
-    add("--restart", action="store_true", help="start over; the run in --weights is kept aside")
+    add(
+        "--restart",
+        action="store_true",
+        help="start over; the old run moves to WEIGHTS/run-1",
+    )
     add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")

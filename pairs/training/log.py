@@ -21,9 +21,9 @@ from pairs.training.settings import RESTART
 
 CURVES = {
     "loss": "loss (all heads, weighted)",
-    "ctg_out_1_accuracy": "share of photos right (ctg_out_1)",
-    "accuracy": "share of photos right",  # a model of one head: Keras drops its name
-    "bin_out_accuracy": "share of pairs right (bin_out)",
+    "ctg_out_1_accuracy": "accuracy of photos (ctg_out_1)",
+    "accuracy": "accuracy of photos",  # a model of one head: Keras drops its name
+    "bin_out_accuracy": "accuracy of pairs (bin_out)",
 }
 
 

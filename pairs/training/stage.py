@@ -221,47 +221,62 @@ def open_stores(
     run: Run, stage: Stage, parts: Parts, photos: Photos, valid: Photos
 ) -> tuple[ActivationStore | None, ActivationStore | None]:
     """The stores of a stage, `(training, validation)`; those of others are removed."""
-    stores: list[ActivationStore | None] = []
     later = [
         other
         for other in run.stages
-        if other.number > stage.number and other.unfreeze and other.image_scale == stage.image_scale
+        if other.number > stage.number and other.image_scale == stage.image_scale
     ]
-
-    def open_one(photos, mirror, needed_later):
-        lower = None
-        if needed_later and not stage.unfreeze:
-            # A later stage starts further down in the same photos: they pass the
-            # trunk once, and these activations are made of those.
-            trunk = parts.model.get_layer("trunk")
-            cut = TRUNKS[run.trunk].cut(trunk, later[0].unfreeze)
-            below, between = split_trunk(parts.model, cut)
-            stores.append(open_store(run, below, photos, mirror))
-            lower = stores[-1] and (stores[-1], between)
-        stores.append(open_store(run, parts.below, photos, mirror, lower))
-        return stores[-1]
-
+    starts = [other.unfreeze for other in later if other.unfreeze]
+    lower = None
+    if starts and not stage.unfreeze:
+        trunk = parts.model.get_layer("trunk")
+        lower = split_trunk(parts.model, TRUNKS[run.trunk].cut(trunk, starts[0]))
+    mirrors = stage.augment == "mirror"
     if run.pool is not None:
         # Every photo is held out by one fold and trained on by the others: one
         # store of all of them, which stays for the folds to come.
-        mirror = stage.augment == "mirror"
-        pooled = open_one(
-            run.pool, mirror, mirror in [other.augment == "mirror" for other in later]
-        )
+        needed_later = mirrors in [other.augment == "mirror" for other in later]
+        pooled = open_both(run, parts, run.pool, mirrors, lower if needed_later else None)[-1]
         run.devices.barrier()
         if pooled is None:
             return None, None
         own = None if stage.augment == "affine" else pooled.part(run.pool, photos)
         return own, pooled.part(run.pool, valid)
-    valid_store = open_one(valid, False, needed_later=bool(later))
+    stores = open_both(run, parts, valid, False, lower)
+    valid_store = stores[-1]
     train_store = None  # affine transforms are new every epoch
     if stage.augment != "affine":
-        augments = [other.augment for other in later]
-        train_store = open_one(photos, stage.augment == "mirror", stage.augment in augments)
+        needed_later = stage.augment in [other.augment for other in later]
+        stores += open_both(run, parts, photos, mirrors, lower if needed_later else None)
+        train_store = stores[-1]
     if run.log.writes:
         remove_stores(run.folder, keep=stores)
     run.devices.barrier()
     return train_store, valid_store
+
+
+def open_both(
+    run: Run,
+    parts: Parts,
+    photos: Photos,
+    mirror: bool,
+    lower: tuple[keras.Model, keras.Model] | None,
+) -> list[ActivationStore | None]:
+    """The store of a later stage, if there is one, and that of a stage, made from it.
+
+    A later stage starts further down in the trunk. Photos pass the trunk once.
+
+    Args:
+        run, photos, mirror: as in `open_store`.
+        parts: of the stage.
+        lower: `split_trunk` where the later stage starts; None: none needs these photos.
+    """
+    if lower is None:
+        return [open_store(run, parts.below, photos, mirror)]
+    below, between = lower
+    first = open_store(run, below, photos, mirror)
+    lower_store = (first, between) if first else None
+    return [first, open_store(run, parts.below, photos, mirror, lower_store)]
 
 
 def fit(
