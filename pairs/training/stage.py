@@ -224,13 +224,12 @@ def open_stores(
     later = [
         other
         for other in run.stages
-        if other.number > stage.number and other.image_scale == stage.image_scale
+        if other.number > stage.number and other.unfreeze and other.image_scale == stage.image_scale
     ]
-    starts = [other.unfreeze for other in later if other.unfreeze]
     lower = None
-    if starts and not stage.unfreeze:
+    if later and not stage.unfreeze:
         trunk = parts.model.get_layer("trunk")
-        lower = split_trunk(parts.model, TRUNKS[run.trunk].cut(trunk, starts[0]))
+        lower = split_trunk(parts.model, TRUNKS[run.trunk].cut(trunk, str(later[0].unfreeze)))
     mirrors = stage.augment == "mirror"
     if run.pool is not None:
         # Every photo is held out by one fold and trained on by the others: one
