@@ -153,7 +153,7 @@ def check_models(predictors, args):
                 f"{len(first.typeids)} and {len(other.typeids)}, only one of them {odd!r}"
             )
     for predictor in predictors:
-        if args.head != "mean" and not predictor.is_paired:
+        if args.head in ("first", "second") and not predictor.is_paired:
             raise UserError(
                 f"--head {args.head}: {predictor.weights} was trained with --loss softmax: one head"
             )

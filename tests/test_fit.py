@@ -17,10 +17,11 @@ from pairs.errors import UserError
 from pairs.evaluation import evaluate, report
 from pairs.evaluation.figures import thumbnail
 from pairs.evaluation.heat_maps import find_heat_maps
-from pairs.evaluation.predictor import MAX_VIEWS, Predictor, read_views
+from pairs.evaluation.predictor import Predictor
 from pairs.photos.fit import FITS
 from pairs.photos.folds import pool_sides
 from pairs.photos.read import Photos, find_class_photos, open_photo, read_photo
+from pairs.photos.views import MAX_VIEWS, read_views
 
 WIDE, TALL = (300, 200), (200, 300)
 

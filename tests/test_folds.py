@@ -340,7 +340,14 @@ def test_the_similarity_of_a_folder_of_folds_is_the_mean_of_its_models(trained, 
     mixed = np.hstack([one.features[own] for one, own in zip(each, orders, strict=True)])
     seen = np.array([own[order] for own, order in zip(likenesses, orders, strict=True)])
     expected = seen.mean(axis=0).max(axis=1)
-    np.testing.assert_allclose(together.likeness(mixed), expected, atol=1e-4)
+    likeness = together.class_cosines(mixed).mean(axis=0).max(axis=1)
+    np.testing.assert_allclose(likeness, expected, atol=1e-4)
+    # With the class centres, too, the mean of the models is asked.
+    together = Predictor(trained, head="all")
+    alone = [Predictor(trained / f"fold-{fold}", head="all") for fold in (1, 2, 3)]
+    each = [predictor.predict(paths).probabilities for predictor in alone]
+    found = together.predict(paths).probabilities
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-4)
     assert np.abs(seen.max(axis=2).mean(axis=0) - expected).max() > 0.01
 
 

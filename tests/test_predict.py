@@ -2,6 +2,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 import os
 import shutil
 
@@ -15,8 +16,10 @@ from pairs.errors import UserError
 from pairs.evaluation import evaluate
 from pairs.evaluation.calibration import Calibration, models_digest
 from pairs.evaluation.flags import parse_args
-from pairs.evaluation.predictor import MAX_VIEWS, Predictor, read_views
+from pairs.evaluation.predictor import Predictor
+from pairs.network.similarity import write_similarity
 from pairs.photos.read import find_class_photos, find_photos, read_photo
+from pairs.photos.views import MAX_VIEWS, read_views
 
 pytestmark = pytest.mark.slow
 
@@ -242,7 +245,7 @@ def test_models_are_averaged_by_typeid_and_not_by_column(trained, predictor, tes
     np.testing.assert_allclose(together, alone, atol=1e-6)
     turned.typeids = ["2", "10", "another"]
     with pytest.raises(UserError, match=r"know different classes.*'another'"):
-        predict.check_models([predictor, turned], argparse.Namespace(head="mean"))
+        predict.check_models([predictor, turned], argparse.Namespace(head=None))
 
 
 def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test_folder):
@@ -255,11 +258,37 @@ def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test
     np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
 
 
+def test_class_centres_speak_where_the_training_or_somebody_asks_them(trained, data, tmp_path):
+    paths = find_photos(data / "valid")
+    heads = Predictor(trained)
+    asked = Predictor(trained, head="all")
+    assert (heads.head, heads.is_plain, asked.is_plain) == ("mean", True, False)
+    found = heads.predict(paths)
+    unit = heads.unit(found.features)
+    expected = []
+    for row, own in zip(unit, found.probabilities, strict=True):
+        powers = [math.exp(30 * float(row @ centre)) for centre in heads.similarities[0].centres]
+        expected.append([(p + q / sum(powers)) / 2 for p, q in zip(own, powers, strict=True)])
+    together = asked.predict(paths).probabilities
+    np.testing.assert_allclose(together, expected, atol=1e-4)
+    assert np.abs(together - found.probabilities).max() > 0.01
+    copied = shutil.copytree(trained, tmp_path / "votes")
+    write_similarity(copied, dataclasses.replace(heads.similarities[0], votes=True))
+    usual = Predictor(copied)
+    assert (usual.head, usual.is_plain) == ("all", True)
+    np.testing.assert_array_equal(usual.predict(paths).probabilities, together)
+    assert not Predictor(copied, head="mean").is_plain
+    (copied / "similarity.npz").unlink()
+    assert Predictor(copied).head == "mean"
+    done = run_script("predict.py", *paths[:1], "--weights", copied, "--head", "all")
+    assert_one_line_error(done, "--head all", "has no similarity.npz of its model")
+
+
 def test_a_calibration_is_not_stored_where_it_would_mislead(trained, data, tmp_path):
     shutil.copytree(trained, tmp_path / "w")
     for words, reason in (
         (("--evaluate", data / "train"), "was trained on"),
-        (("--evaluate", data / "valid", "--head", "first"), "of one head"),
+        (("--evaluate", data / "valid", "--head", "first"), "without --tta and --head"),
     ):
         done = run_script("predict.py", "--weights", tmp_path / "w", *words)
         assert done.returncode == 0, done.stderr
@@ -425,7 +454,7 @@ def test_a_refusal_is_one_line_of_the_command(trained, test_folder):
     ("flags", "out"),
     [
         ("PHOTO PHOTO --same --new-classes", None),
-        ("--pairs TABLE --out a.csv --new-classes --tta 2", "a.csv"),
+        ("--pairs TABLE --out a.csv --new-classes", "a.csv"),
         ("--query FOLDER --gallery FOLDER --out a.csv", "a.csv"),
         ("FOLDER --features a.npz --out a.txt --csv a.csv --names TABLE", "a.txt"),
         ("FOLDER --features a.npz", "predict.txt"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_the_centre_of_a_class_is_where_its_photos_are():
     )
 
 
+def test_the_likelier_a_class_the_nearer_its_centre():
+    features, labels = made_up()
+    fitted = fit(features, labels)
+    found = fitted.class_probabilities(features)
+    assert found.dtype == np.float32
+    for row, cosines in zip(found[:20], fitted.class_cosines(features).tolist(), strict=False):
+        # Against the best class, each tenth of the cosine divides the odds by e to the third.
+        odds = [math.exp(-3 * (max(cosines) - cosine) / 0.1) for cosine in cosines]
+        np.testing.assert_allclose(row, np.array(odds) / sum(odds), rtol=1e-3)
+
+
 def test_what_differs_within_classes_counts_less_than_what_tells_them_apart():
     """Photos of classes that the fit has never seen, told apart in spite of loud noise."""
     rng = np.random.default_rng(0)
@@ -219,6 +231,13 @@ def test_what_is_written_is_read_back(beside_a_model, capsys):
         assert getattr(found, name).dtype == np.float32
     features = made_up(seed=3)[0]
     np.testing.assert_array_equal(found.unit(features), fitted.unit(features))
+    assert found.votes is False
+    write_similarity(model.parent, dataclasses.replace(fitted, votes=True))
+    assert read_similarity(model).votes is True
+    # Those of earlier versions did not say.
+    parts = {name: getattr(fitted, name) for name in ("model", "mean", "axes", "gains", "centres")}
+    np.savez(model.with_name("similarity.npz"), **parts)
+    assert read_similarity(model).votes is False
     assert capsys.readouterr().err == ""
 
 

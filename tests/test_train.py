@@ -29,6 +29,7 @@ import train
 from pair_generator import PairBatches
 from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
+from pairs.evaluation.predictor import Predictor
 from pairs.network import parts
 from pairs.network.files import load_model
 from pairs.photos.read import Photos
@@ -354,6 +355,11 @@ def test_the_night_recipe_trains_the_upper_half_from_its_stored_activations(data
     assert done.stdout.count("there already") == 2  # made for both stages by the first
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert settings["constants"]["upper half"] == "after stem_16"
+    # All pairs were compared, so the class centres vote, and the last stage's error says so.
+    assert Predictor(tmp_path).head == "all"
+    judged = run_script("predict.py", "--weights", tmp_path, "--evaluate", data / "valid")
+    result = json.loads((tmp_path / "results.json").read_text())[-1]
+    assert f"error {result['error']:.4f}" in judged.stdout
 
 
 class PowerCut(Exception):

@@ -21,7 +21,7 @@ from pairs.errors import UserError
 from pairs.evaluation.metrics import LEAST
 from pairs.evaluation.predictor import Predictor
 from pairs.files import flush, replacing, temporary_path
-from pairs.network.similarity import TINY, Similarity
+from pairs.network.similarity import SHARPNESS, TINY, Similarity
 
 ONNX, LITERT = ".onnx", ".tflite"
 # The facts that travel with the model, and their files where it cannot hold them itself.
@@ -105,12 +105,20 @@ def exported_model(predictor: Predictor) -> Any:
     side = predictor.image_size
     images = keras.Input((side, side, 3), dtype="uint8", name="images")
     found = predictor.photo_model(images)
-    log = keras.ops.log(keras.ops.maximum(found["probabilities"], LEAST))
     features = keras.ops.split(found["feature"], len(predictor.models), axis=-1)
     units = [
         unit(feature, similarity)
         for feature, similarity in zip(features, predictor.similarities, strict=True)
     ]
+    probabilities = found["probabilities"]
+    if predictor.head == "all":
+        centres = [
+            keras.ops.softmax(SHARPNESS * keras.ops.matmul(each, similarity.centres.T))
+            for each, similarity in zip(units, predictor.similarities, strict=True)
+            if similarity  # each has one, or there is no such head
+        ]
+        probabilities = (probabilities + sum(centres) / len(centres)) / 2
+    log = keras.ops.log(keras.ops.maximum(probabilities, LEAST))
     outputs = {
         # As `metrics.apply_temperature`.
         "probabilities": keras.ops.softmax(log / predictor.calibration.temperature),

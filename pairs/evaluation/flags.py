@@ -8,8 +8,8 @@ from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
 from pairs.evaluation.calibration import model_files
-from pairs.evaluation.predictor import MAX_VIEWS
 from pairs.photos.read import PHOTO_SUFFIXES
+from pairs.photos.views import MAX_VIEWS
 
 TEST, OUT = "data/test", "predict.txt"
 # Each answers another question.
@@ -32,9 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--head",
-        choices=("mean", "first", "second"),
-        default="mean",
-        help="whose probabilities: of both softmax heads, or of one (default: mean)",
+        choices=("all", "mean", "first", "second"),
+        help="whose probabilities: the mean of both softmax heads, of these and the class centres "
+        "(all), or one head's (default: all of a model that compared all pairs, else mean)",
     )
     add("--test", metavar="DIR", help=f"folder of photos, nested or not (default: {TEST})")
     add(
@@ -139,7 +139,7 @@ def check_answers(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"{asked(args)[0]}: --out FILE is needed, a CSV to write")
     if args.names and about_pairs:
         parser.error("--names: answers about pairs of photos name no class")
-    if (args.features or about_pairs) and (args.head != "mean" or len(args.weights or []) > 1):
+    if (args.features or about_pairs) and (args.head or len(args.weights or []) > 1):
         flag = "--features" if args.features else asked(args)[0]
         parser.error(f"{flag}: needs a single --weights, and no --head")
     if about_pairs and args.tta > 1:

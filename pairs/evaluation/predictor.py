@@ -17,40 +17,20 @@ from pairs.errors import UserError
 from pairs.evaluation.calibration import Calibration, model_files, read_calibration
 from pairs.evaluation.predictions import Predictions
 from pairs.files import read_json
-from pairs.network.similarity import Similarity, read_similarity, unit_rows
+from pairs.network.similarity import (
+    SIMILARITY,
+    Similarity,
+    read_similarity,
+    sharpened,
+    unit_rows,
+)
 from pairs.network.trunks import TRUNKS
-from pairs.photos.fit import SQUASH
 from pairs.photos.folds import fold_folder, fold_of_folder
-from pairs.photos.read import read_ahead, read_photo
+from pairs.photos.read import read_ahead
+from pairs.photos.views import read_views
 
-# Side of a crop, as a share of the photo's.
-CROP = 7 / 8
-MAX_VIEWS = 12
 # Pairs a pass of the pair head: 64 MB of float32 features each side.
 PAIRS_AT_ONCE = 8192
-
-
-def read_views(path: str, image_size: int, num_views: int, fit: str = SQUASH) -> np.ndarray:
-    """Reads views of a photo: as `fit` makes it a square, mirrored, then crops and their mirrors.
-
-    The crops are of the square: what the training never saw, beside a cropped
-    photo, is in no view.
-
-    Returns:
-        uint8 array, shape `(num_views, image_size, image_size, 3)`.
-
-    Raises:
-        UserError: the photo cannot be read.
-    """
-    views = [read_photo(path, image_size, fit)]
-    if num_views > 2:
-        large = read_photo(path, round(image_size / CROP), fit)
-        rest = len(large) - image_size
-        # The middle, then the corners.
-        for top, left in ((rest // 2, rest // 2), (0, 0), (0, rest), (rest, 0), (rest, rest)):
-            views.append(large[top : top + image_size, left : left + image_size])
-    both = [mirrored for view in views for mirrored in (view, view[:, ::-1])]
-    return np.stack(both[:num_views])
 
 
 class Predictor:
@@ -61,8 +41,10 @@ class Predictor:
         batch_size: photos per forward pass.
         workers: threads that read photos.
         num_views: views of each photo whose predictions are averaged, 1 to
-            `MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
-        head: whose probabilities, see `parts.photo_model`.
+            `views.MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
+        head: whose probabilities: "mean" of the softmax heads, or one of them, see
+            `parts.photo_model`; "all": of these and the class centres of `similarity`.
+            None: "all" if the centres vote (`Similarity`), else "mean".
         models: loaded already; None loads those of `weights`.
 
     Attributes:
@@ -73,12 +55,12 @@ class Predictor:
         fold: the fold whose model this is, if it is one's alone.
         home: folder of the whole training.
         is_paired: whether the models can say "same" or "different".
-        is_plain: whether photos are seen as they are, by the mean of the heads.
+        is_plain: whether photos are seen as they are, by the heads of `head=None`.
         calibration: of these very model files, if there is one and `is_plain`.
 
     Raises:
-        UserError: there is no model of ours in `weights`, or those of its folds do
-            not fit together.
+        UserError: there is no model of ours in `weights`, those of its folds do not fit
+            together, or nothing is known of its class centres.
     """
 
     def __init__(
@@ -87,7 +69,7 @@ class Predictor:
         batch_size: int = 32,
         workers: int = 2,
         num_views: int = 1,
-        head: str = "mean",
+        head: str | None = None,
         models: list[Any] | None = None,
     ) -> None:
         from pairs.network import files, parts  # Keras takes seconds to load
@@ -106,10 +88,12 @@ class Predictor:
         self.batch_size = batch_size
         self.workers = workers
         self.num_views = num_views
-        self.head = head
-        self.is_plain = num_views == 1 and head == "mean"
+        votes = all(each is not None and each.votes for each in self.similarities)
+        usual_head = "all" if votes else "mean"
+        self.head = head or usual_head
+        self.is_plain = num_views == 1 and self.head == usual_head
         self.check_models()
-        # Fitted on photos as they are, and on the mean of the heads: of nothing else.
+        # Fitted on photos as they are, and on the usual heads: of nothing else.
         self.calibration = read_calibration(self.weights) if self.is_plain else Calibration()
 
     def check_models(self) -> None:
@@ -125,6 +109,11 @@ class Predictor:
                     f"{fold_folder(self.weights, fold)}: its model has other classes, heads, "
                     f"fit or another image size than that of fold 1; they must be of one training"
                 )
+        if self.head == "all" and not all(self.similarities):
+            raise UserError(
+                f"--head all: {self.weights} has no {SIMILARITY} of its model; leave --head out, "
+                f"or train again"
+            )
 
     @functools.cached_property
     def flags(self) -> dict[str, Any]:
@@ -144,7 +133,7 @@ class Predictor:
             trunk = self.models[0].get_layer("trunk")
             cuts = [row.cut(trunk, unfreeze) for unfreeze in ("blocks", "half")]
             cut = parts.shared_cut(self.models, cuts)
-        return parts.photo_model(self.models, self.head, cut)
+        return parts.photo_model(self.models, "mean" if self.head == "all" else self.head, cut)
 
     @functools.cached_property
     def pair_heads(self) -> list[Any]:
@@ -194,10 +183,13 @@ class Predictor:
                     np.mean([of_view[name] for of_view in found], axis=0)[readable]
                     for name in ("feature", "probabilities")
                 )
-                probabilities[rows] = guessed
                 features[rows] = seen[:, :width]
                 if likeness is not None:
-                    likeness[rows] = self.likeness(seen)
+                    cosines = self.class_cosines(seen)
+                    likeness[rows] = cosines.mean(axis=0).max(axis=1)
+                    if self.head == "all":
+                        guessed = (guessed + sharpened(cosines).mean(axis=0)) / 2
+                probabilities[rows] = guessed
                 batch = []
         return Predictions(list(paths), probabilities, features, likeness=likeness)
 
@@ -232,7 +224,8 @@ class Predictor:
                 # Where those of all models stand side by side, the first one's.
                 features[rest] = found.features[:, : self.num_features]
             if likeness is not None:
-                likeness[own] = predictor.likeness(features[own]) if fold else found.likeness
+                nearest = predictor.class_cosines(features[own])[0].max(axis=1) if fold else None
+                likeness[own] = found.likeness if nearest is None else nearest
         return Predictions(list(paths), probabilities, features, folds, likeness=likeness)
 
     def unit(self, features: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:
@@ -260,15 +253,20 @@ class Predictor:
         ]
         return units[0] if len(units) == 1 else np.hstack(units) / np.float32(len(units) ** 0.5)
 
-    def likeness(self, features: np.ndarray) -> np.ndarray:
-        """The cosine to the nearest class centre, see `Predictions`; `features` as in `unit`."""
+    def class_cosines(self, features: np.ndarray) -> np.ndarray:
+        """Cosines to each model's class centres, if it has them; `features` as in `unit`.
+
+        Returns:
+            float32 array, shape `(models, photos, classes)`.
+        """
         parts = np.split(features, len(self.models), axis=1)
-        cosines = [
-            similarity.class_cosines(part)
-            for similarity, part in zip(self.similarities, parts, strict=True)
-            if similarity
-        ]
-        return np.mean(cosines, axis=0).max(axis=1)
+        return np.array(
+            [
+                similarity.class_cosines(part)
+                for similarity, part in zip(self.similarities, parts, strict=True)
+                if similarity
+            ]
+        )
 
     def read_kept(self) -> dict[str | None, tuple[np.ndarray, np.ndarray]]:
         """Probabilities and features that a fold's training has kept, by the photo's digest."""

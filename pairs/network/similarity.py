@@ -4,10 +4,11 @@ The trunk's feature was trained to tell the classes of the training apart, and w
 differs between photos of one class (pose, light, background) is in it, too. So the
 mean feature is taken off, and directions in which photos of one class vary are shrunk.
 The similarity of two photos is the cosine of what is left. It is fitted at the end of a
-training, on its photos, and kept beside the model.
+training, on its photos, and kept beside the model. A photo's cosine to the centre of each
+class says, too, which class it shows.
 
-Source: within-class covariance normalization, Hatch, Kajarekar and Stolcke,
-Interspeech 2006.
+Sources: within-class covariance normalization, Hatch, Kajarekar and Stolcke,
+Interspeech 2006; nearest class mean, Mensink et al., TPAMI 35 (2013).
 """
 
 import dataclasses
@@ -24,6 +25,9 @@ NUM_AXES = 256
 # The mean variance within classes, times this, is added to that of every direction.
 # Chosen by experiment: docs/results.md.
 SHRINKAGE = 3.0
+# Class probabilities are softmax(this * cosine to the class centre). Chosen by experiment:
+# docs/results.md. Another number needs a calibration anew.
+SHARPNESS = 30.0
 # Lengths below this are no different from it.
 TINY = 1e-6
 # Features at once: 64 MB.
@@ -43,6 +47,8 @@ class Similarity:
         gains: float32 array, shape `(axes,)`: what is left of each, in (0, 1].
         centres: float32 array, shape `(classes, features)`: of the training photos of
             each class, of length 1; 0 for a class without any.
+        votes: whether class probabilities are, unless somebody asks otherwise, the mean
+            of those of the softmax heads and `class_probabilities`.
     """
 
     model: str
@@ -50,6 +56,7 @@ class Similarity:
     axes: np.ndarray
     gains: np.ndarray
     centres: np.ndarray
+    votes: bool = False
 
     def unit(self, features: np.ndarray) -> np.ndarray:
         """Features as similarity sees them: the dot product of two is their cosine.
@@ -73,6 +80,16 @@ class Similarity:
     def class_cosines(self, features: np.ndarray) -> np.ndarray:
         """The cosine to the centre of every class: float32 array, shape `(photos, classes)`."""
         return self.unit(features) @ self.centres.T
+
+    def class_probabilities(self, features: np.ndarray) -> np.ndarray:
+        """What the class centres say: float32 array, shape `(photos, classes)`; rows sum to 1."""
+        return sharpened(self.class_cosines(features))
+
+
+def sharpened(cosines: np.ndarray) -> np.ndarray:
+    """Cosines to class centres as class probabilities, float32, along the last axis."""
+    powers = np.exp(SHARPNESS * (cosines - cosines.max(axis=-1, keepdims=True)))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:
@@ -111,11 +128,12 @@ class SimilarityFit:
         self.products += features.T @ features
         self.waiting = []
 
-    def result(self, model: str) -> Similarity:
+    def result(self, model: str, votes: bool = False) -> Similarity:
         """The space fitted to what was seen; at least one photo.
 
         Args:
             model: SHA-256 of the model file that the features are of.
+            votes: see `Similarity`.
         """
         self.multiply()
         present = np.maximum(self.counts, 1)[:, None]
@@ -131,6 +149,7 @@ class SimilarityFit:
             axes.astype(np.float32),
             np.sqrt(added / (variances + added)).astype(np.float32),
             centres=np.zeros((0, len(mean)), np.float32),
+            votes=votes,
         )
         centred = (self.sums / present - mean) * (self.counts > 0)[:, None]
         return dataclasses.replace(fitted, centres=fitted.shrink(centred))
@@ -150,10 +169,12 @@ def read_similarity(model_file: pathlib.Path) -> Similarity | None:
         another model; a line says so.
     """
     path = model_file.with_name(SIMILARITY)
-    names = [field.name for field in dataclasses.fields(Similarity)][1:]
+    names = ("mean", "axes", "gains", "centres")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = Similarity(str(arrays["model"]), *(arrays[name] for name in names))
+            if "votes" in arrays:  # not in those of earlier versions
+                found = dataclasses.replace(found, votes=bool(arrays["votes"]))
         num_features, num_axes = found.axes.shape
         shapes = [found.mean.shape, found.gains.shape, found.centres.shape[1:]]
         if shapes != [(num_features,), (num_axes,), (num_features,)]:

@@ -10,11 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from pairs.files import file_digest
-from pairs.network.held_out import HeldOut
-from pairs.network.parts import digest, split_trunk
-from pairs.network.similarity import Similarity, SimilarityFit
+from pairs.network.held_out import HeldOut, write_held_out
+from pairs.network.parts import compares_all_pairs, digest, split_trunk
+from pairs.network.similarity import Similarity, SimilarityFit, write_similarity
 from pairs.training.activation_store import BATCH_SIZE, from_photos
 from pairs.training.batches import KerasBatches
+from pairs.training.run import Run
+from pairs.training.scoring import Judgement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +35,11 @@ class Trained:
     file: pathlib.Path
     workers: int
 
-    def hold_out(self, batches: KerasBatches, probabilities: np.ndarray) -> HeldOut:
-        """What the model says of validation photos.
-
-        Args:
-            batches: of the photos.
-            probabilities: float array, shape `(photos, classes)`.
-        """
-        digests = np.array(batches.pairs.photos.digests)
-        features = np.concatenate(list(self.features(batches)))
-        return HeldOut(digest(self.model.weights), digests, probabilities, features)
-
     def fit_similarity(self, batches: KerasBatches) -> Similarity:
-        """Fits the space in which photos are compared; `batches` are of the training photos."""
+        """Fits the space in which photos are compared; `batches` are of the training photos.
+
+        Where all pairs were compared, features are what was trained, and class centres vote.
+        """
         photos = batches.pairs.photos
         num_features = self.model.get_layer("trunk").output_shape[1]
         fitted = SimilarityFit(num_features, len(photos.typeids))
@@ -55,7 +49,7 @@ class Trained:
                 fitted.add(features, photos.labels[seen : seen + len(features)])
                 seen += len(features)
                 progress.update(len(features))
-        return fitted.result(file_digest(self.file))
+        return fitted.result(file_digest(self.file), votes=compares_all_pairs(self.model))
 
     def features(self, batches: KerasBatches) -> Iterator[np.ndarray]:
         """Yields the trunk's feature of photos as they are: float32, shape `(batch, features)`."""
@@ -77,3 +71,36 @@ class Trained:
     def parts(self) -> tuple[keras.Model, keras.Model | None]:
         """`parts.split_trunk` of the model."""
         return split_trunk(self.model, self.cut)
+
+
+def keep_features(
+    run: Run,
+    trained: Trained,
+    batches: KerasBatches,
+    valid_batches: KerasBatches,
+    judgement: Judgement,
+) -> Judgement:
+    """Keeps what belongs to a trained model: the space of its features, and what it holds out.
+
+    Args:
+        run: the training.
+        trained: its last model.
+        batches, valid_batches: of its photos.
+        judgement: of the softmax heads.
+
+    Returns:
+        the judgement of what `predict.py` will say.
+    """
+    similarity = trained.fit_similarity(batches)
+    write_similarity(run.folder, similarity)
+    if not similarity.votes and run.pool is None:
+        return judgement
+    features = np.concatenate(list(trained.features(valid_batches)))
+    probabilities = judgement.probabilities
+    if similarity.votes:
+        probabilities = (probabilities + similarity.class_probabilities(features)) / 2
+    if run.pool is not None:
+        digests = np.array(valid_batches.pairs.photos.digests)
+        model = digest(trained.model.weights)
+        write_held_out(run.folder, HeldOut(model, digests, probabilities, features))
+    return dataclasses.replace(judgement, probabilities=probabilities)

@@ -15,7 +15,7 @@ class Judgement:
 
     Attributes:
         probabilities: float32 array, shape `(photos, classes)`: the mean of the
-            softmax heads.
+            softmax heads; of a finished model what `predict.py` will say.
         labels: int array, shape `(photos,)`.
         same_probabilities: float32 array, shape `(pairs,)`: of `bin_out`; empty
             for a model without it.

@@ -17,7 +17,6 @@ import keras
 from pairs.devices.cluster import ALONE, Cluster
 from pairs.files import replacing
 from pairs.network.files import load_at_size, load_model, save_model
-from pairs.network.held_out import write_held_out
 from pairs.network.parts import (
     compares_all_pairs,
     connect,
@@ -29,7 +28,6 @@ from pairs.network.parts import (
     unfreeze,
     uses_xla,
 )
-from pairs.network.similarity import write_similarity
 from pairs.network.trunks import TRUNKS
 from pairs.photos.read import Photos
 from pairs.training.activation_store import (
@@ -40,7 +38,7 @@ from pairs.training.activation_store import (
 from pairs.training.batches import KerasBatches, Pairs
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.checkpoint import Checkpoint, KeepCheckpoint
-from pairs.training.features import Trained
+from pairs.training.features import Trained, keep_features
 from pairs.training.memory import memory_errors
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
@@ -146,10 +144,8 @@ def run_stage(
     if run.log.writes:
         if stage == run.stages[-1]:
             trained = Trained(setup.parts.model, setup.parts.cut, best_file, run.workers)
-            write_similarity(run.folder, trained.fit_similarity(setup.batches))
-            if run.pool is not None:
-                kept = trained.hold_out(setup.valid_batches, judgement.probabilities)
-                write_held_out(run.folder, kept)
+            feeds = setup.batches, setup.valid_batches
+            judgement = keep_features(run, trained, *feeds, judgement)
         copy_file(best_file, run.folder / "model.keras")
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
