@@ -83,7 +83,7 @@ SEED = (
 STORED_AND_LARGER: dict[str, Any] = {"augment": "mirror", "schedule": "cosine", "image_scale": 1.6}
 TUNED = (
     Stage(1, "heads", None, "adam", 1e-3, epochs=10, **STORED_AND_LARGER),
-    Stage(2, "blocks", "blocks", "sgd", 3e-3, epochs=12, **STORED_AND_LARGER),
+    Stage(2, "blocks", "blocks", "sgd", 6e-3, epochs=12, **STORED_AND_LARGER),
 )
 # More of the trunk, for more time. Whether it pays: docs/results.md.
 NIGHT = (
