@@ -167,6 +167,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
             f"--raw {raw}: no photo is left for validation, because each is like another under "
             f"another typeid, or all of its class are alike. Add photos that differ"
         )
+    skipped = [(name, with_correction(name, reason, decided)) for name, reason in skipped]
     corrected = correct(split, decided)
     places = corrected.places
     stale = find_stale(raw, out, split.keys(), places)
@@ -192,6 +193,14 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
         relabelled=corrected.relabelled,
         left_out=corrected.left_out,
     )
+
+
+def with_correction(name, reason, decided):
+    """The reason to skip a photo; says, too, if a correction would have given it a class."""
+    typeid = decided.get(name)
+    if typeid is None or typeid == name.partition("_")[0]:
+        return reason
+    return f"{reason}; its correction to {typeid!r} does nothing, name it {typeid}_... in --raw"
 
 
 def print_groups(groups, of_one_class, of_two):

@@ -151,7 +151,8 @@ class PairBatches:
     ) -> None:
         if batch_size < 2 or len(photos) < 2:
             raise UserError(
-                f"batch size {batch_size}, {len(photos)} photos: at least 2 of each make a pair"
+                f"batch size {batch_size}, {len(photos)} photos to "
+                f"{'validate' if validation else 'train'} on: at least 2 of each make a pair"
             )
         self.photos = photos
         self.image_size = image_size

@@ -37,6 +37,8 @@ from pairs.files import write_csv, write_text
 from pairs.photos.read import find_photos, printable
 from pairs.photos.skipped import print_skipped
 
+# There while a training has not ended: `pairs.training.checkpoint`, which loads Keras.
+CHECKPOINT = "checkpoint.npz"
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -88,7 +90,7 @@ def write_table(predictor, predictions, calibration, names, file):
         if readable[row]:
             for guess in rank_classes(calibrated[row : row + 1])[0, :count]:
                 cells += [predictor.typeids[guess], f"{calibrated[row, guess]:.6f}"]
-        rows.append(cells)
+        rows.append(cells + [""] * (len(header) - len(cells)))
     write_csv(file, header, rows)
 
 
@@ -143,7 +145,10 @@ def predict_photos(predictors, paths, keep_features=False):
 
 
 def check_models(predictors, args):
-    """Raises a UserError if the models do not fit together or the flags, before any photo."""
+    """Raises a UserError if the models do not fit together or the flags, before any photo.
+
+    Says which of them are not trained to the end.
+    """
     first, *others = predictors
     for other in others:
         if set(other.typeids) != set(first.typeids):
@@ -153,6 +158,11 @@ def check_models(predictors, args):
                 f"{len(first.typeids)} and {len(other.typeids)}, only one of them {odd!r}"
             )
     for predictor in predictors:
+        if (predictor.weights / CHECKPOINT).is_file():
+            print(
+                f"note: {predictor.weights}: the training has not ended; the model is that of its "
+                f"last finished stage"
+            )
         if args.head in ("first", "second") and not predictor.is_paired:
             raise UserError(
                 f"--head {args.head}: {predictor.weights} was trained with --loss softmax: one head"
@@ -163,6 +173,11 @@ def calibration_of(predictors):
     """The stored calibration; nobody fitted one of several trainings, views, or of one head."""
     first, *others = predictors
     if not others and first.is_plain:
+        if not first.calibration.photos:
+            print(
+                "note: not calibrated yet, and none_of_these is not known: see predict.py "
+                "--evaluate"
+            )
         return first.calibration
     if any(read_calibration(predictor.weights).photos for predictor in predictors):
         print(

@@ -61,8 +61,9 @@ def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Pa
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
+            reason = error.strerror or error  # without "[Errno 13]"
             raise UserError(
-                f"{path}: could not be written ({error}). What stood there before is unchanged: "
+                f"{path}: could not be written ({reason}). What stood there before is unchanged: "
                 f"{mend}"
             ) from error
         raise

@@ -538,6 +538,12 @@ def test_the_verdict_on_two_photos_is_that_of_the_threshold(copied, photos, caps
                 assert printed.startswith(f"same {probability:.4f}, cosine ")
                 verdict = "the same class" if probability >= judged_by else "two classes"
                 assert f": {verdict} (threshold {judged_by:.4f})" in printed
+    # Nobody knows what is a high probability before photos have been judged.
+    (copied / "calibration.json").unlink()
+    answers.print_same(Predictor(copied), paths, False)
+    printed = capsys.readouterr().out
+    assert printed.startswith("same ")
+    assert printed.endswith("(not calibrated yet: see --evaluate)\n")
 
 
 def test_two_photos_of_which_one_is_unreadable_are_an_error(predictor, photos, capsys):

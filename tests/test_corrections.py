@@ -315,6 +315,11 @@ def test_an_image_that_the_sorting_skips_is_no_error(raw, tmp_path):
     result = img2keras.sort_photos(raw, tmp_path / "out", corrections=[file])
     assert len(result.places) == 24
     assert (result.relabelled, result.left_out) == ([], [])
+    reasons = dict(result.skipped)
+    assert reasons["2_broken.jpg"].endswith(
+        "; its correction to 'pug' does nothing, name it pug_... in --raw"
+    )
+    assert "correction" not in reasons["notes.txt"]
 
 
 def test_a_class_that_loses_its_last_training_photo_is_one_line(raw, tmp_path):

@@ -148,7 +148,8 @@ def test_people_get_the_likeliest_classes_by_name(trained, test_folder, tmp_path
         PYTHONIOENCODING="utf-8",
     )
     assert done.returncode == 0, done.stderr
-    first, *guesses = done.stdout.splitlines()
+    note, first, *guesses = done.stdout.splitlines()
+    assert note.startswith("note: not calibrated yet")
     assert first == str(photo)
     shares = [float(line.split()[0]) for line in guesses]
     assert shares == sorted(shares, reverse=True)
@@ -162,11 +163,11 @@ def test_two_photos_are_the_same_or_not(trained, test_folder):
     photo, other = test_folder / "20,1.jpg", test_folder / "b" / "10,7.5.jpg"
     done = run_script("predict.py", photo, photo, "--same", "--weights", trained)
     assert done.returncode == 0, done.stderr
-    assert "cosine 1.0000: " in done.stdout
+    assert "cosine 1.0000 (not calibrated yet" in done.stdout
     there = run_script("predict.py", photo, other, "--same", "--weights", trained).stdout
     back = run_script("predict.py", other, photo, "--same", "--weights", trained).stdout
     assert there == back
-    assert -1 <= float(there.split("cosine ")[1].split(":")[0]) < 1
+    assert -1 <= float(there.split("cosine ")[1].split()[0]) < 1
     done = run_script("predict.py", photo, "--same", "--weights", trained)
     assert_one_line_error(done, "1 photos given, exactly 2")
 
@@ -256,6 +257,34 @@ def test_the_mean_of_the_heads_is_the_mean_of_the_heads(trained, predictor, test
     assert np.abs(first - second).max() > 1e-3
     mean = predictor.predict(paths).probabilities
     np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
+
+
+def test_the_calibration_of_more_photos_is_kept_and_its_lack_is_said(trained, data, tmp_path):
+    weights, few = shutil.copytree(trained, tmp_path / "w"), tmp_path / "few"
+    for typeid in ("2", "10"):
+        path = next((data / "valid" / typeid).iterdir())
+        (few / typeid).mkdir(parents=True)
+        shutil.copy(path, few / typeid)
+    words = ("--test", few, "--out", tmp_path / "p.txt", "--csv", tmp_path / "p.csv")
+    note = "note: not calibrated yet"
+    assert note in run_script("predict.py", "--weights", weights, *words).stdout
+    run_script("predict.py", "--weights", weights, "--evaluate", data / "valid")
+    before = (weights / "calibration.json").read_bytes()
+    done = run_script("predict.py", "--weights", weights, "--evaluate", few)
+    assert "calibration not stored: that of" in done.stdout.splitlines()[-1]
+    assert (weights / "calibration.json").read_bytes() == before
+    assert note not in run_script("predict.py", "--weights", weights, *words).stdout
+    done = run_script("predict.py", "--weights", weights, *words, "--tta", "2")
+    assert "note: probabilities are as the model gives them" in done.stdout
+
+
+def test_a_model_of_a_training_that_has_not_ended_is_called_so(trained, data, tmp_path):
+    weights = shutil.copytree(trained, tmp_path / "w")
+    (weights / "checkpoint.npz").write_bytes(b"of the next stage")
+    words = ("--test", data / "valid", "--out", tmp_path / "p.txt")
+    done = run_script("predict.py", "--weights", weights, *words)
+    assert done.returncode == 0, done.stderr
+    assert f"note: {weights}: the training has not ended" in done.stdout
 
 
 def test_class_centres_speak_where_the_training_or_somebody_asks_them(trained, data, tmp_path):
@@ -348,7 +377,11 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("--evaluate FOLDER --test FOLDER", "cannot be combined"),
         ("FOLDER --test OTHER", "one folder is predicted"),
         ("FOLDER --csv same.txt --out ./same.txt", "two files are needed"),
-        ("FOLDER --out /dev/null", "cannot be written"),
+        ("FOLDER --out /dev/null", "/dev/null: not a regular file; choose another name"),
+        ("FOLDER --out weights", "weights: a folder; a file is written"),
+        ("FOLDER --out weights/model.keras", "--out weights/model.keras: a file of the training"),
+        ("FOLDER --csv weights/fold-1/settings.json", "a file of the training"),
+        ("FOLDER --features weights/similarity.npz", "a file of the training"),
         ("FOLDER --report r", "needs --evaluate"),
         ("--evaluate FOLDER --report TABLE", "--report table.csv: a file; a folder is written"),
         ("FOLDER FOLDER", "FOLDER: a folder; give one folder, or photos"),
@@ -364,7 +397,7 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("--pairs TABLE", "--pairs: --out FILE is needed, a CSV to write"),
         ("--pairs TABLE --out TABLE", "two files are needed"),
         ("--pairs nowhere.csv --out a.csv", "--pairs nowhere.csv: no such file"),
-        ("--pairs FOLDER --out a.csv", "no such file"),
+        ("--pairs FOLDER --out a.csv", "a folder; a CSV of pairs is needed"),
         ("--pairs TABLE --out a.csv PHOTO", "cannot be combined"),
         ("--pairs TABLE --out a.csv --test FOLDER", "--pairs and FOLDER cannot be combined"),
         ("--pairs TABLE --out a.csv --csv b.csv", "--csv: needs a folder"),
@@ -428,7 +461,7 @@ def test_what_would_be_ignored_or_overwritten_is_refused(
     flags, words, test_folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "fold-1").mkdir(parents=True)
     (tmp_path / "weights" / "model.keras").write_bytes(b"never read")
     places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder, "TABLE": "table.csv"}
     (tmp_path / "table.csv").write_text("of somebody")

@@ -373,7 +373,7 @@ def test_no_suspects_are_a_page_too(tmp_path, browse):
     dom = browse(asked.page, press(["j", "k", "1"]) + SAVE)
     assert title_of(dom) == "0 labels to check"
     assert "No label looks wrong." in dom
-    assert "None were found." in dom
+    assert "None among these photos." in dom
     assert (tmp_path / "suspects.csv").read_text() == "image,typeid,suggested,score\n"
 
 

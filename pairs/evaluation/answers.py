@@ -69,13 +69,12 @@ def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> Non
     (cosine,), (probability,) = compare(predictor, paths, np.array([[0, 1]]), new_classes)
     if np.isnan(probability):
         raise UserError("--same: both photos must be readable")
+    if not predictor.calibration.photos:
+        print(f"same {probability:.4f}, cosine {cosine:.4f} (not calibrated yet: see --evaluate)")
+        return
     threshold = 0.5 if new_classes else predictor.calibration.same_threshold
-    fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
     verdict = "the same class" if probability >= threshold else "two classes"
-    print(
-        f"same {probability:.4f}, cosine {cosine:.4f}: {verdict} "
-        f"(threshold {threshold:.4f}{fitted})"
-    )
+    print(f"same {probability:.4f}, cosine {cosine:.4f}: {verdict} (threshold {threshold:.4f})")
 
 
 def answer_pairs(predictor: Predictor, table: str, out: str, new_classes: bool) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import re
 
 from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
@@ -14,6 +15,10 @@ from pairs.photos.views import MAX_VIEWS
 TEST, OUT = "data/test", "predict.txt"
 # Each answers another question.
 QUESTIONS = ("same", "evaluate", "pairs", "query", "export")
+# What `train.py` and an evaluation keep in a weights folder.
+OF_TRAINING = re.compile(
+    r".+\.(keras|h5|json)|(held_out|similarity|checkpoint)\.npz|(log|times|out_of_fold)\.csv"
+)
 # Files that are read.
 READ = ("names", "pairs")
 
@@ -157,6 +162,13 @@ def check_export(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"--export {args.export}: {reason}")
 
 
+def is_of_training(file: str, weights: list[str]) -> bool:
+    """Whether a file is, by its place and name, one that a training keeps."""
+    path = pathlib.Path(os.path.realpath(file))
+    homes = {pathlib.Path(os.path.realpath(folder)) for folder in weights}
+    return not homes.isdisjoint(path.parents) and bool(OF_TRAINING.fullmatch(path.name))
+
+
 def check_files(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses files that are not there or cannot be written, before TensorFlow loads."""
     for photo in args.photos:
@@ -170,7 +182,8 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
         if not os.path.isdir(folder):
             parser.error(f"{folder}: no such folder")
     if args.pairs and not os.path.isfile(args.pairs):
-        parser.error(f"--pairs {args.pairs}: no such file")
+        what = "a folder; a CSV of pairs" if os.path.isdir(args.pairs) else "no such file; a CSV"
+        parser.error(f"--pairs {args.pairs}: {what} is needed")
     written = {
         name: getattr(args, name) for name in ("out", "csv", "features") if getattr(args, name)
     }
@@ -180,9 +193,14 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
         parent = os.path.dirname(file) or "."
         if not os.path.isdir(parent):
             parser.error(f"{file}: the folder {parent} does not exist; create it first")
-        is_special = os.path.exists(file) and not os.path.isfile(file)
-        if is_special or not os.access(parent, os.W_OK):
-            parser.error(f"{file}: cannot be written")
+        if os.path.isdir(file):
+            parser.error(f"{file}: a folder; a file is written, choose another name")
+        if os.path.exists(file) and not os.path.isfile(file):
+            parser.error(f"{file}: not a regular file; choose another name")
+        if not os.access(parent, os.W_OK):
+            parser.error(f"{file}: the folder {parent} is read-only; choose another one")
+        if is_of_training(file, args.weights):
+            parser.error(f"--{name} {file}: a file of the training; choose another name")
         if os.path.splitext(file)[1].lower() in PHOTO_SUFFIXES:
             parser.error(f"--{name} {file}: that is the name of a photo; choose another one")
         others = {other: path for other, path in written.items() if other < name}

@@ -11,7 +11,7 @@ import numpy as np
 
 from pairs.errors import UserError
 from pairs.evaluation import unseen
-from pairs.evaluation.calibration import Calibration, write_calibration
+from pairs.evaluation.calibration import CALIBRATION, Calibration, write_calibration
 from pairs.evaluation.evaluate import Evaluation, evaluate, print_evaluation, write_files
 from pairs.evaluation.predictions import Predictions, average
 from pairs.evaluation.predictor import Predictor
@@ -159,6 +159,12 @@ def write_pages(
 
 def store_calibration(predictor: Predictor, calibration: Calibration) -> str:
     """Stores what an evaluation fitted; says what was done."""
+    kept = predictor.calibration.photos
+    if kept > calibration.photos:
+        return (
+            f"calibration not stored: that of {kept} photos is kept (delete "
+            f"{predictor.weights / CALIBRATION} to replace it)"
+        )
     try:
         write_calibration(predictor.weights, calibration)
     except UserError as error:  # somebody else's weights, maybe; what was asked for is done

@@ -147,7 +147,7 @@ def in_words(suspects: Sequence[Suspect], photos: Photos) -> str:
 def groups_in_words(groups: Sequence[dict[str, Any]]) -> str:
     """How many groups of near-duplicates there are, as sentences."""
     if not groups:
-        return "None were found."
+        return "None among these photos."
     num_mixed = sum(group["classes"] > 1 for group in groups)
     text = (
         f"Groups of photos that are nearly or exactly the same: {len(groups)}, of which "

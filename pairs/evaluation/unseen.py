@@ -43,8 +43,13 @@ def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos
     """
     typeids = predictors[0].typeids
     sides = [pathlib.Path(folder, side) for side in SIDES]
-    are_folds = all(len(predictor.models) > 1 for predictor in predictors)
-    if are_folds and all(side.is_dir() for side in sides):
+    single = [predictor.weights for predictor in predictors if len(predictor.models) == 1]
+    if all(side.is_dir() for side in sides):
+        if single:
+            raise UserError(
+                f"{folder}: {TRAIN} and {VALID} together are judged by folds alone, and "
+                f"{single[0]} is one model; choose {sides[1]}"
+            )
         return pool_sides([find_class_photos(side, typeids) for side in sides])
     return find_class_photos(folder, typeids)
 

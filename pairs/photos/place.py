@@ -141,7 +141,12 @@ def place_photo(source: pathlib.Path, target: pathlib.Path, link: bool) -> bool:
         raise UserError(f"{target} differs from {source}. Remove it if the new photo is right")
     target.parent.mkdir(parents=True, exist_ok=True)
     if link:
-        os.link(source.resolve(), target)  # the photo, not a link to it
+        try:
+            os.link(source.resolve(), target)  # the photo, not a link to it
+        except OSError as error:
+            raise UserError(
+                f"{target}: could not be linked ({error.strerror}); leave out --link to copy"
+            ) from error
     else:
         with replacing(target) as temporary:
             shutil.copy2(source, temporary)

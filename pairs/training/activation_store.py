@@ -215,8 +215,8 @@ def decide(store: ActivationStore, what: str, missing: int) -> None:
         shutil.rmtree(store.path, ignore_errors=True)  # what a killed run had of it
         half = " (--cache float16 takes half)" if what.endswith("float32") else ""
         print(
-            f"{what}: {gigabytes(missing)} needed, {gigabytes(free)} free: not stored but computed "
-            f"in every epoch{half}"
+            f"{what}: {gigabytes(missing)} needed and {gigabytes(SPARE_BYTES)} for all else, "
+            f"{gigabytes(free)} free: not stored but computed in every epoch{half}"
         )
         return
     print(f"{what}: {gigabytes(missing)} of {gigabytes(free)} free: computed once and stored")
