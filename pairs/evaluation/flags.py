@@ -193,10 +193,9 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
         parent = os.path.dirname(file) or "."
         if not os.path.isdir(parent):
             parser.error(f"{file}: the folder {parent} does not exist; create it first")
-        if os.path.isdir(file):
-            parser.error(f"{file}: a folder; a file is written, choose another name")
         if os.path.exists(file) and not os.path.isfile(file):
-            parser.error(f"{file}: not a regular file; choose another name")
+            what = "a folder; a file is written" if os.path.isdir(file) else "not a regular file"
+            parser.error(f"{file}: {what}; choose another name")
         if not os.access(parent, os.W_OK):
             parser.error(f"{file}: the folder {parent} is read-only; choose another one")
         if is_of_training(file, args.weights):

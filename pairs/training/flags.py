@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import pathlib
 
 from pairs.command_line import Parser, add_workers_flag
@@ -37,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--folds {args.folds}: 2 to {MOST_FOLDS} are expected")
     if not 0 <= args.seed <= MAX_SEED:
         parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
-    if pathlib.Path(args.weights).is_file():
+    if os.path.exists(args.weights) and not os.path.isdir(args.weights):
         parser.error(f"--weights {args.weights}: a file; a folder is needed")
     if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
         parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
