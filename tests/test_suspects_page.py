@@ -12,7 +12,7 @@ import pytest
 from conftest import COLOURS, add_script, make_photo, make_raw, run_script
 
 from pairs.evaluation.suspects import find_suspects, write_suspects
-from pairs.evaluation.suspects_page import write_suspects_page
+from pairs.evaluation.suspects_page import sorting_command, write_suspects_page
 from pairs.photos.read import Photos
 
 HOSTILE = "<script>document.title='run'</script>"
@@ -134,6 +134,19 @@ def test_the_page_shows_every_suspect_beside_photos_of_both_classes(asked, brows
     assert dom.count('<div class="group">') == 2
     assert dom.index("2 photos, 2 classes") < dom.index("2 photos, 1 class<")
     assert "python img2keras.py --raw data/raw --out data --corrections corrections.csv" in dom
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("my <photos>/valid/2/a.jpg", "--raw 'my <photos>/raw' --out 'my <photos>'"),
+        ("data/train/2/a.jpg", "--raw data/raw --out data"),
+        ("elsewhere/2/a.jpg", "--raw data/raw --out data"),
+    ],
+)
+def test_the_command_sorts_the_folder_whose_photos_were_judged(path, words):
+    command = sorting_command(Photos([path], np.zeros(1, np.int32), ["2", "10"]))
+    assert command == f"python img2keras.py {words} --corrections corrections.csv"
 
 
 def test_what_the_page_shows_are_the_photos_that_were_found(asked):

@@ -7,7 +7,9 @@ The page itself (layout, style, what a key does) is the template `suspects.html`
 
 import hashlib
 import html
+import os
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ from pairs.evaluation.figures import embeddable
 from pairs.evaluation.page import fill_template, script_json
 from pairs.evaluation.suspects import Suspect
 from pairs.files import write_text
-from pairs.photos.read import Photos, open_photo, printable
+from pairs.photos.read import SIDES, Photos, open_photo, printable
 
 # What a browser and a person take in one go; with them the page stays below 5 MB.
 MOST_SUSPECTS, MOST_GROUPS, MOST_OF_GROUP = 150, 60, 6
@@ -69,9 +71,20 @@ def write_suspects_page(
         title=f"{len(suspects)} labels to check" if len(suspects) != 1 else "1 label to check",
         subtitle=html.escape(in_words(suspects, photos)),
         groups=html.escape(groups_in_words(described_groups)),
+        command=html.escape(sorting_command(photos)),
         data=script_json(data),
     )
     write_text(folder / "suspects.html", page)
+
+
+def sorting_command(photos: Photos) -> str:
+    """The command that sorts these photos again, their raw ones as the README has them."""
+    out = "data"
+    for path in map(pathlib.PurePath, photos.paths[:1]):
+        if len(path.parts) > 3 and path.parts[-3] in SIDES:
+            out = str(path.parents[2])
+    raw, out = shlex.quote(printable(os.path.join(out, "raw"))), shlex.quote(printable(out))
+    return f"python img2keras.py --raw {raw} --out {out} --corrections corrections.csv"
 
 
 def describe_suspect(suspect: Suspect, photos: Photos) -> dict[str, Any]:
