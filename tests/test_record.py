@@ -40,8 +40,11 @@ def test_time_left_is_that_of_the_stage_and_of_the_run(tmp_path):
     rows = [row("heads", number, 1.0) for number in (1, 2, 3)]
     log = record.RunLog(tmp_path, PLAN, rows, [100.0, 60.0, 60.0])
     assert log.time_left() == (
-        "stage heads: at most 7 min left, the run: 27 min if later epochs take as long"
+        "stage heads: at most 7 min left, then 10 epochs of blocks, 10 epochs of plain"
     )
+    # An earlier fold says how long those take.
+    log = record.RunLog(tmp_path, PLAN, rows, [100.0, 60.0, 60.0], True, [1420.0], folds_left=2)
+    assert log.time_left().endswith("10 epochs of plain; all folds: 67 min")
     last = [*rows, row("plain", 9, 1.0)]
     log = record.RunLog(tmp_path, PLAN, last, [100.0, 60.0, 60.0, 30.0])
     assert log.time_left() == "stage plain: at most 30 s left"

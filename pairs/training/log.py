@@ -106,17 +106,16 @@ class RunLog:
         # The first epoch of a stage also compiles; a median passes over it.
         an_epoch = statistics.median(own)
         here = (self.stages[now].epochs - last["epoch"]) * an_epoch
-        later = sum(stage.epochs for stage in self.stages[now + 1 :]) * an_epoch
         if not here:
             return ""
         text = f"stage {last['stage']}: at most {duration(here)} left"
-        if later:
-            # Nobody knows yet how long their epochs take.
-            text += f", the run: {duration(here + later)} if later epochs take as long"
-        if self.folds_left:
-            whole = [*self.folds_done] or [sum(self.seconds) + here + later]
-            rest = here + later + self.folds_left * statistics.median(whole)
-            text += f"; all folds: {duration(rest)}"
+        later = [f"{stage.epochs} epochs of {stage.name}" for stage in self.stages[now + 1 :]]
+        if later:  # which may take a hundred times as long as these
+            text += f", then {', '.join(later)}"
+        if self.folds_done:
+            a_fold = statistics.median(self.folds_done)
+            rest = max(here, a_fold - sum(self.seconds)) if later else here
+            text += f"; all folds: {duration(rest + self.folds_left * a_fold)}"
         return text
 
     def add_result(self, stage: Stage, result: dict[str, Any]) -> None:
