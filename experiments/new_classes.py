@@ -129,11 +129,10 @@ def judge_pairs(predictor, calibration, found, photos, name):
         (rows @ rows.T)[pairs[:, 0], pairs[:, 1]].astype(np.float64) for rows in (unit, plain)
     )
     identities, cameras = photos.labels.tolist(), [None] * len(photos)
-    names = identities, identities, cameras, cameras, photos.paths, photos.paths
-    rankings = {
-        key: search.judge_ranking(rows, rows, *names)
-        for key, rows in (("plain", plain), ("similarity", unit))
-    }
+    rankings = {}
+    for key, rows in (("plain", plain), ("similarity", unit)):
+        side = search.Side(rows, identities, cameras, photos.paths)
+        rankings[key] = search.judge_ranking(side, side)
     agreement = (found.probabilities @ found.probabilities.T)[pairs[:, 0], pairs[:, 1]]
     scores = {
         "plain": plain_cosine,

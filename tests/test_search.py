@@ -59,6 +59,14 @@ def random_task(seed, make_features=coarse_features):
     return gallery, queries, *identities, *cameras, *paths
 
 
+def judge_ranking(gallery, queries, ids, query_ids, cams, query_cams, paths=(), query_paths=()):
+    """`search.judge_ranking` of a task."""
+    return search.judge_ranking(
+        search.Side(gallery, ids, cams, paths),
+        search.Side(queries, query_ids, query_cams, query_paths),
+    )
+
+
 def judge_in_loops(gallery, queries, ids, query_ids, cams, query_cams, paths=(), query_paths=()):
     """Recalls and mean average precision, query by query and photo by photo."""
     firsts, precisions = [], []
@@ -110,7 +118,7 @@ def judge_one(similarities, identities, identity="a", cameras=None, camera=None)
     cameras = cameras or [None] * len(identities)
     query = np.array([[1, 0]], np.float32)
     photos = on_a_line(*similarities)
-    return search.judge_ranking(photos, query, identities, [identity], cameras, [camera])
+    return judge_ranking(photos, query, identities, [identity], cameras, [camera])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -168,20 +176,20 @@ def test_a_memory_map_is_searched_as_an_array_is(tmp_path):
         np.testing.assert_array_equal(one, other)
     names = [str(i % 5) for i in range(50)]
     task = names, names[:9], [None] * 50, [None] * 9
-    judged = search.judge_ranking(mapped, mapped[:9], *task)
-    assert judged == search.judge_ranking(features, features[:9], *task)
+    judged = judge_ranking(mapped, mapped[:9], *task)
+    assert judged == judge_ranking(features, features[:9], *task)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_blocks_change_nothing(seed, monkeypatch):
     task = random_task(seed)
     nearest = search.find_nearest(*task[:2], 6)
-    ranking = search.judge_ranking(*task)
+    ranking = judge_ranking(*task)
     for name, value in TINY_BLOCKS.items():
         monkeypatch.setattr(search, name, value)
     for one, other in zip(search.find_nearest(*task[:2], 6), nearest, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert search.judge_ranking(*task) == ranking
+    assert judge_ranking(*task) == ranking
 
 
 def test_memory_does_not_grow_with_the_table_of_similarities():
@@ -193,7 +201,7 @@ def test_memory_does_not_grow_with_the_table_of_similarities():
     search.find_nearest(gallery, queries, 10)
     nearest = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    search.judge_ranking(gallery, queries, *task)
+    judge_ranking(gallery, queries, *task)
     judged = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # All similarities are 240 MB.
@@ -271,10 +279,10 @@ def test_the_querys_own_file_is_left_out_under_any_name(tmp_path):
     paths = [str(tmp_path / name) for name in ("a_1.jpg", "x_1.jpg", "a_2.jpg")]
     for own in (paths[0], str(tmp_path / "link.jpg")):
         # The other right photo is equal, and comes first.
-        assert search.judge_ranking(*task, paths, [own]).mean_average_precision.value == 1
+        assert judge_ranking(*task, paths, [own]).mean_average_precision.value == 1
         alone = (task[0][:2], task[1], task[2][:2], task[3], task[4][:2], task[5])
-        assert search.judge_ranking(*alone) is not None
-        assert search.judge_ranking(*alone, paths[:2], [own]) is None
+        assert judge_ranking(*alone) is not None
+        assert judge_ranking(*alone, paths[:2], [own]) is None
 
 
 def test_equals_are_ranked_by_index_however_many_there_are():
@@ -287,8 +295,8 @@ def test_equals_are_ranked_by_index_however_many_there_are():
 @pytest.mark.parametrize("seed", range(20))
 def test_rankings_are_judged_as_in_loops(seed):
     task = random_task(seed)
-    assert_judged(search.judge_ranking(*task), judge_in_loops(*task))
-    assert_judged(search.judge_ranking(*task[:6]), judge_in_loops(*task[:6]))
+    assert_judged(judge_ranking(*task), judge_in_loops(*task))
+    assert_judged(judge_ranking(*task[:6]), judge_in_loops(*task[:6]))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -301,15 +309,15 @@ def test_the_order_of_the_gallery_changes_nothing_but_indices(seed):
     others, same = search.find_nearest(gallery[order], queries, 8)
     assert order[others].tolist() == indices.tolist()
     np.testing.assert_allclose(same, similarities, atol=1e-6)
-    ranking = search.judge_ranking(
+    ranking = judge_ranking(
         *(gallery[order], queries, moved[0], query_names, moved[1], query_cameras),
         *(moved[2], query_paths),
     )
-    assert ranking == search.judge_ranking(*task)
+    assert ranking == judge_ranking(*task)
 
 
 def test_standard_errors_are_those_of_shares_and_means():
-    ranking = search.judge_ranking(*random_task(0, fine_features)[:6])
+    ranking = judge_ranking(*random_task(0, fine_features)[:6])
     count = ranking.num_queries
     for share in ranking.recalls.values():
         expected = metrics.share(np.arange(count) < round(count * share.value))
@@ -318,19 +326,19 @@ def test_standard_errors_are_those_of_shares_and_means():
         )
     # Two queries with average precisions of 1 and 1/2.
     task = axes(0, 1, 1), axes(0, 1), ["a", "x", "b"], ["a", "b"], [None] * 3, [None] * 2
-    precision = search.judge_ranking(*task).mean_average_precision
+    precision = judge_ranking(*task).mean_average_precision
     assert (precision.value, precision.standard_error) == pytest.approx((3 / 4, 1 / 4 / 2**0.5))
 
 
 def test_without_identities_nothing_is_judged():
     task = axes(0, 1), axes(0)
-    assert search.judge_ranking(*task, [None] * 2, [None], [None] * 2, [None]) is None
-    assert search.judge_ranking(*task, ["a", "b"], ["c"], [None] * 2, [None]) is None
+    assert judge_ranking(*task, [None] * 2, [None], [None] * 2, [None]) is None
+    assert judge_ranking(*task, ["a", "b"], ["c"], [None] * 2, [None]) is None
     nothing = np.empty((0, 4), np.float32)
-    assert search.judge_ranking(nothing, nothing, [], [], [], []) is None
-    assert search.judge_ranking(nothing, task[1], [], ["a"], [], [None]) is None
+    assert judge_ranking(nothing, nothing, [], [], [], []) is None
+    assert judge_ranking(nothing, task[1], [], ["a"], [], [None]) is None
     unreadable = np.full((1, 4), np.nan, np.float32)
-    assert search.judge_ranking(task[0], unreadable, ["a", "b"], ["a"], [1, 1], [2]) is None
+    assert judge_ranking(task[0], unreadable, ["a", "b"], ["a"], [1, 1], [2]) is None
 
 
 def test_the_benchmark_finds_the_same_photos_both_ways():

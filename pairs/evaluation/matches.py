@@ -85,14 +85,8 @@ def write_matches(
         f"{unreadable}{fitted}"
     )
     ranking = search.judge_ranking(
-        unit[: len(photos)],
-        unit[rows],
-        search.read_identities(photos, gallery),
-        search.read_identities(queries, query),
-        search.read_cameras(photos),
-        search.read_cameras(queries),
-        photos,
-        queries,
+        search.read_side(unit[: len(photos)], photos, gallery),
+        search.read_side(unit[rows], queries, query),
     )
     if ranking:
         recalls = ", ".join(f"recall@{count} {value}" for count, value in ranking.recalls.items())

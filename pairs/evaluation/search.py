@@ -138,30 +138,38 @@ def read_cameras(paths: Sequence[str | pathlib.Path]) -> list[int | None]:
     return [int(match[1]) if match else None for match in found]
 
 
-def judge_ranking(
-    gallery: np.ndarray,
-    queries: np.ndarray,
-    gallery_identities: Sequence[str | None],
-    query_identities: Sequence[str | None],
-    gallery_cameras: Sequence[int | None],
-    query_cameras: Sequence[int | None],
-    gallery_paths: Sequence[str | pathlib.Path] = (),
-    query_paths: Sequence[str | pathlib.Path] = (),
-) -> Ranking | None:
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a search, the gallery or the queries, and what is known of its photos.
+
+    Attributes:
+        features: as in `find_nearest`.
+        identities: of `read_identities`.
+        cameras: of `read_cameras`; an unknown one is nobody's own camera.
+        paths: to leave out a query's own file, under whatever name it is linked; of
+            both sides, or of none.
+    """
+
+    features: np.ndarray
+    identities: Sequence[str | None]
+    cameras: Sequence[int | None]
+    paths: Sequence[str | pathlib.Path] = ()
+
+
+def read_side(
+    features: np.ndarray, paths: Sequence[str | pathlib.Path], root: str | pathlib.Path
+) -> Side:
+    """One side of a search, as the folders and names of its photos below `root` describe it."""
+    return Side(features, read_identities(paths, root), read_cameras(paths), paths)
+
+
+def judge_ranking(gallery: Side, queries: Side) -> Ranking | None:
     """Judges a search by the protocol of Market-1501: is what comes first of the same identity?
 
     A query is ranked against all photos but these: those of its identity by its own
     camera, junk (identity `-1`), its own file, unreadable photos. Distractors
     (identity `0000`) and photos without an identity are always wrong, and, like
     junk, never a query. A query without any right photo left is not judged.
-
-    Args:
-        gallery, queries: as in `find_nearest`.
-        gallery_identities, query_identities: of `read_identities`.
-        gallery_cameras, query_cameras: of `read_cameras`; an unknown one is no
-            query's own camera.
-        gallery_paths, query_paths: to leave out a query's own file, under whatever
-            name it is linked; either both or none.
 
     Returns:
         None if no query can be judged.
@@ -171,16 +179,17 @@ def judge_ranking(
     later work; the authors' script averages neighbouring precisions, and is a little
     lower.
     """
-    identities = number_names(gallery_identities, query_identities)
-    cameras = number_names(gallery_cameras, query_cameras)
-    files = number_names(*(list(map(os.path.realpath, p)) for p in (gallery_paths, query_paths)))
-    junk = np.array([identity == JUNK for identity in gallery_identities], bool)
-    askable = [identity not in (None, JUNK, DISTRACTOR) for identity in query_identities]
+    identities = number_names(gallery.identities, queries.identities)
+    cameras = number_names(gallery.cameras, queries.cameras)
+    files = number_names(*(list(map(os.path.realpath, each.paths)) for each in (gallery, queries)))
+    junk = np.array([identity == JUNK for identity in gallery.identities], bool)
+    askable = [identity not in (None, JUNK, DISTRACTOR) for identity in queries.identities]
     hits, precisions = [], []
-    for query, similarities in each_against_all(gallery, queries, np.flatnonzero(askable)):
+    compared = each_against_all(gallery.features, queries.features, np.flatnonzero(askable))
+    for query, similarities in compared:
         same = identities[0] == identities[1][query]
         left_out = junk | np.isnan(similarities) | (same & (cameras[0] == cameras[1][query]))
-        if len(gallery_paths) or len(query_paths):
+        if len(gallery.paths) or len(queries.paths):
             left_out |= files[0] == files[1][query]
         ranks = ranks_of_right(similarities, same, ~left_out)
         if len(ranks):
