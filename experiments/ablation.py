@@ -7,6 +7,7 @@ command resumes. Flags of train.py go behind `--`.
     OUT/runs/ROW-seedN/   the runs, as train.py leaves them, and what they predict
     OUT/results.json, OUT/table.md
 
+Every model is asked by its softmax heads, without class centres (`predict.py --head mean`).
 `table.py` makes one table of several folds.
 
 Run it:  python -m experiments.ablation --data data/folds/fold-1 \\

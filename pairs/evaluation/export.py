@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import warnings
 import zipfile
@@ -88,7 +89,8 @@ def export(predictor: Predictor, path: str) -> None:
     try:
         write(model, signature, facts, path)
     except OpError as error:  # TensorFlow's own, of a full disk
-        raise UserError(f"{path}: could not be written ({error.message})") from error
+        reason = re.sub(r"{{.*?}}", "", error.message).strip()  # the names of its nodes
+        raise UserError(f"{path}: could not be written ({reason})") from error
     fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
     side = predictor.image_size
     print(
