@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_nothing(name, weights, tmp_path, monkeypatch):
         path.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fail_in_folder(trackable, path, *_, **__):
+    def fail_in_folder(archive, path, *_, **__):
         path.mkdir()
         (path / "half").touch()
         raise tf.errors.ResourceExhaustedError(
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_nothing(name, weights, tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(keras.Model, "export", fail_in_file)
-    monkeypatch.setattr(tf.saved_model, "save", fail_in_folder)
+    monkeypatch.setattr(keras.export.ExportArchive, "write_out", fail_in_folder)
     with pytest.raises(UserError, match=r"could not be written .*No space left") as refused:
         export(Predictor(weights), str(tmp_path / name))
     assert "function_node" not in str(refused.value)
