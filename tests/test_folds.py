@@ -235,6 +235,25 @@ def test_the_table_says_what_each_folds_model_says_of_the_photos_themselves(trai
 
 
 @pytest.mark.slow
+def test_where_class_centres_vote_the_table_holds_what_they_say(sorted_photos, tmp_path):
+    from pairs.evaluation.predictor import Predictor
+
+    flags = f"--recipe tuned --folds 2 --image-size {SIZE} --batch-size 6 --epochs 1 1"
+    words = ("--data", sorted_photos, "--weights", tmp_path, *flags.split(), "--pretrained", "none")
+    done = run_script("train.py", *words)
+    assert done.returncode == 0, done.stderr
+    for fold in (1, 2):
+        rows = {row["image"]: row for row in read_table(tmp_path) if row["fold"] == str(fold)}
+        paths = [str(path) for path in sorted_photos.glob("*/*/*") if path.name in rows]
+        judge = Predictor(tmp_path / f"fold-{fold}")
+        assert judge.head == "all"
+        for path, probabilities in zip(paths, judge.predict(paths).probabilities, strict=True):
+            row = rows[pathlib.Path(path).name]
+            found = [float(row[f"p_{typeid}"]) for typeid in judge.typeids]
+            np.testing.assert_allclose(found, probabilities, atol=2e-3)
+
+
+@pytest.mark.slow
 def test_the_summary_is_that_of_the_table(trained, sorted_photos):
     rows = read_table(trained)
     guesses = [max(COLOURS, key=lambda typeid, row=row: float(row[f"p_{typeid}"])) for row in rows]
