@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -13,13 +14,14 @@ from PIL import Image
 
 import predict
 from pairs.errors import UserError
-from pairs.evaluation import evaluate
+from pairs.evaluation import evaluate, flags
 from pairs.evaluation.calibration import Calibration, models_digest
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.predictor import Predictor
 from pairs.network.similarity import write_similarity
-from pairs.photos.read import find_class_photos, find_photos, read_photo
+from pairs.photos.read import PHOTO_SUFFIXES, find_class_photos, find_photos, read_photo
 from pairs.photos.views import MAX_VIEWS, read_views
+from pairs.training.run_folder import RUN_FILES
 
 pytestmark = pytest.mark.slow
 
@@ -475,6 +477,14 @@ def test_what_would_be_ignored_or_overwritten_is_refused(
     assert words in printed
     assert len(printed.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "weights"]
+
+
+def test_no_file_that_a_training_keeps_may_be_written_over():
+    kept = [name for name in RUN_FILES if pathlib.Path(name).suffix not in PHOTO_SUFFIXES]
+    assert len(kept) > 10
+    assert all(flags.is_of_training(f"w/{name}", ["w"]) for name in kept)
+    assert not any(flags.is_of_training(f"other/{name}", ["w"]) for name in kept)
+    assert not flags.is_of_training("w/predict.txt", ["w"])
 
 
 def test_a_refusal_is_one_line_of_the_command(trained, test_folder):

@@ -120,7 +120,7 @@ def test_the_centre_of_a_class_is_where_its_photos_are():
 def test_the_likelier_a_class_the_nearer_its_centre():
     features, labels = made_up()
     fitted = fit(features, labels)
-    found = fitted.class_probabilities(features)
+    found = similarity.sharpened(fitted.class_cosines(features))
     assert found.dtype == np.float32
     for row, cosines in zip(found[:20], fitted.class_cosines(features).tolist(), strict=False):
         # Against the best class, each tenth of the cosine divides the odds by e to the third.

@@ -21,8 +21,8 @@ from pairs.network.similarity import (
     SIMILARITY,
     Similarity,
     read_similarity,
-    sharpened,
     unit_rows,
+    with_centres,
 )
 from pairs.network.trunks import TRUNKS
 from pairs.photos.folds import fold_folder, fold_of_folder
@@ -188,7 +188,7 @@ class Predictor:
                     cosines = self.class_cosines(seen)
                     likeness[rows] = cosines.mean(axis=0).max(axis=1)
                     if self.head == "all":
-                        guessed = (guessed + sharpened(cosines).mean(axis=0)) / 2
+                        guessed = with_centres(guessed, cosines)
                 probabilities[rows] = guessed
                 batch = []
         return Predictions(list(paths), probabilities, features, likeness=likeness)
@@ -224,8 +224,11 @@ class Predictor:
                 # Where those of all models stand side by side, the first one's.
                 features[rest] = found.features[:, : self.num_features]
             if likeness is not None:
-                nearest = predictor.class_cosines(features[own])[0].max(axis=1) if fold else None
-                likeness[own] = found.likeness if nearest is None else nearest
+                likeness[own] = (
+                    predictor.class_cosines(features[own])[0].max(axis=1)
+                    if fold
+                    else found.likeness
+                )
         return Predictions(list(paths), probabilities, features, folds, likeness=likeness)
 
     def unit(self, features: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:

@@ -79,10 +79,9 @@ def write_suspects_page(
 
 def sorting_command(photos: Photos) -> str:
     """The command that sorts these photos again, their raw ones as the README has them."""
-    out = "data"
-    for path in map(pathlib.PurePath, photos.paths[:1]):
-        if len(path.parts) > 3 and path.parts[-3] in SIDES:
-            out = str(path.parents[2])
+    path = pathlib.PurePath(photos.paths[0])
+    is_sorted = len(path.parts) > 3 and path.parts[-3] in SIDES
+    out = str(path.parents[2]) if is_sorted else "data"
     raw, out = shlex.quote(printable(os.path.join(out, "raw"))), shlex.quote(printable(out))
     return f"python img2keras.py --raw {raw} --out {out} --corrections corrections.csv"
 

@@ -47,8 +47,8 @@ class Similarity:
         gains: float32 array, shape `(axes,)`: what is left of each, in (0, 1].
         centres: float32 array, shape `(classes, features)`: of the training photos of
             each class, of length 1; 0 for a class without any.
-        votes: whether class probabilities are, unless somebody asks otherwise, the mean
-            of those of the softmax heads and `class_probabilities`.
+        votes: whether class probabilities are, unless somebody asks otherwise, those
+            `with_centres`.
     """
 
     model: str
@@ -81,15 +81,22 @@ class Similarity:
         """The cosine to the centre of every class: float32 array, shape `(photos, classes)`."""
         return self.unit(features) @ self.centres.T
 
-    def class_probabilities(self, features: np.ndarray) -> np.ndarray:
-        """What the class centres say: float32 array, shape `(photos, classes)`; rows sum to 1."""
-        return sharpened(self.class_cosines(features))
-
 
 def sharpened(cosines: np.ndarray) -> np.ndarray:
     """Cosines to class centres as class probabilities, float32, along the last axis."""
     powers = np.exp(SHARPNESS * (cosines - cosines.max(axis=-1, keepdims=True)))
     return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def with_centres(probabilities: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    """The mean of class probabilities and of what the class centres say.
+
+    Args:
+        probabilities: float array, shape `(photos, classes)`: of the softmax heads, the
+            mean of all models.
+        cosines: float array, shape `(models, photos, classes)`: of `class_cosines`.
+    """
+    return (probabilities + sharpened(cosines).mean(axis=0)) / 2
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:
@@ -172,9 +179,9 @@ def read_similarity(model_file: pathlib.Path) -> Similarity | None:
     names = ("mean", "axes", "gains", "centres")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = Similarity(str(arrays["model"]), *(arrays[name] for name in names))
-            if "votes" in arrays:  # not in those of earlier versions
-                found = dataclasses.replace(found, votes=bool(arrays["votes"]))
+            votes = "votes" in arrays and bool(arrays["votes"])  # earlier versions have none
+            parts = {name: arrays[name] for name in names}
+            found = Similarity(str(arrays["model"]), votes=votes, **parts)
         num_features, num_axes = found.axes.shape
         shapes = [found.mean.shape, found.gains.shape, found.centres.shape[1:]]
         if shapes != [(num_features,), (num_axes,), (num_features,)]:

@@ -12,7 +12,12 @@ from tqdm import tqdm
 from pairs.files import file_digest
 from pairs.network.held_out import HeldOut, write_held_out
 from pairs.network.parts import compares_all_pairs, digest, split_trunk
-from pairs.network.similarity import Similarity, SimilarityFit, write_similarity
+from pairs.network.similarity import (
+    Similarity,
+    SimilarityFit,
+    with_centres,
+    write_similarity,
+)
 from pairs.training.activation_store import BATCH_SIZE, from_photos
 from pairs.training.batches import KerasBatches
 from pairs.training.run import Run
@@ -98,7 +103,7 @@ def keep_features(
     features = np.concatenate(list(trained.features(valid_batches)))
     probabilities = judgement.probabilities
     if similarity.votes:
-        probabilities = (probabilities + similarity.class_probabilities(features)) / 2
+        probabilities = with_centres(probabilities, similarity.class_cosines(features)[None])
     if run.pool is not None:
         digests = np.array(valid_batches.pairs.photos.digests)
         model = digest(trained.model.weights)

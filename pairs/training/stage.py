@@ -144,8 +144,7 @@ def run_stage(
     if run.log.writes:
         if stage == run.stages[-1]:
             trained = Trained(setup.parts.model, setup.parts.cut, best_file, run.workers)
-            feeds = setup.batches, setup.valid_batches
-            judgement = keep_features(run, trained, *feeds, judgement)
+            judgement = keep_features(run, trained, setup.batches, setup.valid_batches, judgement)
         copy_file(best_file, run.folder / "model.keras")
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
