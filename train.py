@@ -47,8 +47,10 @@ from pairs.training import recipe, run_folder, splits
 from pairs.training.flags import parse_args
 from pairs.training.settings import RESTART, make_settings
 
-# Batches whose mean makes the BatchNormalization statistics of a random trunk.
+# Batches whose mean makes the BatchNormalization statistics of a random trunk. All its
+# activations are in memory at once: of 32 photos at 299 pixels more than a card of 6 GB has.
 STATISTICS_BATCHES = 8
+STATISTICS_BATCH_SIZE = 8
 
 
 def train(args):
@@ -142,7 +144,8 @@ def build_first_model(args, photos):
     keras.utils.set_random_seed(args.seed)
     trunk = trunks.build_trunk(args.trunk, args.image_size, args.pretrained, args.weights)
     if args.pretrained == "none":
-        batches = PairBatches(photos, args.image_size, args.batch_size, args.seed)
+        batch_size = min(args.batch_size, STATISTICS_BATCH_SIZE)
+        batches = PairBatches(photos, args.image_size, batch_size, args.seed)
         count = min(STATISTICS_BATCHES, len(batches))
         scale, offset = map(np.float32, trunk.input_scale)
         images = (batches[step][0]["img_1"] * scale + offset for step in range(count))

@@ -18,7 +18,7 @@ from pairs.training.callbacks import StopOnNonFiniteLoss
 from pairs.training.optimizer import compile_model, make_optimizer
 
 
-def prepare_ours(plan, batch_size, image_size, num_steps, precision):
+def prepare_ours(plan, batch_size, image_size, num_steps, precision, trunk_name="xception"):
     """Sets a stage up as a training does, to be fed from memory.
 
     Args:
@@ -27,6 +27,7 @@ def prepare_ours(plan, batch_size, image_size, num_steps, precision):
         image_size: side in pixels.
         num_steps: int.
         precision: Keras' name of a dtype policy.
+        trunk_name: key of `TRUNKS`.
 
     Returns:
         function that trains for `num_steps`.
@@ -34,8 +35,8 @@ def prepare_ours(plan, batch_size, image_size, num_steps, precision):
     keras.config.set_dtype_policy(precision)
     typeids = [str(number) for number in range(NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as scratch:
-        run = bench_run(pathlib.Path(scratch), [plan], image_size, batch_size)
-        trunk = build_trunk("xception", image_size, "none", "no folder")
+        run = bench_run(pathlib.Path(scratch), [plan], image_size, batch_size, trunk_name)
+        trunk = build_trunk(trunk_name, image_size, "none", "no folder")
         start_file = run.folder / "start.keras"
         save_model(build_model(trunk, typeids), start_file)
         parts = stage.load_parts(run, plan, start_file)

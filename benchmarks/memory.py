@@ -3,19 +3,25 @@
 The estimate adds up float32 tensors: weights, optimizer slots, gradients, the
 activations that the backward pass keeps (what is trained), and the largest
 ones that live at once in what is only passed through (what is frozen). On a
-GPU the real peak of a training step stands beside it.
+GPU the real peak of training steps stands beside it, of Keras' backend, each in a
+process of its own.
 
 Run it:  python -m benchmarks.memory --image-size 299
 """
 
 import argparse
+import concurrent.futures
 import math
+import multiprocessing
+import os
 
 from pairs.command_line import run
 from pairs.network.trunks import TRUNKS
+from pairs.training.recipe import Stage
 
 # The driver's and the libraries' own share of a card, and convolution workspace.
 OVERHEAD = 600e6
+STEPS = 2  # measured
 # What trains, and whether what is frozen is read from disk.
 STAGES = {
     "heads": (None, False),
@@ -60,30 +66,22 @@ def estimate(trunk, cut, batch_size, num_classes=100, stored=False):
     return OVERHEAD + weights + 2 * slots + batch_size * (kept + passed)
 
 
-def measure_on_gpu(model, cut, batch_size, image_size):
-    """Peak bytes of one real training step on the first GPU; None without one."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
+def measure(trunk, name, batch_size, image_size):
+    """Peak bytes of training steps of a stage on the first GPU: those of this whole process."""
+    from benchmarks.keras_steps import peak_memory, prepare_ours
 
-    from pairs.network import parts
-    from pairs.network.parts import unfreeze
-    from pairs.training.optimizer import compile_model
+    unfreeze, stored = STAGES[name]
+    augment = None if stored else "affine"
+    stage = Stage(1, name, unfreeze, "sgd", 1e-4, epochs=1, augment=augment)
+    prepare_ours(stage, batch_size, image_size, STEPS, "float32", trunk)()
+    return peak_memory()
 
-    if not tf.config.list_physical_devices("GPU"):
-        return None
-    unfreeze(model, cut)
-    whole = parts.connect(*parts.split(model, cut))
-    compile_model(whole, keras.optimizers.SGD(1e-4, momentum=0.9))
-    images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-    labels = np.zeros(batch_size, np.int32)
-    partner = np.roll(np.arange(batch_size, dtype=np.int32), 1)
-    tf.config.experimental.reset_memory_stats("GPU:0")
-    whole.train_on_batch(
-        {"img_1": images, "partner": partner},
-        {"ctg_out_1": labels, "ctg_out_2": labels, "bin_out": labels},
-    )
-    return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+def measure_alone(*setting):
+    """`measure` in a process of its own: no other stage's memory is in its peak."""
+    alone = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, alone) as pool:
+        return pool.submit(measure, *setting).result()
 
 
 def parse_args(argv=None):
@@ -96,22 +94,27 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
-    from model import build_model
+    # As much as is needed, not as much as there is.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    from benchmarks.keras_steps import peak_memory
     from pairs.network.trunks import build_trunk
 
     trunk = build_trunk(args.trunk, args.image_size, "none", "no folder")
-    model = build_model(trunk, [str(number) for number in range(100)])
+    on_gpu = peak_memory() is not None
     print(f"{args.trunk} at {args.image_size} pixels, GB (measured on the GPU in brackets)")
     print(f"{'batch':>6}" + "".join(f"{name:>16}" for name in STAGES))
     for batch_size in args.batch_sizes:
         line = f"{batch_size:>6}"
-        for unfreeze, stored in STAGES.values():
+        for name, (unfreeze, stored) in STAGES.items():
             _, at = TRUNKS[args.trunk].training_place(trunk, unfreeze)
             guess = estimate(trunk, at, batch_size, stored=stored) / 1e9
-            found = measure_on_gpu(model, at, batch_size, args.image_size)
-            beside = f" ({found / 1e9:.2f})" if found else ""
+            beside = ""
+            if on_gpu:
+                found = measure_alone(args.trunk, name, batch_size, args.image_size)
+                beside = f" ({found / 1e9:.2f})"
             line += f"{f'{guess:.2f}{beside}':>16}"
-        print(line)
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -217,6 +217,15 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
         *(48, 24, 16, 8, 6, 3, 2)
     ]
     assert not memory.is_out_of_memory(ValueError("shapes differ"))
+    # XLA's own words, where autotuning and launching failed on a full card.
+    for words in (
+        "NOT_FOUND: All configs failed during profiling or were excluded from selection.\n"
+        "Failures (5):\nEXECUTION FAILED: RESOURCE_EXHAUSTED: Out of memory while trying to "
+        "allocate 353.64MiB with allocator GPU_0_bfc on device 0.",
+        "INTERNAL: CUDA error: Failed to instantiate CUDA graph: "
+        "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch",
+    ):
+        assert memory.is_out_of_memory(RuntimeError(words))
 
 
 def test_mirrored_rows_are_what_the_frozen_layers_make_of_mirrored_photos(tmp_path, below, photos):

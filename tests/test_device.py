@@ -9,6 +9,7 @@ import pytest
 from model import build_model
 from pairs.devices import cards, inventory
 from pairs.devices.cards import Card, Gpu, Inventory
+from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.parts import unfreeze
 from pairs.network.trunks import build_trunk
@@ -223,12 +224,13 @@ def test_what_the_cpu_multiplies_in_hardware_is_read_from_linux(tmp_path):
 
 def test_the_drivers_list_is_read_and_what_is_none_skipped():
     text = (
-        "NVIDIA GeForce GTX 1060 6GB, 6144, 535.183.01, 6.1\n"
-        "NVIDIA H200, 144384, 570.86.15, 9.0\n"
-        "Some Card, [N/A], [N/A], 390.1\n"
+        "NVIDIA GeForce GTX 1060 6GB, 6144, 0, 535.183.01, 6.1\n"
+        "NVIDIA H200, 144384, 72192, 570.86.15, 9.0\n"
+        "Some Card, [N/A], [N/A], [N/A], 390.1\n"
         "Failed to initialize NVML: Driver/library version mismatch\n\n"
     )
-    assert inventory.parse_cards(text) == (GTX_1060, H200)
+    half_full = dataclasses.replace(H200, used=H200.memory // 2)
+    assert inventory.parse_cards(text) == (GTX_1060, half_full)
 
 
 def test_a_driver_that_knows_no_compute_capability_is_asked_again(tmp_path, monkeypatch):
@@ -237,15 +239,44 @@ def test_a_driver_that_knows_no_compute_capability_is_asked_again(tmp_path, monk
     command.write_text(
         "#!/bin/sh\n"
         'case "$1" in *compute_cap*) echo "Field compute_cap is not a valid field"; exit 2;; esac\n'
-        'echo "NVIDIA GeForce GTX 1060 6GB, 6144, 470.256.02"\n'
+        'echo "NVIDIA GeForce GTX 1060 6GB, 6144, 410, 470.256.02"\n'
     )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (card,) = inventory.list_cards()
     assert (card.driver, card.capability, card.memory) == ("470.256.02", None, 6 << 30)
+    assert card.used == 410 << 20
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert inventory.list_cards() == ()
+
+
+def full(card):
+    return dataclasses.replace(card, used=card.memory - 1)
+
+
+def test_cards_that_other_programs_fill_are_named_before_the_training():
+    def remark(*found):
+        return cards.remark_full_cards(dataclasses.replace(GOOD, cards=found))
+
+    assert "of the card is in use by other programs" in remark(full(GTX_1060))
+    assert "of every card" in remark(full(GTX_1060), full(H200))
+    assert remark(full(GTX_1060), H200) is None
+    desktop = dataclasses.replace(GTX_1060, used=GTX_1060.memory // 10)
+    assert remark(desktop) is None
+    assert remark() is None
+
+
+def test_a_gpu_that_jax_cannot_use_is_a_line_and_no_traceback(monkeypatch):
+    """On a card without free memory JAX 0.11 says so: seen on an H200."""
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'cuda': INTERNAL: no supported devices")
+
+    monkeypatch.setattr(jax, "local_devices", fail)
+    with pytest.raises(UserError, match=r"no supported devices.*nvidia-smi.*JAX_PLATFORMS=cpu"):
+        inventory.local_devices()
 
 
 def test_this_machine_can_be_looked_at(monkeypatch, capsys):

@@ -32,12 +32,14 @@ class Card:
         capability: compute capability, e.g. `(6, 1)`; None: an old driver does
             not say.
         driver: version of the driver, e.g. "535.183.01".
+        used: bytes that were in use when this process asked.
     """
 
     name: str
     memory: int
     capability: tuple[int, ...] | None
     driver: str
+    used: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +182,18 @@ def why_a_card_is_idle(inventory: Inventory) -> str | None:
             f"{idle}: driver {card.driver} is too old for CUDA {cuda[0]}; install {first}{newest}"
         )
     return f"{idle}: {inventory.backend} finds no CUDA libraries for it; {install}"
+
+
+def remark_full_cards(inventory: Inventory) -> str | None:
+    """That other programs fill the cards; None if one of them has more than half left."""
+    cards = inventory.cards
+    if not cards or any(card.used <= card.memory // 2 for card in cards):
+        return None
+    of_cards = "the card" if len(cards) == 1 else "every card"
+    return (
+        f"more than half of the memory of {of_cards} is in use by other programs, which nvidia-smi "
+        f"lists: what is left may not be enough"
+    )
 
 
 def remark_precision(precision: str, inventory: Inventory) -> str | None:

@@ -11,12 +11,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from pairs.devices.cards import (
     Card,
     Gpu,
     Inventory,
     dotted,
+    remark_full_cards,
     remark_precision,
     version_numbers,
     why_a_card_is_idle,
@@ -56,17 +58,22 @@ def parse_cards(text: str) -> tuple[Card, ...]:
     for line in text.splitlines():
         name, *facts = [part.strip() for part in line.split(",")]
         with contextlib.suppress(ValueError):
-            mebibytes, driver, *more = facts
+            memory, used, driver, *more = facts
             capability = version_numbers(more[0]) if more else None
-            cards.append(Card(name, int(mebibytes) << 20, capability, driver))
+            cards.append(Card(name, int(memory) << 20, capability, driver, int(used) << 20))
     return tuple(cards)
 
 
 def take_inventory() -> Inventory:
-    """Looks at this machine; loads the backend."""
+    """Looks at this machine; loads the backend.
+
+    Raises:
+        UserError: the backend has GPU code and cannot begin to use a GPU.
+    """
     import keras
 
     backend = keras.backend.backend()
+    cards = list_cards()  # before the backend takes memory of its own
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -85,7 +92,7 @@ def take_inventory() -> Inventory:
         version = jax.__version__
         gpus = [
             Gpu(each.device_kind, version_numbers(getattr(each, "compute_capability", "")) or None)
-            for each in jax.local_devices()
+            for each in local_devices()
             if each.platform == "gpu"
         ]
         plugins = [number for number in (13, 12) if package_version(f"jax-cuda{number}-plugin")]
@@ -105,13 +112,31 @@ def take_inventory() -> Inventory:
         version,
         version_numbers(cuda) if cuda else None,
         tuple(gpus),
-        list_cards(),
+        cards,
         cudnn,
         cores,
         memory,
         multiplies_bfloat16(),
         parse_code(code_for),
     )
+
+
+def local_devices() -> list[Any]:
+    """JAX's devices.
+
+    Raises:
+        UserError: it has GPU code and cannot begin to use a GPU. JAX does not go on
+            without, as TensorFlow does.
+    """
+    import jax
+
+    try:
+        return list(jax.local_devices())
+    except RuntimeError as error:
+        raise UserError(
+            f"jax cannot use the GPU ({error}): does nvidia-smi list the card, and is enough of "
+            f"its memory free? JAX_PLATFORMS=cpu before the command computes on the CPU"
+        ) from error
 
 
 def parse_code(names: Iterable[str]) -> tuple[tuple[int, ...], ...]:
@@ -133,8 +158,8 @@ def list_cards() -> tuple[Card, ...]:
         return ()
     # Drivers before 510 refuse the whole question for its last word.
     for fields in (
-        "name,memory.total,driver_version,compute_cap",
-        "name,memory.total,driver_version",
+        "name,memory.total,memory.used,driver_version,compute_cap",
+        "name,memory.total,memory.used,driver_version",
     ):
         command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -185,9 +210,11 @@ def prepare(precision: str = "float32", distribute: bool = False, jit: bool = Fa
     crash = why_it_would_crash(inventory, distribute, jit)
     if crash:
         raise UserError(crash)
-    for line in (why_a_card_is_idle(inventory), remark_precision(precision, inventory)):
-        if line:
-            print(f"note: {line}", file=sys.stderr, flush=True)
+    remarks = [why_a_card_is_idle(inventory), remark_precision(precision, inventory)]
+    if not distribute:  # else processes of this very training are among the others
+        remarks.append(remark_full_cards(inventory))
+    for line in filter(None, remarks):
+        print(f"note: {line}", file=sys.stderr, flush=True)
     keras.config.set_dtype_policy(precision)
     if inventory.backend == "tensorflow":
         let_memory_grow()

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from pairs.errors import UserError
 from pairs.training.recipe import Stage
 
+# How the backends name it, and what stands in XLA's messages: seen on a full H200.
+OUT_OF_MEMORY = {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"}
+IN_WORDS = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "LAUNCH_OUT_OF_RESOURCES")
+
 
 @contextlib.contextmanager
 def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
@@ -21,16 +25,15 @@ def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
             else "add a smaller --image-size, and --restart"
         )
         raise UserError(
-            f"out of memory in stage {stage.name} at batch size {batch_size}: {smaller}"
+            f"out of memory in stage {stage.name} at batch size {batch_size}: {smaller}; or, if "
+            f"other programs use the card (nvidia-smi), end them and run the same command again"
         ) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an exception of any backend says that memory ran out."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"}) or (
-        "RESOURCE_EXHAUSTED" in str(error)
-    )
+    return bool(names & OUT_OF_MEMORY) or any(words in str(error) for words in IN_WORDS)
 
 
 def next_batch_size(batch_size: int) -> int:
