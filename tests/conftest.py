@@ -21,6 +21,8 @@ from PIL import Image
 from pairs import command_line
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# On JAX compiling is most of a small run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # No test is timed: a loaded machine would fail it.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
