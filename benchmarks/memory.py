@@ -27,7 +27,6 @@ STAGES = {
     "heads": (None, False),
     "blocks": ("blocks", False),
     "plain": ("blocks", True),
-    "half": ("half", True),
 }
 
 

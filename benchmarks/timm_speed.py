@@ -215,7 +215,7 @@ def main():
         print("timm is not installed and skipped (pip install timm)")
     runs_on = device.describe(device.take_inventory())
     trunk = build_trunk("xception", args.image_size, "none", "no folder")
-    operations = operations_of_a_pair(trunk, TRUNKS["xception"].cut(trunk, "blocks"))
+    operations = operations_of_a_pair(trunk, TRUNKS["xception"].cut(trunk))
     print(
         f"{runs_on}; {args.image_size} pixels; pairs a second (processor time "
         f"a pair, memory; share of peak)\n"

@@ -79,23 +79,8 @@ def test_layer_249_of_inceptionv3_opens_the_top_two_blocks():
     assert layers[248].name == "mixed8"
     mixed = [layer.name for layer in layers[249:] if layer.name.startswith("mixed")]
     assert mixed == ["mixed9_0", "mixed9", "mixed9_1", "mixed10"]
-
-
-def test_the_upper_halves_begin_where_a_block_is_closed():
-    trunk = build_trunk("xception", SIZE, "none", "no folder")
-    layers = trunk.layers
-    first, cut = TRUNKS["xception"].training_place(trunk, "half")
-    assert (first, cut) == (76, 75)
-    assert isinstance(layers[75], keras.layers.Add)
-    named = {layer.name.split("_")[0] for layer in layers[76:] if layer.name.startswith("block")}
-    assert named == {f"block{number}" for number in range(9, 15)}
     trunk = build_trunk("inceptionv3", 75, "none", "no folder")
-    layers = trunk.layers
     assert TRUNKS["inceptionv3"].training_place(trunk, "blocks") == (249, 248)
-    first, cut = TRUNKS["inceptionv3"].training_place(trunk, "half")
-    assert layers[cut].name == "mixed6"
-    mixed = [layer.name for layer in layers[first:] if layer.name.startswith("mixed")]
-    assert mixed == ["mixed7", "mixed8", "mixed9_0", "mixed9", "mixed9_1", "mixed10"]
 
 
 def test_names_and_shapes_are_the_seeds(pair_model):
@@ -518,16 +503,14 @@ def test_several_models_are_one_whether_or_not_their_trunks_begin_alike(trunk, b
     second.get_layer("trunk").set_weights(trunk.get_weights())
     kernel = second.get_layer("trunk").get_layer("block14_sepconv2").pointwise_kernel
     kernel.assign(1.1 * kernel)
-    for cut in (parts.shared_cut([first, second], [105, 75]), None):
+    for cut in (parts.shared_cut([first, second], 105), None):
         found = parts.photo_model([first, second], cut=cut).predict_on_batch(images)
         alone = [parts.photo_model([model]).predict_on_batch(images) for model in (first, second)]
         mean = np.mean([each["probabilities"] for each in alone], axis=0)
         np.testing.assert_allclose(found["probabilities"], mean, atol=1e-5)
         features = np.concatenate([each["feature"] for each in alone], axis=1)
         np.testing.assert_allclose(found["feature"], features, rtol=1e-4, atol=1e-5)
-    assert parts.shared_cut([first, second], [105, 75]) == 105
-    for name, expected in {"block10_sepconv1": 75, "block1_conv2": None}.items():
-        layer = second.get_layer("trunk").get_layer(name)
-        kernel = layer.kernel if expected is None else layer.pointwise_kernel
-        kernel.assign(1.1 * kernel)
-        assert parts.shared_cut([first, second], [105, 75]) == expected
+    assert parts.shared_cut([first, second], 105) == 105
+    kernel = second.get_layer("trunk").get_layer("block10_sepconv1").pointwise_kernel
+    kernel.assign(1.1 * kernel)
+    assert parts.shared_cut([first, second], 105) is None

@@ -183,7 +183,6 @@ def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
     constants = {
         "input scale": [1 / 127.5, -1.0],
         "unfreezing": {"xception": [105, 105], "inceptionv3": [249, 248]},
-        "upper half": {"xception": 75, "inceptionv3": 196},
     }
     check.write_check(tmp_path, found)
     for trunk, other in (("xception", "inceptionv3"), ("inceptionv3", "xception")):

@@ -113,7 +113,6 @@ def test_the_names_of_what_decides_a_result(num_groups):
     assert settings.constants_of({"trunk": "xception", "recipe": "night", "loss": "softmax"}) == {
         "input scale": [1 / 127.5, -1.0],
         "unfreezing": "before block12_sepconv1_act",
-        "upper half": "before block9_sepconv1_act",
     }
     flags = {"trunk": "xception"}
     made = settings.make_settings(flags, [], devices, ["a"], {"train": {}, "valid": {}})

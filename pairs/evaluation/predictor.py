@@ -130,9 +130,7 @@ class Predictor:
         row = TRUNKS.get(str(self.flags.get("trunk")))
         cut = None
         if row and len(self.models) > 1:
-            trunk = self.models[0].get_layer("trunk")
-            cuts = [row.cut(trunk, unfreeze) for unfreeze in ("blocks", "half")]
-            cut = parts.shared_cut(self.models, cuts)
+            cut = parts.shared_cut(self.models, row.cut(self.models[0].get_layer("trunk")))
         return parts.photo_model(self.models, "mean" if self.head == "all" else self.head, cut)
 
     @functools.cached_property

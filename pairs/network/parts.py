@@ -227,12 +227,10 @@ def photo_part(model: keras.Model, head: str, cut: int | None, name: str) -> ker
     return keras.Model(start, outputs, name=name)
 
 
-def shared_cut(models: Sequence[keras.Model], cuts: Sequence[int]) -> int | None:
-    """The first of these layers up to which the trunks of all models are the same, bit by bit."""
-    for cut in cuts:
-        if len({digest(split_trunk(model, cut)[0].weights) for model in models}) == 1:
-            return cut
-    return None
+def shared_cut(models: Sequence[keras.Model], cut: int) -> int | None:
+    """The cut, if up to there the trunks of all models are the same, bit by bit; else None."""
+    digests = {digest(split_trunk(model, cut)[0].weights) for model in models}
+    return cut if len(digests) == 1 else None
 
 
 def class_map_model(model: keras.Model) -> keras.Model:

@@ -36,7 +36,6 @@ class Trunk:
         builder: its name in `keras.applications`.
         min_image_size: the smallest side in pixels that it accepts.
         blocks: the cut above which layers train once blocks do.
-        half: the same where the trunk's upper half trains.
         weights_file: Keras' own name of the ImageNet weights.
         scales_itself: it takes bytes, and its first layers scale them.
     """
@@ -44,7 +43,6 @@ class Trunk:
     builder: str
     min_image_size: int
     blocks: str
-    half: str
     weights_file: str
     scales_itself: bool = False
 
@@ -68,15 +66,15 @@ class Trunk:
         """
         if unfreeze is None:
             return None, None
-        cut = self.cut(trunk, unfreeze)
+        cut = self.cut(trunk)
         return cut + 1, cut
 
-    def cut(self, trunk: "keras.Model", unfreeze: str) -> int:
+    def cut(self, trunk: "keras.Model") -> int:
         """Index into `trunk.operations`: whose output is all that the trained ones read.
 
         Operations are the layers and, in ConvNeXt, sums that are no layers.
         """
-        side, name = {"blocks": self.blocks, "half": self.half}[unfreeze].split()
+        side, name = self.blocks.split()
         layer = trunk.get_layer(name)
         passed_on = layer.output if side == "after" else layer.input
         outputs = [operation.output for operation in trunk.operations]
@@ -84,37 +82,33 @@ class Trunk:
 
 
 TRUNKS = {
-    # Of 14 blocks 12, 13 and 14 (layer 105 is the Add that closes block 11), and 9 to 14.
+    # Of 14 blocks 12, 13 and 14 (layer 105 is the Add that closes block 11).
     "xception": Trunk(
         "Xception",
         min_image_size=71,
         blocks="before block12_sepconv1_act",
-        half="before block9_sepconv1_act",
         weights_file="xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
     # The top two inception blocks, as in the Keras documentation's own fine-tuning
-    # example: layers from 249 on. The upper half begins at layer 197.
+    # example: layers from 249 on.
     "inceptionv3": Trunk(
         "InceptionV3",
         min_image_size=75,
         blocks="after mixed8",
-        half="after mixed6",
         weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
-    # Of 16 blocks the last 3, and 8.
+    # Of 16 blocks the last 3.
     "resnet50v2": Trunk(
         "ResNet50V2",
         min_image_size=32,
         blocks="after conv4_block6_out",
-        half="after conv4_block1_out",
         weights_file="resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
-    # Of 40 blocks the last 6, and 20; of 57 the last 9, and 28; and the convolution above.
+    # Of 40 blocks the last 6, of 57 the last 9; and the convolution above.
     "efficientnetv2s": Trunk(
         "EfficientNetV2S",
         min_image_size=32,
         blocks="after block6i_add",
-        half="after block5d_add",
         weights_file="efficientnetv2-s_notop.h5",
         scales_itself=True,
     ),
@@ -122,16 +116,14 @@ TRUNKS = {
         "EfficientNetV2M",
         min_image_size=32,
         blocks="after block6n_add",
-        half="after block5i_add",
         weights_file="efficientnetv2-m_notop.h5",
         scales_itself=True,
     ),
-    # Of 18 blocks the last 3, and 9; of 36 the last 6, and 18.
+    # Of 18 blocks the last 3, of 36 the last 6.
     "convnexttiny": Trunk(
         "ConvNeXtTiny",
         min_image_size=32,
         blocks="before convnext_tiny_downsampling_block_2",
-        half="before convnext_tiny_stage_2_block_3_depthwise_conv",
         weights_file="convnext_tiny_notop.h5",
         scales_itself=True,
     ),
@@ -139,7 +131,6 @@ TRUNKS = {
         "ConvNeXtBase",
         min_image_size=32,
         blocks="before convnext_base_stage_2_block_24_depthwise_conv",
-        half="before convnext_base_stage_2_block_12_depthwise_conv",
         weights_file="convnext_base_notop.h5",
         scales_itself=True,
     ),
@@ -147,14 +138,8 @@ TRUNKS = {
 
 # What settings.json said of these places when it numbered layers, and said it of all trunks;
 # and how they were named then: not to be changed with the table above.
-NUMBERED = {
-    "unfreezing": {"xception": [105, 105], "inceptionv3": [249, 248]},
-    "upper half": {"xception": 75, "inceptionv3": 196},
-}
-NAMED = {
-    "unfreezing": {"xception": "before block12_sepconv1_act", "inceptionv3": "after mixed8"},
-    "upper half": {"xception": "before block9_sepconv1_act", "inceptionv3": "after mixed6"},
-}
+NUMBERED = {"xception": [105, 105], "inceptionv3": [249, 248]}
+NAMED = {"xception": "before block12_sepconv1_act", "inceptionv3": "after mixed8"}
 
 
 def build_trunk(

@@ -38,8 +38,7 @@ class Stage:
     Attributes:
         number: 1, 2, 3; every stage draws its own random numbers.
         name: file names and log rows carry it.
-        unfreeze: what trains beside the heads: "blocks", the trunk's last ones, or "half",
-            its upper half (both of the trunk's table); None: nothing.
+        unfreeze: what trains beside the heads: "blocks", the trunk's last ones; None: nothing.
         optimizer: "adam", or "sgd" with momentum 0.9.
         learning_rate: at the start of a "plateau", at the top of a "cosine".
         epochs: at most.
@@ -80,16 +79,19 @@ SEED = (
 )
 # Measured against SEED in docs/results.md. Mirrored photos can be stored, affine
 # transforms cannot: the time that saves goes into larger images.
-STORED_AND_LARGER: dict[str, Any] = {"augment": "mirror", "schedule": "cosine", "image_scale": 1.6}
-TUNED = (
-    Stage(1, "heads", None, "adam", 1e-3, epochs=10, **STORED_AND_LARGER),
-    Stage(2, "blocks", "blocks", "sgd", 6e-3, epochs=12, **STORED_AND_LARGER),
-)
-# More of the trunk, for more time. Whether it pays: docs/results.md.
-NIGHT = (
-    TUNED[0],
-    Stage(2, "half", "half", "sgd", 3e-3, epochs=12, **STORED_AND_LARGER),
-)
+STORED: dict[str, Any] = {"augment": "mirror", "schedule": "cosine"}
+
+
+def stored_and_larger(image_scale: float) -> tuple[Stage, ...]:
+    """Two stages of stored activations, at so many times `--image-size`."""
+    return (
+        Stage(1, "heads", None, "adam", 1e-3, epochs=10, **STORED, image_scale=image_scale),
+        Stage(2, "blocks", "blocks", "sgd", 6e-3, epochs=12, **STORED, image_scale=image_scale),
+    )
+
+
+TUNED = stored_and_larger(1.6)
+NIGHT = stored_and_larger(2.2)  # larger images, for about twice the time
 RECIPES = {"seed": SEED, "tuned": TUNED, "night": NIGHT}
 
 

@@ -25,8 +25,10 @@ RESTART = "start over with --restart, which keeps the old run in a folder of its
 NOT_COMPARED = (
     *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
 )
+UNFREEZING = "unfreezing"
 # Constants that only some recipes have.
-OF_RECIPE = ALL_PAIRS_WEIGHT, UPPER_HALF = "weight of all pairs", "upper half"
+ALL_PAIRS_WEIGHT = "weight of all pairs"
+OF_RECIPE = (ALL_PAIRS_WEIGHT, "upper half")  # the latter of `--recipe night` before
 # What runs did that began before there was such a flag.
 BEFORE_FLAGS = {"fit": fit.SQUASH, "balance": False}
 
@@ -85,11 +87,9 @@ def constants(devices: Cluster) -> dict[str, Any]:
 def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
     """The same, of the run's own trunk and recipe."""
     trunk = trunks.TRUNKS[flags["trunk"]]
-    found: dict[str, Any] = {"input scale": list(trunk.input_scale), "unfreezing": trunk.blocks}
+    found: dict[str, Any] = {"input scale": list(trunk.input_scale), UNFREEZING: trunk.blocks}
     if flags.get("recipe") in recipe.ALL_PAIRS and flags["loss"] == "paired":
         found[ALL_PAIRS_WEIGHT] = recipe.ALL_PAIRS_WEIGHT
-    if flags.get("recipe") == "night":
-        found[UPPER_HALF] = trunk.half
     return found
 
 
@@ -129,9 +129,8 @@ def check_same_run(
         for name in OF_RECIPE:
             was.pop(name, None)
             is_now.pop(name, None)
-    for name, numbered in trunks.NUMBERED.items():  # of a run of an earlier version
-        if was.get(name) == numbered:
-            was[name] = trunks.NAMED[name].get(old["flags"].get("trunk"))
+    if was.get(UNFREEZING) == trunks.NUMBERED:  # of a run of an earlier version
+        was[UNFREEZING] = trunks.NAMED.get(old["flags"].get("trunk"))
     differences += [
         f"{name} was {was.get(name)}, is now {is_now.get(name)}"
         for name in sorted(was.keys() | is_now.keys())

@@ -224,7 +224,7 @@ def open_stores(
     lower = None
     if later and not stage.unfreeze:
         trunk = parts.model.get_layer("trunk")
-        lower = split_trunk(parts.model, TRUNKS[run.trunk].cut(trunk, str(later[0].unfreeze)))
+        lower = split_trunk(parts.model, TRUNKS[run.trunk].cut(trunk))
     mirrors = stage.augment == "mirror"
     if run.pool is not None:
         # Every photo is held out by one fold and trained on by the others: one

@@ -6,7 +6,6 @@ SMALL = Trunk(
     "Small",
     min_image_size=71,
     blocks="after closed",
-    half="after stem_16",
     weights_file="no file",
 )
 
