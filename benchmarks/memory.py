@@ -3,8 +3,8 @@
 The estimate adds up float32 tensors: weights, optimizer slots, gradients, the
 activations that the backward pass keeps (what is trained), and the largest
 ones that live at once in what is only passed through (what is frozen). On a
-GPU the real peak of training steps stands beside it, of Keras' backend, each in a
-process of its own.
+GPU (of TensorFlow or JAX) the measured peak of a few steps stands beside it; each
+stage and batch size runs in a process of its own.
 
 Run it:  python -m benchmarks.memory --image-size 299
 """
@@ -21,7 +21,7 @@ from pairs.training.recipe import Stage
 
 # The driver's and the libraries' own share of a card, and convolution workspace.
 OVERHEAD = 600e6
-STEPS = 2  # measured
+STEPS = 2  # trained to measure the peak
 # What trains, and whether what is frozen is read from disk.
 STAGES = {
     "heads": (None, False),
@@ -66,13 +66,22 @@ def estimate(trunk, cut, batch_size, num_classes=100, stored=False):
 
 
 def measure(trunk, name, batch_size, image_size):
-    """Peak bytes of training steps of a stage on the first GPU: those of this whole process."""
+    """Peak bytes of training steps of a stage on the first GPU: those of this whole process.
+
+    Infinite where they find no room.
+    """
     from benchmarks.keras_steps import peak_memory, prepare_ours
+    from pairs.training.memory import is_out_of_memory
 
     unfreeze, stored = STAGES[name]
     augment = None if stored else "affine"
     stage = Stage(1, name, unfreeze, "sgd", 1e-4, epochs=1, augment=augment)
-    prepare_ours(stage, batch_size, image_size, STEPS, "float32", trunk)()
+    try:
+        prepare_ours(stage, batch_size, image_size, STEPS, "float32", trunk)()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
     return peak_memory()
 
 

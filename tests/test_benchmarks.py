@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -105,6 +106,22 @@ def test_sorting_many_files_is_measured():
     assert "300 photos" in checked
     assert "300 photos" in checked_again
     assert resident.count(",") == 5
+
+
+@pytest.mark.slow
+def test_memory_is_measured_of_steps_and_what_finds_no_room_is_no_end(small_trunk, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import keras_steps, memory
+
+    monkeypatch.setattr(keras_steps, "peak_memory", lambda: 5e9)  # as on a GPU
+    for stage in memory.STAGES:
+        assert memory.measure("xception", stage, 4, SIZE) == 5e9
+
+    def too_large(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(keras_steps, "prepare_ours", too_large)
+    assert memory.measure("xception", "heads", 4, SIZE) == math.inf
 
 
 def test_kernels_are_added_up_by_what_they_compute(monkeypatch, capsys, tmp_path):

@@ -5,11 +5,11 @@ import re
 import keras
 import numpy as np
 import pytest
+from conftest import assert_one_line_error, run_script
 
 from model import build_model
 from pairs.devices import cards, inventory
 from pairs.devices.cards import Card, Gpu, Inventory
-from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.parts import unfreeze
 from pairs.network.trunks import build_trunk
@@ -227,10 +227,12 @@ def test_the_drivers_list_is_read_and_what_is_none_skipped():
         "NVIDIA GeForce GTX 1060 6GB, 6144, 0, 535.183.01, 6.1\n"
         "NVIDIA H200, 144384, 72192, 570.86.15, 9.0\n"
         "Some Card, [N/A], [N/A], [N/A], 390.1\n"
+        "GB10, 122880, [N/A], 580.95.05, 12.1\n"
         "Failed to initialize NVML: Driver/library version mismatch\n\n"
     )
     half_full = dataclasses.replace(H200, used=H200.memory // 2)
-    assert inventory.parse_cards(text) == (GTX_1060, half_full)
+    says_not_how_full = Card("GB10", 120 << 30, (12, 1), "580.95.05")
+    assert inventory.parse_cards(text) == (GTX_1060, half_full, says_not_how_full)
 
 
 def test_a_driver_that_knows_no_compute_capability_is_asked_again(tmp_path, monkeypatch):
@@ -265,18 +267,27 @@ def test_cards_that_other_programs_fill_are_named_before_the_training():
     desktop = dataclasses.replace(GTX_1060, used=GTX_1060.memory // 10)
     assert remark(desktop) is None
     assert remark() is None
+    on_the_cpu = dataclasses.replace(GOOD, cards=(full(GTX_1060),), gpus=())
+    assert cards.remark_full_cards(on_the_cpu) is None
 
 
-def test_a_gpu_that_jax_cannot_use_is_a_line_and_no_traceback(monkeypatch):
-    """On a card without free memory JAX 0.11 says so: seen on an H200."""
-    jax = pytest.importorskip("jax", reason="JAX is not installed")
+def test_full_cards_are_a_note_unless_processes_of_the_training_may_fill_them(monkeypatch, capsys):
+    found = dataclasses.replace(GOOD, cards=(full(GTX_1060),))
+    monkeypatch.setattr(inventory, "take_inventory", lambda: found)
+    inventory.prepare()
+    assert "note: more than half of the memory of the card" in capsys.readouterr().err
+    inventory.prepare(distribute=True)
+    assert "note" not in capsys.readouterr().err
 
-    def fail():
-        raise RuntimeError("Unable to initialize backend 'cuda': INTERNAL: no supported devices")
 
-    monkeypatch.setattr(jax, "local_devices", fail)
-    with pytest.raises(UserError, match=r"no supported devices.*nvidia-smi.*JAX_PLATFORMS=cpu"):
-        inventory.local_devices()
+@pytest.mark.slow
+@pytest.mark.parametrize(("platform", "more"), [("gpu", ()), ("cuda", ("--distribute",))])
+def test_a_gpu_that_jax_cannot_use_is_a_line_and_no_traceback(platform, more, data, tmp_path):
+    """JAX does not go on without; on an H200 that other programs filled it said the same."""
+    pytest.importorskip("jax", reason="JAX is not installed")
+    words = ("--data", data, "--weights", tmp_path, "--batch-size", "6", *more)
+    done = run_script("train.py", *words, KERAS_BACKEND="jax", JAX_PLATFORMS=platform)
+    assert_one_line_error(done, "jax cannot use the GPU (", "does nvidia-smi list the card")
 
 
 def test_this_machine_can_be_looked_at(monkeypatch, capsys):

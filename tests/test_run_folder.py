@@ -186,7 +186,7 @@ def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
     }
     check.write_check(tmp_path, found)
     for trunk, other in (("xception", "inceptionv3"), ("inceptionv3", "xception")):
-        flags = {"trunk": trunk, "recipe": "night", "loss": "softmax"}
+        flags = {"trunk": trunk, "recipe": "seed", "loss": "softmax"}
         run_folder.write_settings(tmp_path, settings(found, constants=constants, **flags))
         now = settings(found, constants=constants_of(flags), **flags)
         assert run_folder.holds_run(tmp_path, now, found, found)
@@ -339,6 +339,20 @@ def test_every_difference_between_two_plans_is_named(begun, found):
         assert words in message
     assert message.count("; ") == 2
     assert f"--weights {begun} holds" in message
+
+
+def test_a_night_run_of_before_is_refused_in_one_line_and_moved_whole(begun, found):
+    """It trained the upper half of the trunk, in a stage of that name."""
+    old = read_json(begun / "settings.json")
+    old["flags"]["recipe"] = "night"
+    old["stages"] = [dataclasses.asdict(TUNED[0]), {"name": "half", "unfreeze": "half"}]
+    run_folder.write_settings(begun, old)
+    with pytest.raises(UserError, match=r"of another version .* had a stage half: choose another"):
+        go_on(begun, found, recipe="night", stages=TUNED, loss="paired")
+    (begun / "half-best.keras").write_bytes(b"old")
+    run_folder.set_aside(begun)
+    assert not (begun / "half-best.keras").exists()
+    assert (begun / "run-1" / "half-best.keras").read_bytes() == b"old"
 
 
 def test_the_same_classes_in_another_order_are_another_run(begun, found):

@@ -32,7 +32,7 @@ from pairs.errors import UserError
 from pairs.evaluation.predictor import Predictor
 from pairs.network import parts
 from pairs.network.files import load_model
-from pairs.photos.read import Photos
+from pairs.photos.read import Photos, find_class_photos
 from pairs.training import callbacks, recipe, stage
 from pairs.training.optimizer import compile_model
 from pairs.training.recipe import LOSS_WEIGHTS, SEED, Stage
@@ -340,6 +340,17 @@ def test_the_tuned_recipe_trains_on_larger_images_from_stored_activations(data, 
     judged = run_script("predict.py", "--weights", tmp_path, "--evaluate", data / "valid")
     result = json.loads((tmp_path / "results.json").read_text())[-1]
     assert f"error {result['error']:.4f}" in judged.stdout
+
+
+def test_a_random_trunk_looks_at_few_photos_at_a_time(data, small_trunk, monkeypatch):
+    """All activations of a batch are in memory at once, before any trial of the stages."""
+    seen = []
+    monkeypatch.setattr(
+        train.trunks, "estimate_statistics", lambda _, images: seen.extend(map(len, images))
+    )
+    flags = f"--data {data} --image-size {SIZE} --batch-size 32 --pretrained none"
+    train.build_first_model(train.parse_args(flags.split()), find_class_photos(data / "train"))
+    assert seen == [8, 8, 2]
 
 
 @pytest.mark.slow

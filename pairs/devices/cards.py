@@ -185,9 +185,9 @@ def why_a_card_is_idle(inventory: Inventory) -> str | None:
 
 
 def remark_full_cards(inventory: Inventory) -> str | None:
-    """That other programs fill the cards; None if one of them has more than half left."""
+    """That other programs fill the cards; None if half of one is left, or none is used."""
     cards = inventory.cards
-    if not cards or any(card.used <= card.memory // 2 for card in cards):
+    if not (cards and inventory.gpus) or any(card.used <= card.memory // 2 for card in cards):
         return None
     of_cards = "the card" if len(cards) == 1 else "every card"
     return (

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pairs.devices import sharding
-from pairs.devices.inventory import let_memory_grow
+from pairs.devices.inventory import devices_of_jax, let_memory_grow
 from pairs.errors import UserError
 
 # Keras' own environment, see `keras.distribution.initialize`.
@@ -168,7 +168,7 @@ def join_on_jax() -> Cluster:
         except (ValueError, TypeError, RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0] if str(error) else "processes with unlike devices?"
             raise UserError(f"--distribute: no cluster ({reason})") from error
-    numbers = collections.Counter(each.process_index for each in jax.devices())
+    numbers = collections.Counter(each.process_index for each in devices_of_jax(jax.devices))
     if len(set(numbers.values())) > 1:
         raise UserError(
             f"--distribute: the processes have {sorted(set(numbers.values()))} devices; all need "

@@ -4,13 +4,14 @@ What is wrong with it, `cards.py` decides.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pairs.devices.cards import (
@@ -60,7 +61,8 @@ def parse_cards(text: str) -> tuple[Card, ...]:
         with contextlib.suppress(ValueError):
             memory, used, driver, *more = facts
             capability = version_numbers(more[0]) if more else None
-            cards.append(Card(name, int(memory) << 20, capability, driver, int(used) << 20))
+            in_use = int(used) << 20 if used.isdecimal() else 0
+            cards.append(Card(name, int(memory) << 20, capability, driver, in_use))
     return tuple(cards)
 
 
@@ -73,7 +75,7 @@ def take_inventory() -> Inventory:
     import keras
 
     backend = keras.backend.backend()
-    cards = list_cards()  # before the backend takes memory of its own
+    cards = first_list_of_cards()
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -92,7 +94,7 @@ def take_inventory() -> Inventory:
         version = jax.__version__
         gpus = [
             Gpu(each.device_kind, version_numbers(getattr(each, "compute_capability", "")) or None)
-            for each in local_devices()
+            for each in devices_of_jax(jax.local_devices)
             if each.platform == "gpu"
         ]
         plugins = [number for number in (13, 12) if package_version(f"jax-cuda{number}-plugin")]
@@ -121,20 +123,19 @@ def take_inventory() -> Inventory:
     )
 
 
-def local_devices() -> list[Any]:
-    """JAX's devices.
+def devices_of_jax(ask: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    """What `jax.devices` or `jax.local_devices` says.
 
     Raises:
         UserError: it has GPU code and cannot begin to use a GPU. JAX does not go on
             without, as TensorFlow does.
     """
-    import jax
-
     try:
-        return list(jax.local_devices())
-    except RuntimeError as error:
+        return ask()
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA's plugin
+        reason = (str(error) or "it does not say why").splitlines()[0]
         raise UserError(
-            f"jax cannot use the GPU ({error}): does nvidia-smi list the card, and is enough of "
+            f"jax cannot use the GPU ({reason}): does nvidia-smi list the card, and is enough of "
             f"its memory free? JAX_PLATFORMS=cpu before the command computes on the CPU"
         ) from error
 
@@ -166,6 +167,12 @@ def list_cards() -> tuple[Card, ...]:
             done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
             return parse_cards(done.stdout)
     return ()
+
+
+@functools.cache
+def first_list_of_cards() -> tuple[Card, ...]:
+    """`list_cards`, asked once: later this process uses memory of the cards itself."""
+    return list_cards()
 
 
 def own_cores_and_memory() -> tuple[int, int | None]:

@@ -136,8 +136,8 @@ TRUNKS = {
     ),
 }
 
-# What settings.json said of these places when it numbered layers, and said it of all trunks;
-# and how they were named then: not to be changed with the table above.
+# What settings.json said of these cuts when it numbered layers, and said it of all trunks;
+# and how the cuts were named then: not to be changed with the table above.
 NUMBERED = {"xception": [105, 105], "inceptionv3": [249, 248]}
 NAMED = {"xception": "before block12_sepconv1_act", "inceptionv3": "after mixed8"}
 

@@ -26,7 +26,7 @@ def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
         )
         raise UserError(
             f"out of memory in stage {stage.name} at batch size {batch_size}: {smaller}; or, if "
-            f"other programs use the card (nvidia-smi), end them and run the same command again"
+            f"nvidia-smi lists other programs on the card, end them and resume (without --restart)"
         ) from error
 
 

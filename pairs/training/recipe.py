@@ -7,7 +7,7 @@ matter of the trunk: `pairs.network.trunks.TRUNKS`.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from pairs.errors import UserError
 
@@ -55,7 +55,7 @@ class Stage:
 
     number: int
     name: str
-    unfreeze: str | None
+    unfreeze: Literal["blocks"] | None
     optimizer: str
     learning_rate: float
     epochs: int

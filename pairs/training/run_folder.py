@@ -18,15 +18,15 @@ from pairs.training.settings import RESTART, check_same_run
 
 # Its folder of stored activations, see `activation_store`.
 ACTIVATIONS = "activations"
-# What a run writes. Nothing else in the folder is ever moved: it may hold
-# weights that the user brought.
+# What a run writes, or wrote (`half`: a stage of `--recipe night` once). Nothing else in the
+# folder is ever moved: it may hold weights that the user brought.
 RUN_FILES = (
     "settings.json",  # first: without it nothing resumes what is half moved
     "checkpoint.npz",
     "start.keras",
     *(
         f"{name}-{which}.keras"
-        for name in sorted({stage.name for stages in RECIPES.values() for stage in stages})
+        for name in sorted({"half", *(s.name for stages in RECIPES.values() for s in stages)})
         for which in ("best", "last")
     ),
     "model.keras",

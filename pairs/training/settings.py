@@ -28,7 +28,7 @@ NOT_COMPARED = (
 UNFREEZING = "unfreezing"
 # Constants that only some recipes have.
 ALL_PAIRS_WEIGHT = "weight of all pairs"
-OF_RECIPE = (ALL_PAIRS_WEIGHT, "upper half")  # the latter of `--recipe night` before
+OF_RECIPE = (ALL_PAIRS_WEIGHT, "upper half")  # the second: of `--recipe night` once
 # What runs did that began before there was such a flag.
 BEFORE_FLAGS = {"fit": fit.SQUASH, "balance": False}
 
@@ -124,6 +124,7 @@ def check_same_run(
         print(f"note: --cache was {cache}, is now off: results may differ in the last digits")
     was, is_now = dict(old["constants"]), dict(new["constants"])
     if flags.get("recipe") == new["flags"].get("recipe"):
+        check_same_version(folder, old)
         differences += stage_differences(old["stages"], new["stages"])
     else:  # all stages differ, and what is of one recipe only
         for name in OF_RECIPE:
@@ -155,6 +156,18 @@ def check_same_run(
     }
     for name, (before, now) in changed.items():
         print(f"note: {name} was {before}, is now {now}: results may differ in the last digits")
+
+
+def check_same_version(folder: pathlib.Path, old: dict[str, Any]) -> None:
+    """Raises a UserError if a run has a stage that its recipe no longer has."""
+    name = old["flags"].get("recipe")
+    stages = {stage.name for stage in recipe.RECIPES.get(name, ())}
+    gone = [stage["name"] for stage in old["stages"] if stages and stage["name"] not in stages]
+    if gone:
+        raise UserError(
+            f"--weights {folder} holds a run of another version of this project, whose --recipe "
+            f"{name} had a stage {gone[0]}: choose another --weights, or {RESTART}"
+        )
 
 
 def given(value: Any) -> Any:

@@ -52,7 +52,8 @@ def try_stages(run: Run, num_photos: int) -> None:
     if too_large:
         raise UserError(
             f"--batch-size {run.batch_size} takes more memory than there is in stage {too_large}: "
-            f"--batch-size {share * num_devices} fits all stages (tried before epoch 1)"
+            f"--batch-size {share * num_devices} fits all stages (tried before epoch 1). Or end "
+            f"other programs that nvidia-smi lists on the card"
         )
     seconds = time.perf_counter() - start
     print(f"one step of every stage fits into memory ({seconds:.0f} s)", flush=True)
