@@ -239,7 +239,7 @@ def convnext(tmp_path, monkeypatch):
             input_shape=input_shape,
         )
 
-    row = trunks.Trunk("Small", 32, "before small_downsampling_block_2", "none", "none", True)
+    row = trunks.Trunk("Small", 32, "before small_downsampling_block_2", "none", True)
     monkeypatch.setattr(keras.applications, "Small", small, raising=False)
     monkeypatch.setitem(trunks.TRUNKS, "small", row)
     policy = keras.config.dtype_policy()
