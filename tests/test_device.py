@@ -280,6 +280,17 @@ def test_full_cards_are_a_note_unless_processes_of_the_training_may_fill_them(mo
     assert "note" not in capsys.readouterr().err
 
 
+def test_what_this_process_takes_of_a_card_is_not_taken_for_others(monkeypatch):
+    inventory.first_list_of_cards.cache_clear()
+    answers = iter([(GTX_1060,), (full(GTX_1060),)])
+    monkeypatch.setattr(inventory, "list_cards", lambda: next(answers))
+    try:
+        assert inventory.take_inventory().cards == (GTX_1060,)
+        assert inventory.take_inventory().cards == (GTX_1060,)
+    finally:
+        inventory.first_list_of_cards.cache_clear()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("platform", "more"), [("gpu", ()), ("cuda", ("--distribute",))])
 def test_a_gpu_that_jax_cannot_use_is_a_line_and_no_traceback(platform, more, data, tmp_path):

@@ -91,7 +91,7 @@ def stored_and_larger(image_scale: float) -> tuple[Stage, ...]:
 
 
 TUNED = stored_and_larger(1.6)
-NIGHT = stored_and_larger(2.2)  # larger images, for about twice the time
+NIGHT = stored_and_larger(2.2)  # whether that pays: docs/results.md
 RECIPES = {"seed": SEED, "tuned": TUNED, "night": NIGHT}
 
 
