@@ -8,6 +8,7 @@ import numpy as np
 
 from pairs.errors import UserError
 from pairs.evaluation import same
+from pairs.evaluation.calibration import NOT_FITTED
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
 from pairs.files import replacing, write_csv
@@ -70,7 +71,7 @@ def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> Non
     if np.isnan(probability):
         raise UserError("--same: both photos must be readable")
     if not predictor.calibration.photos:
-        print(f"same {probability:.4f}, cosine {cosine:.4f} (not calibrated yet: see --evaluate)")
+        print(f"same {probability:.4f}, cosine {cosine:.4f} ({NOT_FITTED})")
         return
     threshold = 0.5 if new_classes else predictor.calibration.same_threshold
     verdict = "the same class" if probability >= threshold else "two classes"
@@ -102,8 +103,8 @@ def answer_pairs(predictor: Predictor, table: str, out: str, new_classes: bool) 
     write_csv(out, [*HEADER, "probability"], rows)
     num_open = int(np.isnan(probabilities).sum())
     unanswered = f", {num_open} of them without an answer: not readable" if num_open else ""
-    fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
-    print(f"{out}: {len(pairs)} pairs of {len(paths)} photos{unanswered}{fitted}")
+    remark = predictor.calibration.remark()
+    print(f"{out}: {len(pairs)} pairs of {len(paths)} photos{unanswered}{remark}")
 
 
 def read_pairs(table: str) -> list[tuple[str, str, str, str]]:

@@ -23,6 +23,7 @@ from pairs.network.similarity import SIMILARITY
 from pairs.photos.folds import fold_folder, read_folds
 
 CALIBRATION = "calibration.json"
+NOT_FITTED = "not calibrated yet: see --evaluate"
 MODEL = "model.keras"
 # Share of photos of the classes that "none of the classes" may be said of.
 REFUSED = 0.05
@@ -57,6 +58,10 @@ class Calibration:
         scores = class_scores(predictions.probabilities, predictions.likeness)
         # Not fitted, it refuses nothing: scores of photos that are unlike all are below 0.
         return (scores < self.none_below) & (self.none_below != 0)
+
+    def remark(self) -> str:
+        """What to print behind a line about probabilities; empty where they were fitted."""
+        return "" if self.photos else f"; {NOT_FITTED}"
 
     def checked(self) -> "Calibration":
         """Itself; raises a ValueError or TypeError if a file held something else."""

@@ -91,11 +91,10 @@ def export(predictor: Predictor, path: str) -> None:
     except OpError as error:  # TensorFlow's own, of a full disk
         reason = re.sub(r"{{.*?}}", "", error.message).strip()  # the names of its nodes
         raise UserError(f"{path}: could not be written ({reason})") from error
-    fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
     side = predictor.image_size
     print(
         f"{path}: {form}, {len(predictor.typeids)} classes, photos of {side} x {side} pixels, "
-        f"fit {predictor.fit}{fitted}"
+        f"fit {predictor.fit}{predictor.calibration.remark()}"
     )
 
 

@@ -79,10 +79,9 @@ def write_matches(
     write_csv(out, HEADER, lines)
     num_unreadable = int((~readable).sum())
     unreadable = f"; {num_unreadable} cannot be read" if num_unreadable else ""
-    fitted = "" if predictor.calibration.photos else "; not calibrated yet: see --evaluate"
     print(
         f"{out}: the most similar of {len(photos)} photos, for each of {len(queries)}"
-        f"{unreadable}{fitted}"
+        f"{unreadable}{predictor.calibration.remark()}"
     )
     ranking = search.judge_ranking(
         search.read_side(unit[: len(photos)], photos, gallery),
