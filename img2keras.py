@@ -4,10 +4,9 @@
                                or  data/valid/64/64_2043,1136.jpg
 
 The typeid is what stands before the first `_`. Which side a photo goes to
-depends on its name, its class and the seed: not on the order of the directory,
-nor on the machine. Copies and near-duplicates of one photo stay on one side. Every photo
-is read once; what cannot be read is skipped and listed. Sources are copied, never moved
-or changed.
+depends on the names of its class and the seed: not on the order of the directory, nor on
+the machine. Copies and near-duplicates of one photo stay on one side. What cannot be read
+is skipped and listed. Sources are copied, never moved or changed.
 
 Run it:  python img2keras.py --raw data/raw --out data --valid-fraction 0.1 --seed 0
 """
@@ -34,7 +33,7 @@ from pairs.photos.split import find_copies, group_photos, plan_copies
 
 
 @dataclasses.dataclass(frozen=True)
-class Sorted:
+class Sorting:
     """What was done with the photos of a folder.
 
     Attributes:
@@ -140,7 +139,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
         corrections: files of them, see `corrections.read_corrections`.
 
     Returns:
-        `Sorted`.
+        `Sorting`.
 
     Raises:
         UserError: no photos, `out` holds others, or of corrections.
@@ -159,7 +158,6 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
             f"({len(skipped)} other entries"
             + (f", e.g. {skipped[0][0]!r}: {skipped[0][1]})" if skipped else ")")
         )
-    check_case(classes, out)
     groups = group_photos(classes, inspected)
     split = plan_copies(classes, groups, valid_fraction, seed)
     if not any(place.parts[0] == VALID for place in split.values()):
@@ -168,8 +166,9 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
             f"another typeid, or all of its class are alike. Add photos that differ"
         )
     skipped = [(name, with_correction(name, reason, decided)) for name, reason in skipped]
-    corrected = correct(split, decided)
+    corrected = correct(split, decided, groups)
     places = corrected.places
+    check_case(classes, places.values(), out)
     stale = find_stale(raw, out, split.keys(), places)
     shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
     num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
@@ -183,7 +182,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
         for group in find_copies(kept, groups)
         if len({inspected[name].digest for _, name in group}) > 1
     ]
-    return Sorted(
+    return Sorting(
         places=places,
         skipped=skipped,
         num_written=num_written,
@@ -258,7 +257,8 @@ def parse_args(argv=None):
         "--valid-fraction",
         type=float,
         default=0.1,
-        help="share of each class for validation, at least one photo (default: %(default)s)",
+        help="share of each class for validation, at least one photo if there are two different "
+        "ones (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed, another split (default: %(default)s)"

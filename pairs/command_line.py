@@ -6,6 +6,7 @@ wrong is a bug of ours and keeps its traceback.
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -45,7 +46,10 @@ def program() -> str:
 
 def positive_int(text: str) -> int:
     """An argparse type: an integer of at least 1."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} given, a whole number is needed") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} given, at least 1 is needed")
     return value
@@ -72,8 +76,12 @@ def add_workers_flag(parser: argparse.ArgumentParser) -> None:
 def run(main: Callable[[], None]) -> None:
     """Calls `main()` and ends the process.
 
-    Exit codes: 0 done, 2 an error the user can fix, 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 2 an error the user can fix, 130 stopped by Ctrl-C, 141 nobody
+    reads what is printed (`| head`).
     """
+    # Names come in any script, and some in none; not every terminal can show them.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # TensorFlow's start-up notes would drown the one line that matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # One model after another is traced on purpose.
@@ -82,16 +90,36 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main()
+        sys.stdout.flush()
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            sys.exit(141)
         text = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             text = f"{error.filename}: {error.strerror}"  # without "[Errno 13]"
-        line = " ".join(text.split())
-        print(f"{program()}: error: {line}", file=sys.stderr)
+        print(f"{program()}: error: {one_line(text)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{program()}: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def one_line(text: str) -> str:
+    """A text as one line that no name in it can forge, nor move the cursor of a terminal."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode()
+        for sign in " ".join(text.split())
+    )
+
+
+def nobody_reads() -> bool:
+    """Whether the reader of standard output has left; then it leads nowhere from now on."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def stop_at_once(how_to_resume: str) -> None:

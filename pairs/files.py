@@ -26,8 +26,10 @@ MEND = "make room, or choose another folder, and run the same command again"
 ARRAY_HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[^']+)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]+)\)"
 )
-# A spreadsheet takes a cell that begins so for a formula, and runs it.
-BEGINS_FORMULA = ("=", "+", "-", "@")
+# A spreadsheet takes a cell that begins so for a formula, and runs it. Where people write
+# decimal commas, a semicolon ends a cell. Apostrophes of a name's own are doubled.
+BEGINS_FORMULA = r"(^|[;\t\r\n])(?='*[=+\-@])"
+GUARDED = r"(^|[;\t\r\n])'(?='*[=+\-@])"
 
 
 @contextlib.contextmanager
@@ -133,14 +135,12 @@ def csv_line(cells: Iterable[Any]) -> str:
 
 def guard_cell(cell: Any) -> Any:
     """A cell that no spreadsheet runs."""
-    if isinstance(cell, str) and cell.startswith(BEGINS_FORMULA):
-        return f"'{cell}"
-    return cell
+    return re.sub(BEGINS_FORMULA, r"\1'", cell) if isinstance(cell, str) else cell
 
 
 def unguard_cell(cell: str) -> str:
-    """The text that `guard_cell` has put an apostrophe in front of."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(BEGINS_FORMULA) else cell
+    """The text that `guard_cell` has put apostrophes into."""
+    return re.sub(GUARDED, r"\1", cell)
 
 
 def read_json(path: pathlib.Path, mend: str = "delete it") -> Any:

@@ -9,8 +9,10 @@ import pytest
 from conftest import ROOT, assert_one_line_error, make_photo, make_raw, run_script
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import img2keras
+from pairs.demo.breeds import draw_breeds
 from pairs.errors import UserError
 from pairs.files import guard_cell
 from pairs.photos.corrections import read_corrections
@@ -415,3 +417,40 @@ def test_any_name_is_read_back(tmp_path_factory, names, delimiter, quoting):
         writer.writerow(["image", "decision", "typeid"])
         writer.writerows([guard_cell(name), "relabel", guard_cell("-1")] for name in names)
     assert read_corrections([path], set(names), {"-1", "2"}) == dict.fromkeys(names, "-1")
+
+
+def test_leading_zeros_that_a_spreadsheet_drops_are_found_again(tmp_path):
+    path = write(tmp_path / "c.csv", "2_a.jpg,relabel,7", "10_b.jpg,relabel,10", "pug_c.jpg,keep,0")
+    found = read_corrections([path], NAMES, {"0007", "10", "010", "0"})
+    assert found == {"2_a.jpg": "0007", "10_b.jpg": "10", "pug_c.jpg": "0"}
+    path = write(tmp_path / "c.csv", "2_a.jpg,relabel,7")
+    with pytest.raises(UserError, match="given the typeid '7', but --raw has no such class"):
+        read_corrections([path], NAMES, {"0007", "007"})
+
+
+def test_an_apostrophe_of_a_names_own_is_told_from_a_guard(tmp_path):
+    names = {"=2_a.jpg", "'=2_a.jpg", "''=2_a.jpg"}
+    for name in sorted(names):
+        path = write(tmp_path / "c.csv", f"{guard_cell(name)},relabel,pug")
+        assert read_corrections([path], names, {"pug"}) == {name: "pug"}
+
+
+def test_near_duplicates_that_corrections_put_under_two_typeids_are_for_training(raw, tmp_path):
+    shutil.rmtree(raw)
+    draw_breeds(raw, 8, seed=0)
+    for path in list(raw.iterdir()):
+        again = path.with_name(f"{path.stem}_again.jpg")
+        Image.open(path).save(again, quality=60)
+    first = img2keras.sort_photos(raw, tmp_path / "out", valid_fraction=0.4)
+    in_valid = [name for name, place in first.places.items() if place.parts[0] == "valid"]
+    again = sorted(name for name in in_valid if name.endswith("_again.jpg"))
+    moved, others = again[0], again[1:]
+    typeid = next(place.parts[1] for place in first.places.values() if place.name == others[-1])
+    assert typeid != moved.partition("_")[0]
+    file = write(tmp_path / "c.csv", f'"{moved}",relabel,{typeid}')
+    now = img2keras.sort_photos(raw, tmp_path / "out", valid_fraction=0.4, corrections=[file])
+    moved_too = moved.replace("_again", "")
+    assert {now.places[name].parts[0] for name in (moved, moved_too)} == {"train"}
+    assert now.places[moved].parts[1] == typeid
+    stayed = [name for name in in_valid if name not in (moved, moved_too)]
+    assert {now.places[name].parts[0] for name in stayed} == {"valid"}

@@ -1,8 +1,10 @@
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
-from conftest import COLOURS, assert_one_line_error, make_photo, make_raw, run_script
+from conftest import COLOURS, ROOT, assert_one_line_error, make_photo, make_raw, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -408,7 +410,7 @@ def test_typeids_that_the_disk_does_not_tell_apart_are_refused(tmp_path, monkeyp
     assert place.tells_apart(tmp_path, "pug", "Pug")
     assert not place.tells_apart(tmp_path, "pug", "pug")
     monkeypatch.setattr(place, "tells_apart", lambda *_: False)
-    with pytest.raises(UserError, match=r"'Pug' and 'pug' would share a folder"):
+    with pytest.raises(UserError, match=r"typeids 'Pug' and 'pug' would share a place"):
         img2keras.sort_photos(raw, tmp_path / "other")
     assert not list((tmp_path / "other").glob("*/*/*"))
 
@@ -448,3 +450,80 @@ def test_photos_are_not_sorted_into_their_own_folder(tmp_path):
     raw = make_raw(tmp_path / "raw")
     with pytest.raises(UserError, match="sort into another folder"):
         img2keras.sort_photos(raw, tmp_path / "raw" / ".." / "raw")
+
+
+def test_photos_that_the_disk_does_not_tell_apart_are_refused(tmp_path, monkeypatch):
+    raw = make_raw(tmp_path / "raw")
+    for seed, name in enumerate(("pug_A.jpg", "pug_a.jpg")):
+        make_photo(raw / name, (9, 9, 9), 500 + seed)
+    monkeypatch.setattr(place, "tells_apart", lambda *_: False)
+    with pytest.raises(UserError, match=r"photos 'pug_A.jpg' and 'pug_a.jpg' would share a place"):
+        img2keras.sort_photos(raw, tmp_path / "out", valid_fraction=0.01)
+    assert not list((tmp_path / "out").glob("*/*/*"))
+
+
+def test_a_photo_that_a_training_would_take_is_not_overlooked(tmp_path):
+    """A name without a typeid is none for the sorting; for a training every photo counts."""
+    raw = make_raw(tmp_path / "raw")
+    out = tmp_path / "out"
+    img2keras.sort_photos(raw, out)
+    shutil.copy(next((out / "valid").rglob("*.jpg")), out / "train" / "2" / "mine.jpg")
+    with pytest.raises(UserError, match=r"1 photos in .* are no copies .*mine.jpg"):
+        img2keras.sort_photos(raw, out)
+
+
+def test_a_class_folder_on_another_disk_is_sorted_again_as_any(tmp_path):
+    raw, out = make_raw(tmp_path / "raw"), tmp_path / "out"
+    img2keras.sort_photos(raw, out)
+    (out / "train" / "2").rename(tmp_path / "elsewhere")
+    (out / "train" / "2").symlink_to(tmp_path / "elsewhere")
+    for seed in range(1, 4):
+        img2keras.sort_photos(raw, out, seed=seed)
+        again = [
+            {path.name for path in (out / side / "2").iterdir()} for side in ("train", "valid")
+        ]
+        assert again[0].isdisjoint(again[1])
+        assert again[0] | again[1] == {path.name for path in raw.glob("2_*.jpg")}
+
+
+def test_a_disk_that_takes_no_more_than_bytes_is_enough(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("chmod", "utime", "setxattr"):
+        monkeypatch.setattr(os, name, refuse, raising=False)
+    raw = make_raw(tmp_path / "raw")
+    assert img2keras.sort_photos(raw, tmp_path / "out").num_written == len(list(raw.iterdir()))
+
+
+def test_a_source_that_vanished_is_blamed_and_not_the_disk(tmp_path):
+    gone = tmp_path / "2_gone.jpg"
+    with pytest.raises(FileNotFoundError) as caught:
+        place.place_photo(gone, tmp_path / "out" / "2_gone.jpg", link=False)
+    assert caught.value.filename == str(gone)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_whoever_reads_only_the_first_lines_sees_no_error(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    words = [sys.executable, ROOT / "img2keras.py", "--raw", raw, "--out", tmp_path / "out"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == len(list(raw.iterdir()))
+
+
+def test_no_name_moves_the_cursor_or_ends_a_command(tmp_path):
+    """Standard output may be unable to show a name, and a terminal obeys what it should show."""
+    raw = make_raw(tmp_path / "raw")
+    make_photo(raw / "pug_\u85cf.jpg", (9, 9, 9), 500)
+    (raw / "pug_\u85cf.txt").write_bytes(b"")
+    words = [sys.executable, ROOT / "img2keras.py", "--raw", raw, "--out", tmp_path / "out"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "skipped: 'pug_\\u85cf.txt': not named as a photo" in done.stdout
+    done = run_script("img2keras.py", "--raw", tmp_path / "\x1b[2J\u202e", "--out", tmp_path)
+    assert_one_line_error(done, r"/\x1b[2J\u202e: no such folder")

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -305,3 +307,63 @@ def test_a_folder_one_too_high_or_too_low_is_named(tmp_path):
         find_class_photos(tmp_path)
     with pytest.raises(UserError, match=r"/train: no folder valid in it; train and valid"):
         find_class_photos(tmp_path / "train" / "valid")
+
+
+def test_links_to_folders_are_followed_and_each_folder_is_seen_once(tmp_path, capsys):
+    """A part of the photos may lie on another disk."""
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "deep/b.jpg", "deep/c.heic"):
+        (tmp_path / "elsewhere" / name).write_bytes(b"")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "part").symlink_to(tmp_path / "elsewhere")
+    (photos / "part_again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "up").symlink_to(photos)  # a loop
+    assert find_photos(photos) == [f"{photos}/part/a.jpg", f"{photos}/part/deep/b.jpg"]
+    print_skipped(photos)
+    assert f"1 .heic; e.g. {photos}/part/deep/c.heic\n" in capsys.readouterr().out
+
+
+def test_no_ending_forges_a_line(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    for name in ("x.\x1b[31m\nforged", "x." + "long" * 40, os.fsdecode(b"x.\xfcber")):
+        (tmp_path / name).write_bytes(b"")
+    print_skipped(tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.isprintable()
+    assert "1 other" in line
+
+
+@pytest.mark.parametrize(("progressive", "at_once"), [(False, 2), (True, 1)])
+def test_of_large_progressive_photos_one_is_decoded_at_a_time(
+    tmp_path, monkeypatch, progressive, at_once
+):
+    """Of a baseline JPEG a small part is kept, of a progressive one all of it."""
+    path = tmp_path / "large.jpg"
+    Image.new("L", (5000, 4001)).save(path, progressive=progressive)
+    both, most, inside = threading.Barrier(2), [], []
+
+    def decode(image):
+        inside.append(image)
+        most.append(len(inside))
+        if at_once == 2:
+            both.wait(timeout=20)
+        else:
+            time.sleep(0.3)
+        inside.pop()
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(photo, "decode", decode)
+    threads = [threading.Thread(target=read_photo, args=(path, 8)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == at_once
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_measurement_of_32_bits_is_not_a_black_photo(tmp_path, mode):
+    Image.new(mode, (8, 8), 1).save(tmp_path / "depth.tif")
+    with pytest.raises(UserError, match=r"depth.tif: not a readable photo \(32 bits"):
+        read_photo(tmp_path / "depth.tif", 8)

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable
 from pairs.errors import UserError
 from pairs.files import unguard_cell
 from pairs.photos.read import TRAIN, VALID, printable, typeid_order
+from pairs.photos.split import under_two_typeids
 from pairs.tables import DELIMITERS, read_text, split_rows
 
 COLUMNS = IMAGE, DECISION, TYPEID = "image", "decision", "typeid"
@@ -92,13 +93,18 @@ class Corrected:
     left_out: list[str]
 
 
-def correct(places: dict[str, pathlib.Path], corrections: Corrections) -> Corrected:
+def correct(
+    places: dict[str, pathlib.Path], corrections: Corrections, groups: dict[str, str]
+) -> Corrected:
     """Moves photos between the classes of their side, or leaves them out.
+
+    Near-duplicates that are of two classes now are for training, as they are without corrections.
 
     Args:
         places: of `split.plan_copies`: they say which side every photo is on.
         corrections: of `read_corrections`. Those of photos without a place, which could
             not be read, do nothing.
+        groups: of `split.group_photos`.
 
     Raises:
         UserError: a class is not sorted, or is left without a training photo.
@@ -119,6 +125,13 @@ def correct(places: dict[str, pathlib.Path], corrections: Corrections) -> Correc
         if typeid != before:
             corrected.relabelled.append((name, before, typeid))
         corrected.places[name] = pathlib.Path(side, typeid, name)
+    now: dict[str, list[str]] = {}
+    for name, place in corrected.places.items():
+        now.setdefault(place.parts[1], []).append(name)
+    in_two = under_two_typeids(now, groups)
+    for name, place in corrected.places.items():
+        if groups[name] in in_two:
+            corrected.places[name] = pathlib.Path(TRAIN, *place.parts[1:])
     left = {place.parts[:2] for place in corrected.places.values()}
     for typeid in sorted(classes, key=typeid_order):
         if (TRAIN, typeid) not in left:
@@ -139,11 +152,18 @@ def begin(path: str | pathlib.Path) -> str:
 def find_known(cell: str, known: Collection[str]) -> str:
     """What a cell means among some names, or "".
 
-    A name may begin with an apostrophe or a space of its own, so it is first looked for
-    as it is.
+    A name may have an apostrophe or a space of its own at its beginning, so each is
+    looked for with and without.
     """
-    candidates = (cell, unguard_cell(cell), cell.strip(), unguard_cell(cell.strip()))
+    candidates = (unguard_cell(cell), cell, unguard_cell(cell.strip()), cell.strip())
     return next((name for name in candidates if name in known), "")
+
+
+def without_zeros(cell: str, typeids: Collection[str]) -> str:
+    """The typeid whose leading zeros a spreadsheet has dropped, or "": 0002 comes back as 2."""
+    same = [typeid for typeid in typeids if typeid.isascii() and typeid.isdigit()]
+    same = [typeid for typeid in same if typeid.lstrip("0") == cell.strip()]
+    return same[0] if len(same) == 1 else ""
 
 
 def decide(row: Row, image: str, typeids: Collection[str], place: str) -> str | None:
@@ -170,7 +190,11 @@ def decide(row: Row, image: str, typeids: Collection[str], place: str) -> str | 
         if decision == KEEP:
             return own
         raise UserError(f"{place}: {image!r} is to be relabelled, but the typeid is missing")
-    typeid = find_known(row.typeid, typeids) or find_known(row.typeid, [own])
+    typeid = (
+        find_known(row.typeid, typeids)
+        or find_known(row.typeid, [own])
+        or without_zeros(row.typeid, typeids)
+    )
     if not typeid:
         raise UserError(
             f"{place}: {image!r} is given the typeid {row.typeid[:100]!r}, but --raw has no such "

@@ -1,7 +1,8 @@
 """Puts photos into class folders, and takes away the places of an earlier sorting.
 
 Nothing is lost: no photo is overwritten by another, and a place is only removed
-if its photo is, byte by byte, still among the raw ones, and has its new place.
+if its photo is, byte by byte, still among the raw ones, and is in its new place or
+was left out by people.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from pairs.photos.read import (
     VALID,
     is_hidden,
     printable,
+    walk,
     why_not_a_typeid,
 )
 
@@ -41,21 +43,23 @@ def why_not_a_name(name: str) -> str | None:
     return f"the typeid {typeid!r} {reason}" if reason else None
 
 
-def check_case(classes: Iterable[str], out: pathlib.Path) -> None:
-    """Refuses typeids that would share a folder on the disk of `out`.
+def check_case(classes: Iterable[str], places: Iterable[pathlib.Path], out: pathlib.Path) -> None:
+    """Refuses typeids and photos that would share a place on the disk of `out`.
 
     Raises:
         UserError: names two of them.
     """
-    by_folder: dict[str, str] = {}
-    for typeid in classes:
-        folder = unicodedata.normalize("NFC", typeid).casefold()
-        other = by_folder.setdefault(folder, typeid)
-        if other != typeid and not tells_apart(out, other, typeid):
-            raise UserError(
-                f"the typeids {other!r} and {typeid!r} would share a folder: the disk of --out "
-                f"{out} does not tell them apart. Rename one, or choose an --out on another disk"
-            )
+    typeids = [pathlib.Path(typeid) for typeid in classes]
+    for what, paths in (("typeids", typeids), ("photos", places)):
+        by_place: dict[str, pathlib.Path] = {}
+        for path in paths:
+            other = by_place.setdefault(unicodedata.normalize("NFC", str(path)).casefold(), path)
+            if other != path and not tells_apart(out, other.name, path.name):
+                raise UserError(
+                    f"the {what} {other.name!r} and {path.name!r} would share a place: the disk of "
+                    f"--out {out} does not tell them apart. Rename one, or choose an --out on "
+                    f"another disk"
+                )
 
 
 def tells_apart(out: pathlib.Path, name: str, other: str) -> bool:
@@ -92,11 +96,13 @@ def find_stale(
     """
     planned, stale, foreign = set(places.values()), [], []
     for side in SIDES:
-        for folder, folders, found in os.walk(out / side):
-            folders[:] = [name for name in folders if not is_hidden(name)]
+        if not (out / side).is_dir():
+            continue
+        for folder, found in walk(out / side):
             for name in found:
                 place = pathlib.Path(folder, name).relative_to(out)
-                if place in planned or why_not_a_name(name):
+                is_photo = place.suffix.lower() in PHOTO_SUFFIXES  # a training takes it for one
+                if place in planned or not is_photo:
                     continue
                 if name in places and is_same_folder(out / place, out / places[name]):
                     continue
@@ -148,8 +154,13 @@ def place_photo(source: pathlib.Path, target: pathlib.Path, link: bool) -> bool:
                 f"{target}: could not be linked ({error.strerror}); leave out --link to copy"
             ) from error
     else:
-        with replacing(target) as temporary:
-            shutil.copy2(source, temporary)
+        # Bytes only: not every disk takes the rest.
+        with (
+            source.open("rb") as photo,
+            replacing(target) as temporary,
+            temporary.open("wb") as copy,
+        ):
+            shutil.copyfileobj(photo, copy)
     return True
 
 

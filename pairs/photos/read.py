@@ -134,17 +134,32 @@ def find_photos(folder: str | pathlib.Path) -> list[str]:
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder")
-    paths = []
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not is_hidden(name)]  # those it descends into
-        paths += [
-            os.path.join(parent, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES and not is_hidden(name)
-        ]
+    paths = [
+        os.path.join(parent, name)
+        for parent, names in walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+    ]
     if not paths:
         raise UserError(f"{folder}: no photos in it ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return sorted(paths, key=lambda path: (os.fsencode(os.path.basename(path)), os.fsencode(path)))
+
+
+def walk(folder: str | pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields every folder in a folder, itself first, with the names of its files.
+
+    Links to folders are followed, each folder is seen once, and what is hidden never.
+    """
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        status = os.stat(parent)
+        place = status.st_dev, status.st_ino
+        if place in seen:
+            folders.clear()  # os.walk descends into these
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield parent, [name for name in names if not is_hidden(name)]
 
 
 def is_hidden(name: str) -> bool:
@@ -259,11 +274,14 @@ def open_photo(path: str | pathlib.Path, image_size: int, fit: str | None = SQUA
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height}: more than {MAX_PIXELS} pixels")
+            num_pixels = image.width * image.height
             # A large JPEG is decoded at a half, quarter or eighth, but never
             # below twice the size, either side, whatever the fit: within a grey
             # level of the full decoding.
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            is_large = image.width * image.height > LARGE_PIXELS
+            if not image.info.get("progressive"):  # of which all is kept until the last scan
+                num_pixels = image.width * image.height
+            is_large = num_pixels > LARGE_PIXELS
             with ONE_LARGE_PHOTO if is_large else contextlib.nullcontext():
                 return fit_photo(decode(image), image_size, fit)
     except Exception as error:  # whatever a decoder raises on hostile bytes
@@ -287,12 +305,16 @@ def decode(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB; transparency is dropped, 16 bits become 8."""
+    """An image of any mode in RGB; transparency is dropped, 16 bits become 8.
+
+    Raises:
+        ValueError: a measurement, not a photo: nobody knows which of its values is white.
+    """
+    if image.format == "TIFF" and image.mode in ("I", "F"):
+        raise ValueError("32 bits for each pixel")
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits at 255.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
     return image.convert("RGB")
 
 

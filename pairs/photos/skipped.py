@@ -4,7 +4,15 @@ import collections
 import os
 import pathlib
 
-from pairs.photos.read import PHOTO_SUFFIXES, is_empty, is_hidden, printable
+from pairs.photos.read import (
+    PHOTO_SUFFIXES,
+    is_empty,
+    is_hidden,
+    printable,
+    walk,
+)
+
+LONGEST_ENDING = 20  # longer ones are not endings, but names with a dot
 
 
 def print_skipped(folder: str | pathlib.Path, in_classes: bool = False) -> None:
@@ -18,28 +26,28 @@ def print_skipped(folder: str | pathlib.Path, in_classes: bool = False) -> None:
     """
     root, others, loose = str(folder), [], []
     endings: collections.Counter[str] = collections.Counter()
-    for parent, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name in sorted(name for name in names if not is_hidden(name)):
+    for parent, names in walk(root):
+        for name in sorted(names):
             ending = os.path.splitext(name)[1].lower()
             if ending not in PHOTO_SUFFIXES:
                 others.append(os.path.join(parent, name))
-                endings[ending] += 1
+                endings[ending if len(ending) < LONGEST_ENDING else "other"] += 1
             elif in_classes and parent == root:
                 loose.append(os.path.join(parent, name))
     if others:
-        counts = [f"{count} {end or 'without'}" for end, count in endings.most_common(5)]
+        counts = [f"{count} {printable(end) or 'without'}" for end, count in endings.most_common(5)]
         known = ", ".join(sorted(PHOTO_SUFFIXES))
         print_note(others, f"no ending of a photo ({known}): {', '.join(counts)}")
     if loose:
         print_note(loose, "not in a class folder")
-    empty = [
-        str(path)
-        for path in pathlib.Path(root).iterdir()
-        if in_classes and path.is_dir() and not is_hidden(path.name) and is_empty(path)
-    ]
-    if empty:
-        print_note(empty, "class folders without photos")
+    if in_classes:
+        empty = [
+            str(path)
+            for path in pathlib.Path(root).iterdir()
+            if path.is_dir() and not is_hidden(path.name) and is_empty(path)
+        ]
+        if empty:
+            print_note(empty, "class folders without photos")
 
 
 def print_note(paths: list[str], why: str) -> None:

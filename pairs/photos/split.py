@@ -1,7 +1,8 @@
 """Which photos are for training and which for validation.
 
-The side of a photo depends on its name, its class, the seed, and on copies and
-near-duplicates of it: not on the order of a directory, nor on the machine.
+The side of a photo depends on the names of its class, the seed, and on copies and
+near-duplicates of it: not on the order of a directory, nor on the machine. Photos that are
+added later may send a few others to the other side.
 """
 
 import hashlib
