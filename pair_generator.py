@@ -35,7 +35,7 @@ from pairs.photos.partners import (
     validation_partners,
 )
 from pairs.photos.read import Photos, find_class_photos
-from pairs.training.recipe import AUGMENTATION
+from pairs.training.recipe import AUGMENTATION, RECIPES
 
 # From this share of same-class pairs on, the pair head hardly sees another one.
 MOSTLY_SAME = 0.9
@@ -281,6 +281,9 @@ def parse_args(argv=None):
     parser.add_argument("--batch-size", type=positive_int, default=32, help="pairs (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--fit", choices=FITS, default=SQUASH, help="as train.py (default: squash)")
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="seed", help="whose augmentation (default: seed)"
+    )
     parser.add_argument("--no-augment", action="store_true", help="photos as they are")
     args = parser.parse_args(argv)
     if args.seed < 0:
@@ -296,9 +299,8 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     photos = dataclasses.replace(find_class_photos(args.data), fit=args.fit)
-    batches = PairBatches(
-        photos, args.image_size, args.batch_size, args.seed, None if args.no_augment else "affine"
-    )
+    augmentation = None if args.no_augment else RECIPES[args.recipe][0].augment
+    batches = PairBatches(photos, args.image_size, args.batch_size, args.seed, augmentation)
     batch = batches[0]
     with replacing(args.out) as temporary:
         draw_pairs(batch, photos.typeids).save(temporary)

@@ -1,6 +1,7 @@
 """Draws a batch of pairs, for people who would rather look than read."""
 
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,7 +34,23 @@ def draw_pairs(
         draw.rectangle(box, outline=colour, width=3)
         sheet.paste(Image.fromarray(images[position]), (left + gap, top + gap))
         sheet.paste(Image.fromarray(images[partner]), (left + side + 2 * gap, top + gap))
-        first, second = (typeids[labels[head][position]] for head in ("ctg_out_1", "ctg_out_2"))
+        first, second = (
+            shown(labels[head][position], typeids, font, side // 2)
+            for head in ("ctg_out_1", "ctg_out_2")
+        )
         words = f"{first} | {second}: {'same' if same else 'different'}"
         draw.text((left + gap, top + side + gap + 2), words, fill=colour, font=font)
     return sheet
+
+
+def shown(label: int, typeids: list[str], font: Any, width: int) -> str:
+    """A typeid that fits into so many pixels; where the font lacks its script, its label.
+
+    Pillow brings a font, of Latin letters; no other is on every machine.
+    """
+    typeid = typeids[label]
+    if max(map(ord, typeid)) > ord("\xff"):
+        typeid = f"class {label}"
+    while font.getlength(typeid) > width:
+        typeid = f"{typeid.removesuffix('...')[:-1]}..."
+    return typeid
