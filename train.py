@@ -74,10 +74,10 @@ def train(args):
     with supervisor.one_line_errors(devices.num_processes), locked:
         # The others find what the main process leaves: photos checked, a model to start from.
         with devices.main_process_first():
-            parts = prepare(args, stages, folder, listed, devices)
-        runs = train_parts(args, stages, parts, devices)
+            fold_splits = prepare(args, stages, folder, listed, devices)
+        runs = train_splits(args, stages, fold_splits, devices)
         if args.folds and devices.is_main_process:
-            finish_folds(folder, parts[0].pool)
+            finish_folds(folder, fold_splits[0].pool)
         clean_up(folder, devices)
     if not args.folds:
         print_stages(runs[0].log.results)
@@ -97,11 +97,14 @@ def prepare(args, stages, folder, listed, devices):
     if not begins:
         sides, found = keep_vanished(args.data, sides, known, found)
     sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
+    splits.check_enough(*sides, args.folds)
     pool = pool_sides(sides) if args.folds else None
     splits.print_counts(args.data, *sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
     machine = inventory.prepare(args.precision, args.distribute, args.jit)
     settings = make_settings(vars(args), stages, devices, sides[0].typeids, found)
+    if args.folds:
+        run_folder.check_fold_folders(folder, args.folds)
     if args.folds and begins:
         folds = splits.choose_folds(pool, found, args.folds, args.seed)
     photos = pool or sides[0]
@@ -177,10 +180,10 @@ def draw_first_pairs(args, stages, photos, picture):
         print(note)
 
 
-def train_parts(args, stages, parts, devices):
+def train_splits(args, stages, fold_splits, devices):
     """Trains one model after another; returns the `Run` of each."""
     runs = []
-    for number, split in enumerate(parts, start=1):
+    for number, split in enumerate(fold_splits, start=1):
         if args.folds:
             print(
                 f"\nfold {number} of {args.folds}: {len(split.photos)} photos to train, "
@@ -322,7 +325,7 @@ def main():
 
         demo.run_demo(args.seed, args.workers)
         return
-    without = " without --restart" if args.restart else ""
+    without = ", without --restart if an epoch was finished," if args.restart else ""
     supervised = supervisor.is_supervised()
     if not supervised:
         stop_at_once(f"run the same command again{without} to resume after the last finished epoch")

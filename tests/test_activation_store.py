@@ -17,9 +17,10 @@ from pairs.network import parts
 from pairs.network.files import load_model
 from pairs.photos.fit import FITS
 from pairs.photos.read import Photos, read_photo
-from pairs.training import activation_store, memory, run_folder, stage
+from pairs.training import activation_store, memory, room, run_folder, stage
 from pairs.training.batches import KerasBatches
 from pairs.training.checkpoint import Checkpoint
+from pairs.training.log import RunLog
 from pairs.training.recipe import SEED
 
 
@@ -217,6 +218,12 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
     assert [memory.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
         *(48, 24, 16, 8, 6, 3, 2)
     ]
+    # Where photos pass what is frozen, no batch size helps.
+    with (
+        pytest.raises(UserError, match="in stage heads: add a smaller --image-size"),
+        memory.memory_errors(SEED[0], None),
+    ):
+        raise MemoryError
     assert not memory.is_out_of_memory(ValueError("shapes differ"))
     # XLA's own words, where autotuning and launching failed on a full card.
     for words in (
@@ -355,7 +362,7 @@ def test_where_a_quota_leaves_no_room_the_line_says_how_to_go_on(
 
 def test_what_a_store_needs_is_counted_in_bytes(tmp_path, below, photos, monkeypatch, capsys):
     needed = 2 * 5 * 5 * 5 * 728 * 4  # views, photos, rows, columns, channels, bytes
-    spare = activation_store.SPARE_BYTES
+    spare = room.SPARE_BYTES
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed + spare - 1))
     assert open_store(tmp_path / "short", below, photos, mirror=True) is None
@@ -363,6 +370,26 @@ def test_what_a_store_needs_is_counted_in_bytes(tmp_path, below, photos, monkeyp
     store = open_store(tmp_path / "enough", below, photos, mirror=True)
     assert store.shard(0).stat().st_size == pytest.approx(needed, abs=200)  # and a header
     assert "0.7 MB of 1.1 GB free: computed once and stored" in capsys.readouterr().out
+
+
+def test_the_models_to_come_have_their_place_on_the_disk(tmp_path):
+    (tmp_path / "start.keras").write_bytes(b"\0" * 1000)
+    models = 1000 * 7  # best and last of three stages, and the final one
+    assert room.spare_bytes(make_run(tmp_path)) == room.SPARE_BYTES + models
+    log = RunLog(tmp_path, list(SEED), folds_left=4)
+    assert room.spare_bytes(make_run(tmp_path, log=log)) == room.SPARE_BYTES + 5 * models
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_without_a_store_what_is_left_of_one_is_removed(tmp_path, trunk, photos, folds):
+    """`--cache off` is the way out of a full disk."""
+    model_parts = stage.Parts(build_model(trunk, ["a", "b"]), 105)
+    run = make_run(tmp_path, pool=photos if folds else None)
+    stage.open_stores(run, SEED[1], model_parts, photos, photos)
+    assert len(list(tmp_path.glob("activations/*"))) == 1
+    off = dataclasses.replace(run, cache="off")
+    assert stage.open_stores(off, SEED[1], model_parts, photos, photos) == (None, None)
+    assert not list(tmp_path.glob("activations/*"))
 
 
 def test_rows_are_mapped_and_not_read_into_memory(tmp_path, below, photos):

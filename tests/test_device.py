@@ -10,6 +10,7 @@ from conftest import assert_one_line_error, run_script
 from model import build_model
 from pairs.devices import cards, inventory
 from pairs.devices.cards import Card, Gpu, Inventory
+from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.parts import unfreeze
 from pairs.network.trunks import build_trunk
@@ -278,6 +279,14 @@ def test_full_cards_are_a_note_unless_processes_of_the_training_may_fill_them(mo
     assert "note: more than half of the memory of the card" in capsys.readouterr().err
     inventory.prepare(distribute=True)
     assert "note" not in capsys.readouterr().err
+
+
+def test_a_flag_that_jax_would_ignore_is_refused(monkeypatch):
+    found = dataclasses.replace(GOOD, backend="jax")
+    monkeypatch.setattr(inventory, "take_inventory", lambda: found)
+    inventory.prepare()
+    with pytest.raises(UserError, match="--jit: JAX compiles with XLA anyway"):
+        inventory.prepare(jit=True)
 
 
 def test_what_this_process_takes_of_a_card_is_not_taken_for_others(monkeypatch):

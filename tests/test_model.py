@@ -400,6 +400,11 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path, content):
 def test_a_missing_graphviz_is_a_warning(pair_model, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "no picture of the model" in draw_model(pair_model, tmp_path / "model.png")
+    broken = tmp_path / "dot"  # as of a Graphviz whose plugins are not registered
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert "no picture of the model" in draw_model(pair_model, tmp_path / "model.png")
 
 
 def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):

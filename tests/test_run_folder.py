@@ -12,6 +12,7 @@ from pairs.files import read_json
 from pairs.photos import check
 from pairs.photos.check import Facts
 from pairs.training import run_folder
+from pairs.training.log import RunLog
 from pairs.training.recipe import SEED, TUNED
 from pairs.training.settings import constants_of, make_settings
 
@@ -172,6 +173,28 @@ def test_a_damaged_settings_file_is_one_line(begun, found):
     (begun / "settings.json").write_text('{"flags": ')
     with pytest.raises(UserError, match=r"settings\.json: damaged"):
         go_on(begun, found)
+    old = settings(found)
+    for changed in ({"flags": 1}, {"stages": [{}]}, {"data": None}, {"versions": []}):
+        (begun / "settings.json").write_text(json.dumps({**old, **changed}))
+        with pytest.raises(UserError, match=r"settings\.json: damaged .*--restart"):
+            go_on(begun, found)
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '[{"error": 1}]'])
+def test_results_of_another_kind_are_one_line(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: not of a training of one model"):
+        RunLog(tmp_path, list(SEED))
+
+
+def test_a_training_of_its_own_in_the_folder_of_a_fold_is_not_taken_for_the_folds(tmp_path):
+    run_folder.check_fold_folders(tmp_path, 3)
+    (tmp_path / "fold-3").mkdir()
+    run_folder.check_fold_folders(tmp_path, 3)
+    (tmp_path / "fold-3" / "settings.json").touch()
+    run_folder.check_fold_folders(tmp_path, 2)
+    with pytest.raises(UserError, match="fold-3 holds a training of its own"):
+        run_folder.check_fold_folders(tmp_path, 3)
 
 
 def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
@@ -253,6 +276,17 @@ def test_restart_leaves_no_activations_and_no_decision_about_them(begun):
     (begun / "activations").mkdir()
     run_folder.set_aside(begun)  # of a run whose files are gone
     assert not (begun / "activations").exists()
+
+
+def test_activations_on_another_disk_are_removed_and_the_link_stays(begun, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    (begun / "activations").symlink_to(disk)
+    (disk / "0123").mkdir()
+    for name in ("0123.off", "0123/00000.npy"):
+        (disk / name).touch()
+    run_folder.remove_activations(begun)
+    assert (begun / "activations").is_symlink()
+    assert not list(disk.iterdir())
 
 
 @pytest.mark.parametrize("name", ["imagenet-best.keras", "my-last.keras", "xception.h5"])

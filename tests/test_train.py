@@ -76,6 +76,9 @@ def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
         ("--seed 99999999999", "at most"),
         ("--workers 0", "at least 1"),
         ("--workers 100000", "at most 256"),
+        ("--workers many", "'many' given, a whole number is needed"),
+        ("--epochs one 1 1", "'one' given, a whole number is needed"),
+        ("--tensorboard README.md", "README.md: a file; a folder is needed"),
         ("--pretrained nowhere.h5", "no such file"),
         ("--data nowhere", "no such folder"),
         ("--trunk resnet", "invalid choice"),
@@ -89,6 +92,16 @@ def test_wrong_flags_are_refused_in_one_line(flags, words, data, tmp_path):
     assert_one_line_error(done, words)
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "w" / "model.keras").exists()
+
+
+def test_a_side_without_a_pair_is_refused_before_anything_is_written(data, tmp_path):
+    shutil.copytree(data / "train", tmp_path / "train")
+    photo = next((data / "valid" / "2").iterdir())
+    (tmp_path / "valid" / "2").mkdir(parents=True)
+    shutil.copy(photo, tmp_path / "valid" / "2")
+    done = run_script("train.py", "--data", tmp_path, "--weights", tmp_path / "w")
+    assert_one_line_error(done, "1 valid photo: at least 2 make a pair")
+    assert not list((tmp_path / "w").glob("*.*"))
 
 
 def test_the_recipe_is_the_references():

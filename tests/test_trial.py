@@ -16,7 +16,7 @@ from pairs.devices.cluster import Cluster
 from pairs.errors import UserError
 from pairs.network.trunks import build_trunk
 from pairs.photos.read import find_class_photos
-from pairs.training import activation_store, trial
+from pairs.training import room, trial
 from pairs.training import stage as stage_module
 from pairs.training.recipe import TUNED
 
@@ -124,7 +124,8 @@ def test_what_the_disk_has_no_room_for_is_tried_from_the_photos(
     run = make_run(tmp_path, stages=list(TUNED))
     trunk = build_trunk("xception", SIZE, "none", tmp_path)
     save_model(build_model(trunk, ["a", "b"], all_pairs=True), run.start_file)
-    free = activation_store.SPARE_BYTES + (10**9 if has_room else 0)
+    models = run.start_file.stat().st_size * (2 * len(TUNED) + 1)  # of the whole training
+    free = room.SPARE_BYTES + models + (10**9 if has_room else 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     seen = []
     monkeypatch.setattr(

@@ -121,7 +121,7 @@ def why_it_would_crash(
     Args:
         inventory: what is on this machine.
         distribute: all GPUs compute, not only the first.
-        jit: TensorFlow compiles with XLA.
+        jit: asked for XLA.
     """
     cudnn = version_numbers(inventory.cudnn or "")
     for gpu in inventory.gpus if distribute else inventory.gpus[:1]:

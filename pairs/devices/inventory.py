@@ -217,6 +217,8 @@ def prepare(precision: str = "float32", distribute: bool = False, jit: bool = Fa
     crash = why_it_would_crash(inventory, distribute, jit)
     if crash:
         raise UserError(crash)
+    if jit and inventory.backend == "jax":
+        raise UserError("--jit: JAX compiles with XLA anyway; leave --jit out")
     remarks = [why_a_card_is_idle(inventory), remark_precision(precision, inventory)]
     if not distribute:  # else processes of this very training are among the others
         remarks.append(remark_full_cards(inventory))

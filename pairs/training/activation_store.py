@@ -25,6 +25,7 @@ from pairs.files import digest_or_none, map_array, replacing
 from pairs.network.parts import digest
 from pairs.photos.fit import SQUASH
 from pairs.photos.read import Photos, read_ahead
+from pairs.training import room
 from pairs.training.run import Run
 from pairs.training.run_folder import ACTIVATIONS
 from pairs.training.settings import installed_versions
@@ -35,8 +36,6 @@ BATCH_SIZE = 16
 SHARD_ROWS = 512
 # A quota may leave less than the disk seems to have.
 NO_ROOM = "make room, or add --cache off, and run the same command again"
-# Left free on the disk for checkpoints and everybody else.
-SPARE_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +167,8 @@ def open_store(
             what = f"activations of {len(photos)} photos{views}, "
             what += f"{'x'.join(map(str, shape))} {run.cache}"
             num_missing = sum(map(len, missing))
-            decide(store, what, num_missing * math.prod(shape) * np.dtype(run.cache).itemsize)
+            size = num_missing * math.prod(shape) * np.dtype(run.cache).itemsize
+            room.decide(store.path, what, size, room.spare_bytes(run))
         if store.path.with_suffix(".off").exists():
             return None
         if not store.path.is_dir():
@@ -185,47 +185,6 @@ def open_store(
         build(run, store, own, below, photos, lower)
     devices.barrier()
     return store
-
-
-def has_room(folder: pathlib.Path, size: int) -> bool:
-    """Whether a disk has room for so many bytes, and some are left for everybody else."""
-    return size + SPARE_BYTES <= shutil.disk_usage(folder).free
-
-
-def decide(store: ActivationStore, what: str, missing: int) -> None:
-    """Decides, and says, whether there is room for a store; makes its folder if so.
-
-    Args:
-        store: may be there in part.
-        what: human-readable.
-        missing: bytes that are not there yet.
-    """
-    folder = store.path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    if not missing:
-        print(f"{what}: there already")
-        return
-    for leftover in folder.rglob(".tmp-*"):  # of a killed run; it would count as used
-        leftover.unlink()
-    free = shutil.disk_usage(folder).free
-    # A resumed run decides as it did, whatever is free now: the same bits.
-    computed_anew = store.path.with_suffix(".off")
-    if computed_anew.exists() or not has_room(folder, missing):
-        computed_anew.touch()
-        shutil.rmtree(store.path, ignore_errors=True)  # what a killed run had of it
-        half = " (--cache float16 takes half)" if what.endswith("float32") else ""
-        print(
-            f"{what}: {gigabytes(missing)} needed and {gigabytes(SPARE_BYTES)} for all else, "
-            f"{gigabytes(free)} free: not stored but computed in every epoch{half}"
-        )
-        return
-    print(f"{what}: {gigabytes(missing)} of {gigabytes(free)} free: computed once and stored")
-    store.path.mkdir(exist_ok=True)
-
-
-def gigabytes(size: int) -> str:
-    """A number of bytes, human-readable."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def build(

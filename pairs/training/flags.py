@@ -38,8 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--folds {args.folds}: 2 to {MOST_FOLDS} are expected")
     if not 0 <= args.seed <= MAX_SEED:
         parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
-    if os.path.exists(args.weights) and not os.path.isdir(args.weights):
-        parser.error(f"--weights {args.weights}: a file; a folder is needed")
+    for flag, folder in (("--weights", args.weights), ("--tensorboard", args.tensorboard)):
+        if folder and os.path.exists(folder) and not os.path.isdir(folder):
+            parser.error(f"{flag} {folder}: a file; a folder is needed")
     if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
         parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
     if args.tensorboard and not importlib.util.find_spec("tensorboard"):
@@ -52,7 +53,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def epochs_count(text: str) -> int:
     """An argparse type: an integer of at least 0."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} given, a whole number is needed") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} given, 0 (skip the stage) or more is needed")
     return value

@@ -15,10 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pairs.errors import UserError
 from pairs.files import read_json, replacing, write_csv, write_json
 from pairs.training.recipe import Stage
 from pairs.training.settings import RESTART
 
+RESULTS = "results.json"
 CURVES = {
     "loss": "loss (all heads, weighted)",
     "ctg_out_1_accuracy": "accuracy of photos (ctg_out_1)",
@@ -58,7 +60,9 @@ class RunLog:
         self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
-        self.results: list[dict[str, Any]] = list(read_json(folder / "results.json", RESTART))
+        self.results: list[dict[str, Any]] = list(read_json(folder / RESULTS, RESTART))
+        if not all(isinstance(result, dict) and "stage" in result for result in self.results):
+            raise UserError(f"{folder / RESULTS}: not of a training of one model; {RESTART}")
         if self.rows:  # the process may have died before they were written
             self.write_epochs()
 
@@ -122,7 +126,7 @@ class RunLog:
         """Adds and prints how good a stage's best epoch is, see `scoring.Judgement`."""
         self.results.append({"stage": stage.name, **result})
         if self.writes:
-            write_json(self.folder / "results.json", self.results)
+            write_json(self.folder / RESULTS, self.results)
         line = f"stage {stage.name}: validation error {result['error']:.4f}"
         line += f" ({result['photos']} photos)"
         if "same" in result:

@@ -1,4 +1,4 @@
-"""Running out of memory, said so that people can go on."""
+"""Running out of memory, said so that people know what to do."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,8 +12,13 @@ IN_WORDS = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "LAUNCH_OUT_OF_RESOURCES")
 
 
 @contextlib.contextmanager
-def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
-    """Turns running out of memory into a line that names a smaller batch size."""
+def memory_errors(stage: Stage, batch_size: int | None) -> Iterator[None]:
+    """Turns running out of memory into a line that says what to change.
+
+    Args:
+        stage: that runs.
+        batch_size: of the training; None where batches do not depend on it.
+    """
     try:
         yield
     except Exception as error:
@@ -21,12 +26,13 @@ def memory_errors(stage: Stage, batch_size: int) -> Iterator[None]:
             raise
         smaller = (
             f"add --batch-size {next_batch_size(batch_size)} and --restart"
-            if batch_size > 2
+            if batch_size and batch_size > 2
             else "add a smaller --image-size, and --restart"
         )
+        of_size = f" at batch size {batch_size}" if batch_size else ""
         raise UserError(
-            f"out of memory in stage {stage.name} at batch size {batch_size}: {smaller}; or, if "
-            f"nvidia-smi lists other programs on the card, end them and resume (without --restart)"
+            f"out of memory in stage {stage.name}{of_size}: {smaller}; or, if nvidia-smi "
+            f"lists other programs on the card, end them and resume (without --restart)"
         ) from error
 
 

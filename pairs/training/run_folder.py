@@ -48,6 +48,17 @@ RUN_FILES = (
 BEGINNING = {"start.keras", "model.png", "pairs.png", PHOTOS, FOLDS}
 
 
+def check_fold_folders(folder: pathlib.Path, num_folds: int) -> None:
+    """Raises a UserError if the folder of a fold holds a training of its own: it would be lost."""
+    for fold in range(1, num_folds + 1):
+        own = fold_folder(folder, fold)
+        if (own / RUN_FILES[0]).exists():
+            raise UserError(
+                f"{own} holds a training of its own, and --folds would write there: choose another "
+                f"--weights, or move that folder"
+            )
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds a folder for one training; the lock ends with the process.
@@ -87,7 +98,14 @@ def remove_run(folder: pathlib.Path) -> None:
 
 def remove_activations(folder: pathlib.Path) -> None:
     """Deletes the stored activations of a run, and what was decided about them."""
-    shutil.rmtree(folder / ACTIVATIONS, ignore_errors=True)
+    activations = folder / ACTIVATIONS
+    if activations.is_symlink():  # to a larger disk: the link stays
+        for path in activations.glob("*"):
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return
+    shutil.rmtree(activations, ignore_errors=True)
 
 
 def set_aside(folder: pathlib.Path) -> None:
@@ -136,7 +154,11 @@ def holds_run(
             raise UserError(
                 f"{folder / 'settings.json'}: of another version of this project; {RESTART}"
             )
-        check_same_run(folder, old, settings, known, found)
+        try:
+            check_same_run(folder, old, settings, known, found)
+        except (TypeError, KeyError, AttributeError) as error:
+            path = folder / "settings.json"
+            raise UserError(f"{path}: damaged ({error!r}); {RESTART}") from error
         return True
     for path in run_files(folder):
         # A new run that was killed at once may have left a start.keras and pictures.

@@ -31,6 +31,13 @@ class Split:
     pool: Photos | None = None
 
 
+def check_enough(photos: Photos, valid: Photos, num_folds: int | None) -> None:
+    """Raises a UserError if a side has no pair. Folds are cut from both sides together."""
+    for side, own in ((TRAIN, photos), (VALID, valid)):
+        if len(own) < 2 and not num_folds:
+            raise UserError(f"{len(own)} {side} photo: at least 2 make a pair. Add photos")
+
+
 def print_counts(
     data: str, photos: Photos, valid: Photos, num_folds: int | None, found: dict[str, Known]
 ) -> None:
@@ -84,7 +91,7 @@ def split_folds(folder: pathlib.Path, pool: Photos, num_folds: int) -> list[Spli
     """
     folds = folds_of(read_folds(folder, RESTART), pool.digests or [])
     if set(folds) != set(range(1, num_folds + 1)):
-        raise UserError(f"{folder / FOLDS}: not of these photos; {RESTART}")
+        raise UserError(f"{folder / FOLDS}: gone, or not of these photos; {RESTART}")
     pool = dataclasses.replace(pool, folds=folds)
     return [
         Split(

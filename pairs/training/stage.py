@@ -140,11 +140,15 @@ def run_stage(
     # `load_weights` of a .keras file takes three times as long.
     setup.parts.model.set_weights(load_model(best_file).get_weights())
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run, ALONE)
-    judgement = judge(for_prediction(judged), batches)
+    with memory_errors(stage, run.batch_size):
+        judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
         if stage == run.stages[-1]:
             trained = Trained(setup.parts.model, setup.parts.cut, best_file, run.workers)
-            judgement = keep_features(run, trained, setup.batches, setup.valid_batches, judgement)
+            with memory_errors(stage, None):
+                judgement = keep_features(
+                    run, trained, setup.batches, setup.valid_batches, judgement
+                )
         copy_file(best_file, run.folder / "model.keras")
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
@@ -157,7 +161,8 @@ def set_up(
     forget_models()
     parts = load_parts(run, stage, start_file)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
-    store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
+    with memory_errors(stage, None):
+        store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
     with run.devices.scope():
         spread = load_parts(run, stage, start_file) if run.devices.engine else parts
         padded = uses_xla(run.jit)
@@ -233,6 +238,8 @@ def open_stores(
         pooled = open_both(run, parts, run.pool, mirrors, lower if needed_later else None)[-1]
         run.devices.barrier()
         if pooled is None:
+            if run.cache == "off" and run.log.writes:  # what is left of a run that stored them
+                remove_stores(run.home, keep=[])
             return None, None
         own = None if stage.augment == "affine" else pooled.part(run.pool, photos)
         return own, pooled.part(run.pool, valid)

@@ -15,11 +15,13 @@ import numpy as np
 from pairs.devices.cluster import MIN_IMAGES_A_REPLICA
 from pairs.errors import UserError
 from pairs.network.parts import forget_models
-from pairs.training.activation_store import BATCH_SIZE, has_room
+from pairs.training.activation_store import BATCH_SIZE
 from pairs.training.memory import is_out_of_memory, next_batch_size
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
+from pairs.training.room import has_room, spare_bytes
 from pairs.training.run import Run
+from pairs.training.run_folder import ACTIVATIONS
 from pairs.training.stage import load_parts
 
 
@@ -90,7 +92,7 @@ def is_stored(run: Run, shape: tuple[int, ...], num_photos: int) -> bool:
     if run.cache == "off":
         return False
     size = 2 * num_photos * math.prod(shape) * np.dtype(run.cache).itemsize
-    return has_room(run.home, size)
+    return has_room(run.home / ACTIVATIONS, size, spare_bytes(run))
 
 
 def empty(tensor: keras.KerasTensor, batch_size: int) -> np.ndarray[Any, Any]:

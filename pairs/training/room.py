@@ -1,0 +1,59 @@
+"""Room on the disk: what a store of activations may take, and what it leaves to others."""
+
+import pathlib
+import shutil
+
+from pairs.training.run import Run
+
+# Left free on the disk for checkpoints and everybody else, beside what models will take.
+SPARE_BYTES = 1 << 30
+
+
+def spare_bytes(run: Run) -> int:
+    """What a store must leave free on the disk: for the models to come, and everybody else."""
+    model_files = 2 * len(run.stages) + 1  # best and last of each stage, and the final one
+    model_size = run.start_file.stat().st_size if run.start_file.is_file() else 0
+    return SPARE_BYTES + (run.log.folds_left + 1) * model_files * model_size
+
+
+def has_room(folder: pathlib.Path, size: int, spare: int) -> bool:
+    """Whether a disk has room for so many bytes, and others stay free; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)  # which may be a link to another disk
+    return size + spare <= shutil.disk_usage(folder).free
+
+
+def decide(store: pathlib.Path, what: str, missing: int, spare: int) -> None:
+    """Decides, and says, whether there is room for a store; makes its folder if so.
+
+    Args:
+        store: its folder; may be there in part.
+        what: human-readable.
+        missing: bytes that are not there yet.
+        spare: `spare_bytes`.
+    """
+    folder = store.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if not missing:
+        print(f"{what}: there already")
+        return
+    for leftover in folder.rglob(".tmp-*"):  # of a killed run; it would count as used
+        leftover.unlink()
+    free = shutil.disk_usage(folder).free
+    # A resumed run decides as it did, whatever is free now: the same bits.
+    computed_anew = store.with_suffix(".off")
+    if computed_anew.exists() or not has_room(folder, missing, spare):
+        computed_anew.touch()
+        shutil.rmtree(store, ignore_errors=True)  # what a killed run had of it
+        half = " (--cache float16 takes half)" if what.endswith("float32") else ""
+        print(
+            f"{what}: {gigabytes(missing)} needed and {gigabytes(spare)} for all else, "
+            f"{gigabytes(free)} free: not stored but computed in every epoch{half}"
+        )
+        return
+    print(f"{what}: {gigabytes(missing)} of {gigabytes(free)} free: computed once and stored")
+    store.mkdir(exist_ok=True)
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes, human-readable."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
