@@ -24,7 +24,7 @@ from pairs.command_line import run
 from pairs.devices import inventory
 from pairs.errors import UserError
 from pairs.evaluation.answers import answer_pairs, print_same, write_features
-from pairs.evaluation.calibration import Calibration, read_calibration
+from pairs.evaluation.calibration import Calibration, model_files
 from pairs.evaluation.evaluate import printed_name
 from pairs.evaluation.export import export
 from pairs.evaluation.flags import parse_args
@@ -158,7 +158,7 @@ def check_models(predictors, args):
                 f"{len(first.typeids)} and {len(other.typeids)}, only one of them {odd!r}"
             )
     for predictor in predictors:
-        if (predictor.weights / CHECKPOINT).is_file():
+        if any(path.with_name(CHECKPOINT).is_file() for path in model_files(predictor.weights)):
             print(
                 f"note: {predictor.weights}: the training has not ended; the model is that of its "
                 f"last finished stage"
@@ -179,11 +179,10 @@ def calibration_of(predictors):
                 "--evaluate"
             )
         return first.calibration
-    if any(read_calibration(predictor.weights).photos for predictor in predictors):
-        print(
-            "note: probabilities are as the model gives them: they were calibrated for a single "
-            "--weights, without --tta and --head"
-        )
+    print(
+        "note: probabilities are as the model gives them: only those of a single --weights, "
+        "without --tta and --head, can be calibrated"
+    )
     return Calibration()
 
 

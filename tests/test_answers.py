@@ -362,6 +362,15 @@ def test_a_querys_own_file_is_left_out_under_any_name(predictor, gallery, tmp_pa
         assert not any(os.path.samefile(path, row["match"]) for row in found)
 
 
+def test_a_hard_link_is_the_same_file(predictor, gallery, tmp_path):
+    """`img2keras.py --link` makes them."""
+    (tmp_path / "asked").mkdir()
+    os.link(gallery / "2" / "1.jpg", tmp_path / "asked" / "linked.jpg")
+    (found,) = find(predictor, tmp_path / "asked", gallery, tmp_path).values()
+    assert len(found) == 10
+    assert str(gallery / "2" / "1.jpg") not in [row["match"] for row in found]
+
+
 def test_a_copy_is_another_file_and_is_found_first(predictor, gallery, tmp_path):
     folder = tmp_path / "query"
     folder.mkdir()
@@ -401,6 +410,13 @@ def test_how_good_a_search_is_is_said_where_folders_tell_who_is_who(
         precisions.append(np.mean([np.mean(right[: i + 1]) for i in np.flatnonzero(right)]))
     assert f"mean average precision {np.mean(precisions):.4f}" in printed
     assert "(11 queries)" in printed
+    # Names of a camera name nobody.
+    flat = tmp_path / "camera"
+    flat.mkdir()
+    for number, path in enumerate(sorted(gallery.glob("*/*.jpg"))):
+        shutil.copy(path, flat / f"IMG_{number:04}.jpg")
+    find(predictor, flat, flat, tmp_path)
+    assert "recall" not in capsys.readouterr().out
     # Names that tell nothing.
     flat = tmp_path / "flat"
     flat.mkdir()

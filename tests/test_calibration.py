@@ -108,6 +108,9 @@ def test_photos_of_one_class_alone_have_no_pairs_to_fit():
     assert (fitted.same_known, fitted.same_new) == (Calibration.same_known, Calibration.same_new)
     assert fitted.same_threshold == 0.5
     assert fitted.none_below > 0
+    assert not fitted.remark()
+    assert fitted.remark(of_pairs=True) == Calibration().remark() != ""
+    assert not FITTED.remark(of_pairs=True)
 
 
 def test_what_is_written_is_read_back(weights):

@@ -39,3 +39,9 @@ def test_a_typeid_is_drawn_as_it_is_and_not_as_a_formula(evaluation, tmp_path):
 def test_names_in_the_table_of_classes_are_no_formulas(evaluation, tmp_path):
     evaluate.write_per_class(evaluation, {"$5$": "=1+1"}, tmp_path / "per_class.csv")
     assert "\n$5$,'=1+1,2," in (tmp_path / "per_class.csv").read_text()
+
+
+def test_a_typeid_that_the_font_cannot_draw_is_its_label():
+    assert figures.in_its_font(["pug", "\u85cf\u7352", "\u043f\u0451\u0441", "$5$"]) == [
+        *("pug", "class 1", "\u043f\u0451\u0441", "$5$")
+    ]

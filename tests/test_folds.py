@@ -235,7 +235,8 @@ def test_the_table_says_what_each_folds_model_says_of_the_photos_themselves(trai
 
 
 @pytest.mark.slow
-def test_where_class_centres_vote_the_table_holds_what_they_say(sorted_photos, tmp_path):
+def test_where_class_centres_vote_the_table_holds_what_they_say(sorted_photos, tmp_path, capsys):
+    from pairs.evaluation import unseen
     from pairs.evaluation.predictor import Predictor
 
     flags = f"--recipe tuned --folds 2 --image-size {SIZE} --batch-size 6 --epochs 1 1"
@@ -251,6 +252,22 @@ def test_where_class_centres_vote_the_table_holds_what_they_say(sorted_photos, t
             row = rows[pathlib.Path(path).name]
             found = [float(row[f"p_{typeid}"]) for typeid in judge.typeids]
             np.testing.assert_allclose(found, probabilities, atol=2e-3)
+    # Without a fold's centres no fold's have a say, nor in what was kept of a photo.
+    (tmp_path / "fold-1" / "similarity.npz").unlink()
+    paths = [str(path) for path in sorted_photos.glob("*/*/*")]
+    digests = unseen.find_digests(paths, 1)
+    capsys.readouterr()
+    together = Predictor(tmp_path)
+    assert "the class centres have no say" in capsys.readouterr().err
+    folds = unseen.find_folds(together, digests)
+    kept = together.predict_held_out(paths, digests, folds)
+    (tmp_path / "fold-1" / "held_out.npz").unlink()
+    anew = Predictor(tmp_path).predict_held_out(paths, digests, folds)
+    np.testing.assert_allclose(kept.probabilities, anew.probabilities, atol=2e-3)
+    # A model of folds that still train is called so.
+    (tmp_path / "fold-2" / "checkpoint.npz").touch()
+    words = (*paths[:1], "--weights", tmp_path)
+    assert "the training has not ended" in run_script("predict.py", *words).stdout
 
 
 @pytest.mark.slow
@@ -312,16 +329,15 @@ def test_a_folder_of_folds_is_the_mean_of_its_models(trained, sorted_photos):
     each = [predictor.predict(paths) for predictor in alone]
     mean = np.mean([one.probabilities for one in each], axis=0)
     np.testing.assert_allclose(found.probabilities, mean, atol=1e-6)
+    pairs = np.array([[0, 3], [1, 4], [2, 5]])
     same = np.mean(
         [
-            predictor.same_probabilities(one.features[:3], one.features[3:6])
+            predictor.same_probabilities(one.features, pairs)
             for predictor, one in zip(alone, each, strict=True)
         ],
         axis=0,
     )
-    np.testing.assert_allclose(
-        together.same_probabilities(found.features[:3], found.features[3:6]), same, atol=1e-5
-    )
+    np.testing.assert_allclose(together.same_probabilities(found.features, pairs), same, atol=1e-5)
     # The trunk's frozen part, most of its weights, is there once.
     trunk = together.models[0].get_layer("trunk").count_params()
     assert together.photo_model.count_params() < 2.3 * trunk

@@ -278,6 +278,9 @@ def test_the_calibration_of_more_photos_is_kept_and_its_lack_is_said(trained, da
     assert note not in run_script("predict.py", "--weights", weights, *words).stdout
     done = run_script("predict.py", "--weights", weights, *words, "--tta", "2")
     assert "note: probabilities are as the model gives them" in done.stdout
+    (weights / "calibration.json").unlink()  # nor is there one to be misled by
+    done = run_script("predict.py", "--weights", weights, *words, "--tta", "2")
+    assert "note: probabilities are as the model gives them" in done.stdout
 
 
 def test_a_model_of_a_training_that_has_not_ended_is_called_so(trained, data, tmp_path):
@@ -311,8 +314,29 @@ def test_class_centres_speak_where_the_training_or_somebody_asks_them(trained, d
     assert not Predictor(copied, head="mean").is_plain
     (copied / "similarity.npz").unlink()
     assert Predictor(copied).head == "mean"
+    # It is missed only where it has had a say.
+    assert not Predictor(copied).lacks_centres
     done = run_script("predict.py", *paths[:1], "--weights", copied, "--head", "all")
     assert_one_line_error(done, "--head all", "has no similarity.npz of its model")
+
+
+def test_running_out_of_memory_names_the_batch_size(predictor, test_folder, monkeypatch):
+    def full(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 GiB")
+
+    monkeypatch.setattr(predictor.photo_model, "predict_on_batch", full)
+    with pytest.raises(UserError, match="out of memory with 3 photos at once: use a smaller"):
+        predictor.predict(find_photos(test_folder))
+
+
+def test_what_lies_beside_the_photos_to_judge_is_said(trained, data, tmp_path):
+    folder = shutil.copytree(data / "valid", tmp_path / "valid")
+    (folder / "2" / "a.heic").write_bytes(b"")
+    shutil.copy(next((folder / "2").glob("*.jpg")), folder / "loose.jpg")
+    weights = shutil.copytree(trained, tmp_path / "w")
+    done = run_script("predict.py", "--weights", weights, "--evaluate", folder)
+    assert f"1 .heic; e.g. {folder}/2/a.heic" in done.stdout
+    assert f"not in a class folder; e.g. {folder}/loose.jpg" in done.stdout
 
 
 def test_a_calibration_is_not_stored_where_it_would_mislead(trained, data, tmp_path):
@@ -485,6 +509,7 @@ def test_no_file_that_a_training_keeps_may_be_written_over():
     assert all(flags.is_of_training(f"w/{name}", ["w"]) for name in kept)
     assert not any(flags.is_of_training(f"other/{name}", ["w"]) for name in kept)
     assert not flags.is_of_training("w/predict.txt", ["w"])
+    assert flags.is_of_training("w/folds.json", ["w/fold-1"])
 
 
 def test_a_refusal_is_one_line_of_the_command(trained, test_folder):

@@ -12,7 +12,7 @@ import pytest
 from conftest import COLOURS, add_script, make_photo, make_raw, run_script
 
 from pairs.evaluation.suspects import find_suspects, write_suspects
-from pairs.evaluation.suspects_page import sorting_command, write_suspects_page
+from pairs.evaluation.suspects_page import describe_group, sorting_command, write_suspects_page
 from pairs.photos.read import Photos
 
 HOSTILE = "<script>document.title='run'</script>"
@@ -428,3 +428,10 @@ def test_from_click_and_key_to_the_sorted_folder_and_back(asked, download, tmp_p
     assert before.keys() - after.keys() == {left_out}
     assert all(after[name] == before[name] for name in after if name != moved)
     assert sort() == before
+
+
+def test_of_a_large_group_a_few_of_each_class_are_shown(tmp_path):
+    """As of a site whose missing pictures all are one picture."""
+    labels = np.array([0] * 5000 + [1, 2, 1])
+    shown = describe_group(range(len(labels)), labels)
+    assert shown == {"size": 5003, "classes": 3, "members": [0, 5000, 5001, 1, 5002, 2]}

@@ -11,7 +11,7 @@ from pairs.evaluation import same
 from pairs.evaluation.calibration import NOT_FITTED
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
-from pairs.files import replacing, write_csv
+from pairs.files import replacing, unguard_cell, write_csv
 from pairs.photos.read import printable
 from pairs.tables import DELIMITERS, read_text, split_rows
 
@@ -19,11 +19,7 @@ HEADER = ["first", "second"]
 
 
 def answer(
-    predictor: Predictor,
-    new_classes: bool,
-    cosine: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
+    predictor: Predictor, new_classes: bool, cosine: np.ndarray, agreement: np.ndarray
 ) -> np.ndarray:
     """How probably pairs of photos are of one class.
 
@@ -31,7 +27,8 @@ def answer(
         predictor: whose calibration answers.
         new_classes: the photos show classes that the model was not trained on.
         cosine: float array, shape `(pairs,)`, of what `Predictor.unit` returns.
-        first, second: float arrays, shape `(pairs, classes)`: class probabilities.
+        agreement: float array, shape `(pairs,)`, of their class probabilities
+            (`same.dot_products`).
 
     Returns:
         float array, shape `(pairs,)`; NaN where a photo could not be read.
@@ -39,7 +36,7 @@ def answer(
     calibration = predictor.calibration
     if new_classes:
         return same.probability(calibration.same_new, cosine)
-    return same.probability(calibration.same_known, cosine, same.agreements(first, second))
+    return same.probability(calibration.same_known, cosine, agreement)
 
 
 def compare(
@@ -57,12 +54,9 @@ def compare(
         could not be read.
     """
     predictions = predictor.predict(paths)
-    first, second = pairs.T
-    unit, probabilities = predictor.unit(predictions.features), predictions.probabilities
-    cosine = np.einsum("ij,ij->i", unit[first], unit[second])
-    return cosine, answer(
-        predictor, new_classes, cosine, probabilities[first], probabilities[second]
-    )
+    cosine = same.dot_products(predictor.unit(predictions.features), pairs)
+    agreement = same.dot_products(predictions.probabilities, pairs)
+    return cosine, answer(predictor, new_classes, cosine, agreement)
 
 
 def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> None:
@@ -70,7 +64,7 @@ def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> Non
     (cosine,), (probability,) = compare(predictor, paths, np.array([[0, 1]]), new_classes)
     if np.isnan(probability):
         raise UserError("--same: both photos must be readable")
-    if not predictor.calibration.photos:
+    if not predictor.calibration.answers_pairs():
         print(f"same {probability:.4f}, cosine {cosine:.4f} ({NOT_FITTED})")
         return
     threshold = 0.5 if new_classes else predictor.calibration.same_threshold
@@ -103,7 +97,7 @@ def answer_pairs(predictor: Predictor, table: str, out: str, new_classes: bool) 
     write_csv(out, [*HEADER, "probability"], rows)
     num_open = int(np.isnan(probabilities).sum())
     unanswered = f", {num_open} of them without an answer: not readable" if num_open else ""
-    remark = predictor.calibration.remark()
+    remark = predictor.calibration.remark(of_pairs=True)
     print(f"{out}: {len(pairs)} pairs of {len(paths)} photos{unanswered}{remark}")
 
 
@@ -175,7 +169,7 @@ def is_header(cells: list[str]) -> bool:
 
 def find_photo(cell: str, table: str) -> str | None:
     """The file that a cell names, as seen from here or from the table's folder, if there is one."""
-    for name in (cell, cell.strip()):
+    for name in (cell, cell.strip(), unguard_cell(cell.strip())):
         for path in (name, os.path.join(os.path.dirname(table), name)):
             if os.path.isfile(path):
                 return path

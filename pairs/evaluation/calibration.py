@@ -42,7 +42,8 @@ class Calibration:
         same_threshold: probability of "same" from which both kinds of pairs of
             trained classes are wrong equally often.
         none_below: a photo with a lower score (`class_scores`) shows none of the
-            classes. 5 % of those that do have one; 0 where it is not fitted.
+            classes. 5 % of those that do have one; 0 where it is not fitted. Of folds
+            it is fitted on single models, and their mean refuses more.
         photos: how many photos it was fitted on; 0: not fitted.
     """
 
@@ -59,9 +60,14 @@ class Calibration:
         # Not fitted, it refuses nothing: scores of photos that are unlike all are below 0.
         return (scores < self.none_below) & (self.none_below != 0)
 
-    def remark(self) -> str:
+    def answers_pairs(self) -> bool:
+        """Whether "same" was fitted; it is not where no two photos were of one class."""
+        return self.photos > 0 and self.same_known != Calibration.same_known
+
+    def remark(self, of_pairs: bool = False) -> str:
         """What to print behind a line about probabilities; empty where they were fitted."""
-        return "" if self.photos else f"; {NOT_FITTED}"
+        is_fitted = self.answers_pairs() if of_pairs else self.photos
+        return "" if is_fitted else f"; {NOT_FITTED}"
 
     def checked(self) -> "Calibration":
         """Itself; raises a ValueError or TypeError if a file held something else."""

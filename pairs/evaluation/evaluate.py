@@ -1,6 +1,6 @@
 """Judges a model on photos whose class is known: numbers, tables, pictures.
 
-metrics.json     everything that is printed
+metrics.json     the numbers that are printed
 per_class.csv    precision, recall and F1 of every class
 confusion.png    which classes are taken for which
 reliability.png  how often a probability of 0.7 is right
@@ -108,16 +108,16 @@ def ask_pair_head(predictor: Predictor, predictions: Predictions, pairs: np.ndar
     Args:
         pairs: int array, shape `(pairs, 2)`: photos judged by the same model.
     """
-    first, second = predictions.features[pairs[:, 0]], predictions.features[pairs[:, 1]]
+    features = predictions.features
     if predictions.folds is None:
-        return predictor.same_probabilities(first, second)
+        return predictor.same_probabilities(features, pairs)
     scores = np.zeros(len(pairs), np.float32)
     folds = predictions.folds[pairs[:, 0]]
     for fold in np.unique(folds):
         own = folds == fold
         # Features of photos that no fold has seen are those of the first one's model.
         judge = predictor.folds[max(fold - 1, 0)]
-        scores[own] = judge.same_probabilities(first[own], second[own])
+        scores[own] = judge.same_probabilities(features, pairs[own])
     return scores
 
 

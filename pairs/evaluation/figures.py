@@ -33,10 +33,9 @@ def draw_confusions(confusions: np.ndarray, typeids: list[str], path: pathlib.Pa
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = str(confusions[row, column])
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    # Typeids only: names in any script would need their fonts.
     size = 8 if num_classes <= 60 else 4
     # parse_math: a typeid may be `$5$`, which is no formula.
-    names = {"labels": typeids, "fontsize": size, "parse_math": False}
+    names = {"labels": in_its_font(typeids), "fontsize": size, "parse_math": False}
     axes.set_xticks(range(num_classes), rotation=90, **names)
     axes.set_yticks(range(num_classes), **names)
     axes.set_xlabel("guessed typeid")
@@ -44,6 +43,17 @@ def draw_confusions(confusions: np.ndarray, typeids: list[str], path: pathlib.Pa
     axes.set_title("photos, coloured by share of the true class")
     figure.colorbar(image, ax=axes, shrink=0.8)
     figure.savefig(path, dpi=110, format="png")
+
+
+def in_its_font(typeids: list[str]) -> list[str]:
+    """Typeids, or, where Matplotlib's own font lacks their script, what stands for them."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return [
+        typeid if all(font.get_char_index(ord(sign)) for sign in typeid) else f"class {label}"
+        for label, typeid in enumerate(typeids)
+    ]
 
 
 def draw_reliability(curves: dict[str, np.ndarray], labels: np.ndarray, path: pathlib.Path) -> None:

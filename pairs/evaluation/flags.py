@@ -9,6 +9,7 @@ from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
 from pairs.evaluation.calibration import model_files
+from pairs.photos.folds import fold_of_folder
 from pairs.photos.read import PHOTO_SUFFIXES
 from pairs.photos.views import MAX_VIEWS
 
@@ -166,6 +167,7 @@ def is_of_training(file: str, weights: list[str]) -> bool:
     """Whether a file is, by its place and name, one that a training keeps."""
     path = pathlib.Path(os.path.realpath(file))
     homes = {pathlib.Path(os.path.realpath(folder)) for folder in weights}
+    homes |= {home.parent for home in homes if fold_of_folder(home)}
     return not homes.isdisjoint(path.parents) and bool(OF_TRAINING.fullmatch(path.name))
 
 

@@ -4,16 +4,17 @@ Where folders or names tell who is who, it also says how good the search is, as
 Market-1501 counts it (`search.judge_ranking`).
 """
 
-import os
+from collections.abc import Hashable
 
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.evaluation import search
+from pairs.evaluation import same, search
 from pairs.evaluation.answers import answer
 from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv
-from pairs.photos.read import find_photos, printable
+from pairs.photos.read import find_photos, printable, which_file
+from pairs.photos.skipped import print_skipped
 
 # Matches of each query.
 COUNT = 10
@@ -38,15 +39,17 @@ def write_matches(
     Raises:
         UserError: a folder holds no photo that can be read.
     """
+    for folder in dict.fromkeys((query, gallery)):
+        print_skipped(folder)
     queries = find_photos(query)
-    files: dict[str, str] = {}  # a file of several names is one photo
+    files: dict[Hashable, str] = {}  # a file of several names is one photo
     for path in find_photos(gallery):
-        files.setdefault(os.path.realpath(path), path)
+        files.setdefault(which_file(path), path)
     photos = list(files.values())
     place = {file: row for row, file in enumerate(files)}
-    others = [path for path in queries if os.path.realpath(path) not in place]
-    place |= {os.path.realpath(path): len(photos) + row for row, path in enumerate(others)}
-    rows = np.array([place[os.path.realpath(path)] for path in queries])
+    others = [path for path in queries if which_file(path) not in place]
+    place |= {which_file(path): len(photos) + row for row, path in enumerate(others)}
+    rows = np.array([place[which_file(path)] for path in queries])
 
     predictions = predictor.predict([*photos, *others])
     readable = predictions.readable()
@@ -54,13 +57,18 @@ def write_matches(
         if not own.any():
             raise UserError(f"{printable(folder)}: no photo there can be read")
     unit = predictions.features
-    for start in range(0, len(unit), ROWS):  # in place: they are all that needs much memory
+    for start in range(0, len(unit), ROWS):  # in place: they are what needs memory
         unit[start : start + ROWS] = predictor.unit(unit[start : start + ROWS])
 
     found, similarities = search.find_nearest(unit[: len(photos)], unit[rows], COUNT + 1)
     found[found == rows[:, None]] = -1  # the query itself
     probabilities = [
-        answer(predictor, new_classes, cosine, *predictions.probabilities[np.array([rows, match])])
+        answer(
+            predictor,
+            new_classes,
+            cosine,
+            same.dot_products(predictions.probabilities, np.column_stack([rows, match])),
+        )
         for cosine, match in zip(similarities.T, found.T, strict=True)
     ]
     lines = []
@@ -81,12 +89,12 @@ def write_matches(
     unreadable = f"; {num_unreadable} cannot be read" if num_unreadable else ""
     print(
         f"{out}: the most similar of {len(photos)} photos, for each of {len(queries)}"
-        f"{unreadable}{predictor.calibration.remark()}"
+        f"{unreadable}{predictor.calibration.remark(of_pairs=True)}"
     )
-    ranking = search.judge_ranking(
-        search.read_side(unit[: len(photos)], photos, gallery),
-        search.read_side(unit[rows], queries, query),
-    )
+    searched = search.read_side(unit[: len(photos)], photos, gallery)
+    if len(set(searched.identities) - {None}) < 2:  # IMG_0001.jpg, IMG_0002.jpg: nobody's names
+        return
+    ranking = search.judge_ranking(searched, search.read_side(unit[rows], queries, query))
     if ranking:
         recalls = ", ".join(f"recall@{count} {value}" for count, value in ranking.recalls.items())
         print(

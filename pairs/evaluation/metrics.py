@@ -198,7 +198,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def sample_pairs(
     labels: np.ndarray, most: int = 10_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of photos to judge the pair head on: as many of one class as of two.
+    """Pairs of photos to compare: as many of one class as of two, if there are.
 
     Args:
         labels: int array, shape `(photos,)`.

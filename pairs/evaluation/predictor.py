@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
 from pairs.evaluation.calibration import Calibration, model_files, read_calibration
 from pairs.evaluation.predictions import Predictions
+from pairs.evaluation.same import PAIRS_AT_ONCE
 from pairs.files import read_json
 from pairs.network.similarity import (
     SIMILARITY,
@@ -28,9 +30,6 @@ from pairs.network.trunks import TRUNKS
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import read_ahead
 from pairs.photos.views import read_views
-
-# Pairs a pass of the pair head: 64 MB of float32 features each side.
-PAIRS_AT_ONCE = 8192
 
 
 class Predictor:
@@ -55,6 +54,7 @@ class Predictor:
         fold: the fold whose model this is, if it is one's alone.
         home: folder of the whole training.
         is_paired: whether the models can say "same" or "different".
+        lacks_centres: whether class centres had a say in its training, and are gone.
         is_plain: whether photos are seen as they are, by the heads of `head=None`.
         calibration: of these very model files, if there is one and `is_plain`.
 
@@ -90,6 +90,14 @@ class Predictor:
         self.num_views = num_views
         votes = all(each is not None and each.votes for each in self.similarities)
         usual_head = "all" if votes else "mean"
+        compares = parts.compares_all_pairs(self.models[0])
+        self.lacks_centres = compares and not all(self.similarities)
+        if self.lacks_centres and head is None:
+            print(
+                f"note: {weights}: without the {SIMILARITY} of its training the class centres have "
+                f"no say: other probabilities, and more errors",
+                file=sys.stderr,
+            )
         self.head = head or usual_head
         self.is_plain = num_views == 1 and self.head == usual_head
         self.check_models()
@@ -174,7 +182,7 @@ class Predictor:
             batch.append(photo)
             if len(batch) == self.batch_size or number == len(paths):
                 views = np.stack([blank if photo is None else photo for photo in batch], axis=1)
-                found = [self.photo_model.predict_on_batch(images) for images in views]
+                found = [self.ask(images) for images in views]
                 readable = [row for row, photo in enumerate(batch) if photo is not None]
                 rows = np.array(readable, int) + number - len(batch)
                 seen, guessed = (
@@ -190,6 +198,18 @@ class Predictor:
                 probabilities[rows] = guessed
                 batch = []
         return Predictions(list(paths), probabilities, features, likeness=likeness)
+
+    def ask(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What `photo_model` says of some images; a line if memory runs out."""
+        try:
+            return self.photo_model.predict_on_batch(images)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory with {len(images)} photos at once: use a smaller --batch-size, or, "
+                f"if nvidia-smi lists other programs on the card, end them"
+            ) from error
 
     def predict_held_out(
         self, paths: Sequence[str], digests: Sequence[str | None], folds: np.ndarray
@@ -273,7 +293,7 @@ class Predictor:
         """Probabilities and features that a fold's training has kept, by the photo's digest."""
         from pairs.network import held_out, parts
 
-        if not self.is_plain:
+        if not self.is_plain or self.lacks_centres:  # which had a say in what was kept
             return {}
         try:
             kept = held_out.read_held_out(self.weights)
@@ -294,19 +314,21 @@ class Predictor:
             print(error, file=sys.stderr)
             return None
 
-    def same_probabilities(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Probability that two photos show one class, by the mean of all models.
+    def same_probabilities(self, features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """Probability that two photos show one class, by the mean of all models' pair heads.
 
         Args:
-            first, second: float arrays, shape `(pairs, features * len(models))`: features.
+            features: float array, shape `(photos, features * len(models))`.
+            pairs: int array, shape `(pairs, 2)`: which photos.
 
         Returns:
             float32 array, shape `(pairs,)`.
         """
-        same = np.zeros((len(self.models), len(first)), np.float32)
-        for start in range(0, len(first), PAIRS_AT_ONCE):
+        same = np.zeros((len(self.models), len(pairs)), np.float32)
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
             rows = slice(start, start + PAIRS_AT_ONCE)
-            features = [np.split(side[rows], len(self.models), axis=1) for side in (first, second)]
-            for number, (head, *pair) in enumerate(zip(self.pair_heads, *features, strict=True)):
+            sides = [features[side] for side in pairs[rows].T]
+            sides = [np.split(side, len(self.models), axis=1) for side in sides]
+            for number, (head, *pair) in enumerate(zip(self.pair_heads, *sides, strict=True)):
                 same[number, rows] = np.asarray(head.predict_on_batch(pair))[:, 1]
         return same.mean(axis=0)

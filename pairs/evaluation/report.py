@@ -296,7 +296,8 @@ def settings_table(settings: dict[str, Any]) -> str:
     rows = [
         [name.replace("_", " "), value]
         for part in ("flags", "versions", "photos")
-        for name, value in settings.get(part, {}).items()
+        if isinstance(settings.get(part), dict)
+        for name, value in settings[part].items()
     ]
     return (
         table(["setting", "value"], rows) if rows else "<p>No settings.json beside the model.</p>"

@@ -15,6 +15,8 @@ from pairs.evaluation import metrics
 
 # Agreements closer to 0 or 1 than this are no different from it.
 TINY = 1e-6
+# Pairs whose features are gathered at once: 64 MB each side, of 2,048 numbers.
+PAIRS_AT_ONCE = 8192
 # Newton steps; a handful suffices for three numbers.
 STEPS = 50
 # Added to the loss: RIDGE * |weights|**2. Where pairs can be told apart without an
@@ -44,15 +46,28 @@ class Pairs:
         return Pairs(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
 
-def agreements(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`sum(p(a) * p(b))` of class probabilities, shape `(pairs, classes)`, in [0, 1]."""
-    return np.einsum("ij,ij->i", first, second)
+def dot_products(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Of unit features their cosines; of class probabilities their agreement, in [0, 1].
+
+    Args:
+        rows: float array, shape `(photos, numbers)`.
+        pairs: int array, shape `(pairs, 2)`: which rows.
+
+    Returns:
+        shape `(pairs,)`, of the dtype of `rows`.
+    """
+    products = np.empty(len(pairs), rows.dtype)
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        block = slice(start, start + PAIRS_AT_ONCE)
+        first, second = pairs[block].T
+        products[block] = np.einsum("ij,ij->i", rows[first], rows[second])
+    return products
 
 
 def compare(
     unit: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, folds: np.ndarray | None
 ) -> Pairs:
-    """Draws pairs of photos, as many of one class as of two, and compares them.
+    """Draws pairs of photos, as many of one class as of two if there are, and compares them.
 
     Args:
         unit: float32 array, shape `(photos, numbers)`, of `Predictor.unit`.
@@ -65,16 +80,16 @@ def compare(
     if folds is not None:
         groups = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
     drawn = [metrics.sample_pairs(labels[own])[:2] for own in groups]
-    first, second = (
-        np.concatenate([own[pair[side]] for own, pair in zip(groups, drawn, strict=True)])
-        for side in (0, 1)
+    pairs = np.concatenate(
+        [own[np.column_stack(pair)] for own, pair in zip(groups, drawn, strict=True)]
     )
+    first, second = labels[pairs].T
     return Pairs(
-        np.einsum("ij,ij->i", unit[first], unit[second]),
-        agreements(probabilities[first], probabilities[second]),
-        labels[first] == labels[second],
-        np.column_stack([labels[first], labels[second]]),
-        np.column_stack([first, second]),
+        dot_products(unit, pairs),
+        dot_products(probabilities, pairs),
+        first == second,
+        labels[pairs],
+        pairs,
     )
 
 
@@ -99,10 +114,10 @@ def probability(
 
 
 def fit(pairs: Pairs, with_agreement: bool) -> tuple[float, ...]:
-    """Fits the logistic model of known pairs.
+    """Fits the logistic model of known pairs; both kinds count the same, however many there are.
 
     Args:
-        pairs: of photos that the model has not seen.
+        pairs: of photos that the model has not seen, of both kinds.
         with_agreement: also of class probabilities, not of the cosine alone.
 
     Returns:
@@ -113,15 +128,17 @@ def fit(pairs: Pairs, with_agreement: bool) -> tuple[float, ...]:
     scales = np.maximum(inputs.std(axis=0), TINY)
     scales[-1] = 1
     inputs = inputs / scales
+    share = pairs.same.mean()
+    counts = np.where(pairs.same, 0.5 / share, 0.5 / (1 - share))  # their mean is 1
     weights = np.zeros(inputs.shape[1])
     for _ in range(STEPS):
         p = 1 / (1 + np.exp(-np.clip(inputs @ weights, -50, 50)))
-        gradient = inputs.T @ (p - pairs.same) / len(p) + 2 * RIDGE * weights
-        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs / len(p)
+        gradient = inputs.T @ (counts * (p - pairs.same)) / len(p) + 2 * RIDGE * weights
+        curvature = (inputs * (counts * p * (1 - p))[:, None]).T @ inputs / len(p)
         step = np.linalg.solve(curvature + 2 * RIDGE * np.eye(len(weights)), gradient)
         # Far from the minimum a whole step may lead past it, and on to nowhere.
-        before = loss(weights, inputs, pairs.same)
-        while moves(step, inputs) and loss(weights - step, inputs, pairs.same) > before:
+        before = loss(weights, inputs, pairs.same, counts)
+        while moves(step, inputs) and loss(weights - step, inputs, pairs.same, counts) > before:
             step = step / 2
         if not moves(step, inputs):
             break
@@ -129,10 +146,10 @@ def fit(pairs: Pairs, with_agreement: bool) -> tuple[float, ...]:
     return tuple(float(value) for value in weights / scales)
 
 
-def loss(weights: np.ndarray, inputs: np.ndarray, same: np.ndarray) -> float:
-    """What `fit` makes as small as can be: the mean cross-entropy, and the ridge."""
+def loss(weights: np.ndarray, inputs: np.ndarray, same: np.ndarray, counts: np.ndarray) -> float:
+    """What `fit` makes as small as can be: the cross-entropy, weighted, and the ridge."""
     z = inputs @ weights
-    return float(np.mean(np.logaddexp(0, z) - z * same) + RIDGE * weights @ weights)
+    return float(np.mean(counts * (np.logaddexp(0, z) - z * same)) + RIDGE * weights @ weights)
 
 
 def moves(step: np.ndarray, inputs: np.ndarray) -> bool:

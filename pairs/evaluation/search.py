@@ -16,6 +16,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 
 from pairs.evaluation.metrics import Share
+from pairs.photos.read import which_file
 
 # Similarities at once: 32 MB of float32. Large enough that the product, not what
 # is done with it, takes the time.
@@ -181,7 +182,7 @@ def judge_ranking(gallery: Side, queries: Side) -> Ranking | None:
     """
     identities = number_names(gallery.identities, queries.identities)
     cameras = number_names(gallery.cameras, queries.cameras)
-    files = number_names(*(list(map(os.path.realpath, each.paths)) for each in (gallery, queries)))
+    files = number_names(*(list(map(which_file, each.paths)) for each in (gallery, queries)))
     junk = np.array([identity == JUNK for identity in gallery.identities], bool)
     askable = [identity not in (None, JUNK, DISTRACTOR) for identity in queries.identities]
     hits, precisions = [], []

@@ -16,6 +16,7 @@ from pairs.files import write_csv
 from pairs.photos.read import Photos
 
 NEIGHBOURS = 3
+PHOTOS_AT_ONCE = 4096
 HEADER = ["image", "typeid", "suggested", "score"]
 
 
@@ -146,7 +147,10 @@ def nearest(features: np.ndarray, feature: np.ndarray, candidates: np.ndarray) -
         candidates: bool array, shape `(photos,)`.
     """
     chosen = np.flatnonzero(candidates)
-    distances = ((features[chosen].astype(np.float64) - feature) ** 2).sum(axis=1)
+    distances = np.empty(len(chosen))
+    for start in range(0, len(chosen), PHOTOS_AT_ONCE):
+        block = slice(start, start + PHOTOS_AT_ONCE)
+        distances[block] = ((features[chosen[block]] - feature) ** 2).sum(axis=1)
     return tuple(chosen[np.argsort(distances, kind="stable")[:NEIGHBOURS]].tolist())
 
 

@@ -5,7 +5,9 @@ and downloads corrections.csv: image, decision (keep, relabel, remove), typeid.
 The page itself (layout, style, what a key does) is the template `suspects.html`.
 """
 
+import collections
 import hashlib
+import heapq
 import html
 import os
 import pathlib
@@ -54,7 +56,11 @@ def write_suspects_page(
     beside = [
         index
         for suspect in shown
-        for index in (*suspect.near_suggested, *suspect.near_own, *suspect.duplicates)
+        for index in (
+            *suspect.near_suggested,
+            *suspect.near_own,
+            *suspect.duplicates[:MOST_OF_GROUP],
+        )
     ]
     beside += [index for group in listed for index in group["members"]]
     data = {
@@ -117,14 +123,15 @@ def describe_photo(index: int, photos: Photos, side: int = SMALL) -> dict[str, A
 
 def describe_group(group: Sequence[int], labels: np.ndarray) -> dict[str, Any]:
     """Size, number of classes, and some photos of a group of near-duplicates."""
-    members: list[int] = []
-    left = [int(index) for index in group]
-    while left:  # one of each class, then another: the few that are shown show them all
-        seen = {int(labels[index]): index for index in reversed(left)}
-        members += sorted(seen.values(), key=left.index)
-        left = [index for index in left if index not in members]
-    classes = len({int(labels[index]) for index in members})
-    return {"size": len(members), "classes": classes, "members": members[:MOST_OF_GROUP]}
+    num_seen: collections.Counter[int] = collections.Counter()
+    ranked = []
+    for place, index in enumerate(group):
+        label = int(labels[index])
+        ranked.append((num_seen[label], place, int(index)))
+        num_seen[label] += 1
+    # One of each class, then another: the few that are shown show them all.
+    members = [index for *_, index in heapq.nsmallest(MOST_OF_GROUP, ranked)]
+    return {"size": len(ranked), "classes": len(num_seen), "members": members}
 
 
 def text_or_none(name: str) -> str | None:

@@ -17,6 +17,7 @@ from pairs.photos.check import perceptual_hashes, read_check, readable
 from pairs.photos.duplicates import find_groups
 from pairs.photos.folds import folds_of, pool_sides, read_folds
 from pairs.photos.read import SIDES, TRAIN, VALID, Photos, find_class_photos, read_ahead
+from pairs.photos.skipped import print_skipped
 
 
 def find_training_photos(predictor: Predictor) -> Photos | None:
@@ -39,7 +40,7 @@ def find_training_photos(predictor: Predictor) -> Photos | None:
 def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos:
     """The photos of class folders; where folds judge, also those of `train` and `valid` together.
 
-    No other model may judge photos of `train`: it has seen them.
+    Prints what else lies there. No other model may judge photos of `train`: it has seen them.
     """
     typeids = predictors[0].typeids
     sides = [pathlib.Path(folder, side) for side in SIDES]
@@ -50,8 +51,12 @@ def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos
                 f"{folder}: {TRAIN} and {VALID} together are judged by folds alone, and "
                 f"{single[0]} is one model; choose {sides[1]}"
             )
+        for side in sides:
+            print_skipped(side, in_classes=True)
         return pool_sides([find_class_photos(side, typeids) for side in sides])
-    return find_class_photos(folder, typeids)
+    photos = find_class_photos(folder, typeids)
+    print_skipped(folder, in_classes=True)
+    return photos
 
 
 def find_digests(paths: Sequence[str], workers: int) -> list[str | None]:

@@ -15,7 +15,7 @@ import stat
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -165,6 +165,15 @@ def walk(folder: str | pathlib.Path) -> Iterator[tuple[str, list[str]]]:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is none that people put there."""
     return name.startswith(".") or name in NOT_OF_PEOPLE
+
+
+def which_file(path: str | pathlib.Path) -> Hashable:
+    """What is equal for two paths that lead to one file, by links of either kind."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
 
 
 def is_empty(folder: pathlib.Path) -> bool:

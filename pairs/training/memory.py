@@ -3,12 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
+from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
 from pairs.training.recipe import Stage
-
-# How the backends name it, and what stands in XLA's messages: seen on a full H200.
-OUT_OF_MEMORY = {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"}
-IN_WORDS = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "LAUNCH_OUT_OF_RESOURCES")
 
 
 @contextlib.contextmanager
@@ -34,12 +31,6 @@ def memory_errors(stage: Stage, batch_size: int | None) -> Iterator[None]:
             f"out of memory in stage {stage.name}{of_size}: {smaller}; or, if nvidia-smi "
             f"lists other programs on the card, end them and resume (without --restart)"
         ) from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception of any backend says that memory ran out."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & OUT_OF_MEMORY) or any(words in str(error) for words in IN_WORDS)
 
 
 def next_batch_size(batch_size: int) -> int:

@@ -13,10 +13,11 @@ import keras
 import numpy as np
 
 from pairs.devices.cluster import MIN_IMAGES_A_REPLICA
+from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
 from pairs.network.parts import forget_models
 from pairs.training.activation_store import BATCH_SIZE
-from pairs.training.memory import is_out_of_memory, next_batch_size
+from pairs.training.memory import next_batch_size
 from pairs.training.optimizer import compile_model, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.room import has_room, spare_bytes
