@@ -5,7 +5,7 @@ import pytest
 from conftest import run_script
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFont
 
 from pair_generator import (
     PairBatches,
@@ -15,6 +15,7 @@ from pair_generator import (
     validation_partners,
 )
 from pairs.errors import UserError
+from pairs.photos.draw import shown
 from pairs.photos.read import Photos, find_class_photos, read_photo
 
 SIZE = 40
@@ -154,6 +155,17 @@ def test_the_command_draws_a_sheet_of_pairs(data, tmp_path):
         colours = {colour for _, colour in sheet.getcolors(sheet.width * sheet.height)}
     assert (40, 140, 60) in colours  # the frame of a pair of one class
     assert (127, 127, 127) in colours  # around photos of 90 x 80
+
+
+def test_the_drawing_is_augmented_as_the_recipe_is(data, tmp_path):
+    photos = [read_photo(path, 160) for path in find_class_photos(data / "train").paths]
+    for recipe, as_they_are in (("seed", False), ("tuned", True)):
+        out = tmp_path / f"{recipe}.png"
+        flags = ("--data", data / "train", "--out", out, "--batch-size", 6, "--recipe", recipe)
+        assert run_script("pair_generator.py", *flags).returncode == 0
+        drawn = np.asarray(Image.open(out))[8:168, 8:168]
+        views = [view for photo in photos for view in (photo, photo[:, ::-1])]
+        assert any((view == drawn).all() for view in views) == as_they_are
 
 
 def test_training_pairs_every_class_that_is_there_twice():
@@ -334,3 +346,15 @@ def test_batches_that_hold_hardly_any_other_pair_are_noted(num_classes, noted):
         assert "% of the pairs show the same class" in note
         assert "--recipe tuned" in note
         assert not note_on_pairs(PairBatches(photos, SIZE, 2, seed=0))
+
+
+def test_a_typeid_is_drawn_as_wide_as_its_place():
+    """A letter that the font lacks would be an empty box."""
+    font = ImageFont.load_default(size=14)
+    typeids = ["pug", "\u85cf\u7352", "caf\xe9", "an_uncommonly_long_name_of_a_breed"]
+    assert [shown(label, typeids, font, 80) for label in range(3)] == ["pug", "class 1", "caf\xe9"]
+    short = shown(3, typeids, font, 80)
+    assert short.startswith("an_unc")
+    assert short.endswith("...")
+    assert 60 < font.getlength(short) <= 80
+    assert shown(3, typeids, font, 0) == ""

@@ -51,6 +51,8 @@ def shown(label: int, typeids: list[str], font: Any, width: int) -> str:
     typeid = typeids[label]
     if max(map(ord, typeid)) > ord("\xff"):
         typeid = f"class {label}"
-    while font.getlength(typeid) > width:
-        typeid = f"{typeid.removesuffix('...')[:-1]}..."
-    return typeid
+    for length in range(len(typeid), 0, -1):
+        text = typeid if length == len(typeid) else f"{typeid[:length]}..."
+        if font.getlength(text) <= width:
+            return text
+    return ""
