@@ -82,6 +82,14 @@ def test_no_cell_is_run_by_a_spreadsheet_and_numbers_stay_numbers(tmp_path):
         header, *read = csv.reader(file)
     assert header == ["name", "x", "y", "z"]
     assert [row[0] for row in read] == [*(f"'{cell}" for cell in formulas), "plain", "a=b"]
+    # Where people write decimal commas, a spreadsheet splits at semicolons.
+    split = ["a;=1+1", "a;b\t@SUM(A1)", "a;'=1"]
+    files.write_csv(tmp_path / "split.csv", ["cell"], [[cell] for cell in split])
+    text = (tmp_path / "split.csv").read_text()
+    for delimiter in ",;\t":
+        for row in csv.reader(text.splitlines(), delimiter=delimiter):
+            assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row)
+    assert [files.unguard_cell(row[0]) for row in csv.reader(text.splitlines())][1:] == split
     assert {tuple(row[1:]) for row in read} == {("-1.5", "2", "a,b")}
 
 

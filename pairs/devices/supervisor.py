@@ -30,11 +30,7 @@ LOST = (
 
 
 def supervise() -> None:
-    """Runs this very command as a child process, and ends as people expect.
-
-    Where another process of a cluster dies, the C++ below JAX aborts this one
-    with a page of text, or a collective operation fails; either becomes one line.
-    """
+    """Runs this very command as a child process; ends with its exit code, or one line for it."""
     child = subprocess.Popen(
         # Not sys.argv: another script (experiments/variants.py) may have called us.
         [sys.executable, *sys.orig_argv[1:]],
