@@ -23,6 +23,7 @@ from conftest import COLOURS, ROOT, SIZE, SMALL_TRUNK, assert_one_line_error, ma
 from PIL import Image, ImageOps
 
 from pairs.errors import UserError
+from pairs.evaluation.flags import is_of_training
 from pairs.photos import folds
 from pairs.photos.read import Photos, find_class_photos
 from pairs.training import run_folder
@@ -165,6 +166,9 @@ def test_a_folder_knows_whether_it_is_a_folds(tmp_path, monkeypatch):
     assert found == [1, 2, None, None]
     monkeypatch.chdir(tmp_path / "fold-2")
     assert folds.fold_of_folder(pathlib.Path()) == 2
+    # What belongs to all folds is not written over by what is asked of one.
+    assert is_of_training("../folds.json", ["."])
+    assert not is_of_training("../folds.json", ["../other"])
 
 
 @pytest.fixture(scope="module")

@@ -509,7 +509,6 @@ def test_no_file_that_a_training_keeps_may_be_written_over():
     assert all(flags.is_of_training(f"w/{name}", ["w"]) for name in kept)
     assert not any(flags.is_of_training(f"other/{name}", ["w"]) for name in kept)
     assert not flags.is_of_training("w/predict.txt", ["w"])
-    assert flags.is_of_training("w/folds.json", ["w/fold-1"])
 
 
 def test_a_refusal_is_one_line_of_the_command(trained, test_folder):
