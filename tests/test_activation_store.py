@@ -180,7 +180,7 @@ def test_stores_are_removed_but_for_those_in_use(tmp_path, below, photos):
 
 
 @pytest.mark.slow
-def test_stored_activations_change_no_loss_and_no_weight(data, tmp_path):
+def test_stored_activations_change_no_loss_and_no_weight(data, tmp_path, small_trunk):
     """The last stage, two epochs, read from the store and computed anew."""
 
     def last_stage(cache):
