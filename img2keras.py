@@ -21,6 +21,7 @@ from pairs.command_line import Parser, add_workers_flag, print_first, run
 from pairs.errors import UserError
 from pairs.photos.check import inspect_photo
 from pairs.photos.corrections import correct, read_corrections
+from pairs.photos.find import SIDES, TRAIN, VALID, typeid_order
 from pairs.photos.place import (
     check_case,
     find_stale,
@@ -28,7 +29,7 @@ from pairs.photos.place import (
     remove_places,
     why_not_a_name,
 )
-from pairs.photos.read import SIDES, TRAIN, VALID, read_ahead, typeid_order
+from pairs.photos.read import read_ahead
 from pairs.photos.split import find_copies, group_photos, plan_copies
 
 

@@ -26,6 +26,7 @@ from pairs.errors import UserError
 from pairs.files import replacing
 from pairs.photos.augment import augment
 from pairs.photos.draw import draw_pairs
+from pairs.photos.find import find_class_photos
 from pairs.photos.fit import FITS, SQUASH
 from pairs.photos.partners import (
     class_members,
@@ -34,7 +35,7 @@ from pairs.photos.partners import (
     validation_order,
     validation_partners,
 )
-from pairs.photos.read import Photos, find_class_photos
+from pairs.photos.read import Photos
 from pairs.training.recipe import AUGMENTATION, RECIPES
 
 # From this share of same-class pairs on, the pair head hardly sees another one.

@@ -34,7 +34,8 @@ from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv, write_text
-from pairs.photos.read import find_photos, printable
+from pairs.photos.find import find_photos
+from pairs.photos.read import printable
 from pairs.photos.skipped import print_skipped
 
 # There while a training has not ended: `pairs.training.checkpoint`, which loads Keras.

@@ -41,8 +41,8 @@ from pairs.photos.check import (
     write_check,
 )
 from pairs.photos.draw import draw_pairs
+from pairs.photos.find import SIDES, VALID
 from pairs.photos.folds import pool_sides, write_folds
-from pairs.photos.read import SIDES, VALID
 from pairs.training import recipe, run_folder, splits
 from pairs.training.flags import parse_args
 from pairs.training.settings import RESTART, make_settings

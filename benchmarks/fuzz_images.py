@@ -26,6 +26,7 @@ from pairs.command_line import positive_int, run
 from pairs.demo import breeds
 from pairs.errors import UserError
 from pairs.photos import read as photo
+from pairs.photos.find import find_photos
 
 KINDS = ("JPEG", "JPEG", "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
 IMAGE_SIZE = 299
@@ -177,7 +178,7 @@ def main():
         if not photos:
             photos = pathlib.Path(scratch, "drawn")
             breeds.draw_breeds(photos, 2, seed=0)
-        paths = photo.find_photos(photos)
+        paths = find_photos(photos)
         contents = [pathlib.Path(path).read_bytes() for path in paths[:: len(paths) // 24 + 1]]
         outcomes, slowest, peak = fuzz(contents, args.files, scratch)
     print(

@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.time_to_accuracy import BATCH_SIZE, processor_seconds
 from pairs.network.trunks import build_trunk
-from pairs.photos.read import find_class_photos, read_ahead, read_photo
+from pairs.photos.find import find_class_photos
+from pairs.photos.read import read_ahead, read_photo
 
 
 def read(folder, typeids, side):

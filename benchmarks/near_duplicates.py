@@ -22,7 +22,8 @@ from pairs.command_line import add_workers_flag, positive_int, run
 from pairs.files import replacing
 from pairs.photos.check import inspect_photo
 from pairs.photos.duplicates import find_groups, perceptual_hash
-from pairs.photos.read import find_photos, open_photo, read_ahead
+from pairs.photos.find import find_photos
+from pairs.photos.read import open_photo, read_ahead
 
 # Pixels of a photo in the contact sheet, and pairs in a row.
 SHOWN, COLUMNS = 112, 7

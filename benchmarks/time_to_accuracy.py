@@ -30,7 +30,7 @@ from experiments.predictions import predict_photos
 from pairs.command_line import Parser, positive_int, run
 from pairs.errors import UserError
 from pairs.files import read_json, replacing, write_json
-from pairs.photos.read import find_class_photos
+from pairs.photos.find import find_class_photos
 from pairs.training.recipe import RECIPES
 
 # Where each contender's training is: module and function.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.time_to_accuracy import BATCH_SIZE, processor_seconds
 from pairs.errors import UserError
-from pairs.photos.read import find_class_photos
+from pairs.photos.find import find_class_photos
 
 LEARNING_RATE = 0.01
 WEIGHT_DECAY = 2e-5  # train.py's default

@@ -46,7 +46,8 @@ def measure(contenders, rounds):
 
 def take_photos(data, count):
     """The first photos of every class in turn: `count` of them, as `Photos`."""
-    from pairs.photos.read import Photos, find_class_photos
+    from pairs.photos.find import find_class_photos
+    from pairs.photos.read import Photos
 
     photos = find_class_photos(data)
     order = sorted(range(len(photos)), key=lambda i: (photos.paths[i], photos.labels[i]))

@@ -33,7 +33,7 @@ from pairs.command_line import Parser, positive_int, run
 from pairs.errors import UserError
 from pairs.files import read_json, replacing, write_json, write_text
 from pairs.network.trunks import TRUNKS
-from pairs.photos.read import find_class_photos
+from pairs.photos.find import find_class_photos
 from pairs.training.recipe import RECIPES
 
 ROWS = tuple(f"{trunk}-{loss}" for trunk in TRUNKS for loss in ("softmax", "paired"))

@@ -28,7 +28,7 @@ from img2keras import place_photo, read_raw
 from pairs.command_line import Parser, run
 from pairs.errors import UserError
 from pairs.files import unguard_cell, write_csv
-from pairs.photos.read import typeid_order
+from pairs.photos.find import typeid_order
 
 PREDICTIONS_HEADER = ["image", "typeid", "fold"]
 PLANTED_HEADER = ["image", "typeid", "true"]

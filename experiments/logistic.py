@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from experiments.predictions import predict_photos
 from pairs.command_line import Parser, positive_int, run
 from pairs.network.trunks import TRUNKS, build_trunk
-from pairs.photos.read import find_class_photos
+from pairs.photos.find import find_class_photos
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
 

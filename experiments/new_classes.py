@@ -45,8 +45,8 @@ from img2keras import inspect_photos, read_raw
 from pairs.command_line import Parser, add_workers_flag, positive_int, run
 from pairs.errors import UserError
 from pairs.files import read_json, write_json
+from pairs.photos.find import find_class_photos, typeid_order
 from pairs.photos.place import place_photo
-from pairs.photos.read import find_class_photos, typeid_order
 from pairs.photos.split import group_photos, split_class, under_two_typeids
 
 # One class in so many is left out; one photo in so many of the others is judged on.

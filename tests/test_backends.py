@@ -82,8 +82,8 @@ def test_pairs_and_models_keep_their_promises_on_jax():
 @needs_jax
 def test_photos_are_read_and_augmented_without_loading_tensorflow(data):
     code = (
-        "import sys, pair_generator\nfrom pairs.photos import read as photo\n"
-        f"photos = photo.find_class_photos({str(data / 'train')!r})\n"
+        "import sys, pair_generator\nfrom pairs.photos.find import find_class_photos\n"
+        f"photos = find_class_photos({str(data / 'train')!r})\n"
         "batch = pair_generator.PairBatches(photos, 71, 6, 0, 'affine')[0]\n"
         "print(batch[0]['img_1'].sum(), 'tensorflow' in sys.modules)"
     )

@@ -49,7 +49,7 @@ def test_padding_changes_no_validation_and_no_gradient(validation, num_devices, 
 
     from model import build_model
     from pairs.network import parts
-    from pairs.photos.read import find_class_photos
+    from pairs.photos.find import find_class_photos
     from pairs.training.batches import KerasBatches
     from pairs.training.optimizer import compile_model
 

@@ -12,7 +12,8 @@ from pairs.demo.breeds import draw_breeds
 from pairs.errors import UserError
 from pairs.photos.check import inspect_photo
 from pairs.photos.duplicates import decode, find_groups, perceptual_hash, spectra_of
-from pairs.photos.read import find_photos, open_photo
+from pairs.photos.find import find_photos
+from pairs.photos.read import open_photo
 
 
 def saved(image, quality):

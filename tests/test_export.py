@@ -26,7 +26,8 @@ from pairs.evaluation.export import export
 from pairs.evaluation.metrics import apply_temperature
 from pairs.evaluation.predictor import Predictor
 from pairs.files import file_digest, write_json
-from pairs.photos.read import find_photos, read_photo
+from pairs.photos.find import find_photos
+from pairs.photos.read import read_photo
 
 pytestmark = [
     pytest.mark.slow,

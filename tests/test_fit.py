@@ -18,9 +18,10 @@ from pairs.evaluation import evaluate, report
 from pairs.evaluation.figures import thumbnail
 from pairs.evaluation.heat_maps import find_heat_maps
 from pairs.evaluation.predictor import Predictor
+from pairs.photos.find import find_class_photos
 from pairs.photos.fit import FITS
 from pairs.photos.folds import pool_sides
-from pairs.photos.read import Photos, find_class_photos, open_photo, read_photo
+from pairs.photos.read import Photos, open_photo, read_photo
 from pairs.photos.views import MAX_VIEWS, read_views
 
 WIDE, TALL = (300, 200), (200, 300)

@@ -25,7 +25,8 @@ from PIL import Image, ImageOps
 from pairs.errors import UserError
 from pairs.evaluation.flags import is_of_training
 from pairs.photos import folds
-from pairs.photos.read import Photos, find_class_photos
+from pairs.photos.find import find_class_photos
+from pairs.photos.read import Photos
 from pairs.training import run_folder
 
 pytestmark = pytest.mark.usefixtures("small_trunk")

@@ -16,7 +16,8 @@ from pair_generator import (
 )
 from pairs.errors import UserError
 from pairs.photos.draw import shown
-from pairs.photos.read import Photos, find_class_photos, read_photo
+from pairs.photos.find import find_class_photos
+from pairs.photos.read import Photos, read_photo
 
 SIZE = 40
 

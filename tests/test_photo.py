@@ -12,7 +12,8 @@ from PIL import Image
 from pairs import files
 from pairs.errors import UserError
 from pairs.photos import read as photo
-from pairs.photos.read import Photos, find_class_photos, find_photos, read_ahead, read_photo
+from pairs.photos.find import find_class_photos, find_photos, why_not_a_typeid
+from pairs.photos.read import Photos, read_ahead, read_photo
 from pairs.photos.skipped import print_skipped
 
 
@@ -271,9 +272,9 @@ REFUSED = ["a\nb", "a\x1b[31m", "a\u202eb", "a\u2066b", "a\u200fb", "a\u2028b", 
 
 
 def test_typeids_may_be_of_any_script_but_forge_no_line():
-    assert [photo.why_not_a_typeid(typeid) for typeid in ANY_SCRIPT] == [None] * len(ANY_SCRIPT)
+    assert [why_not_a_typeid(typeid) for typeid in ANY_SCRIPT] == [None] * len(ANY_SCRIPT)
     for typeid in [*REFUSED, "", " ", ".x", "a/b", "a\\b", "__MACOSX", "@eaDir", 7, None]:
-        assert photo.why_not_a_typeid(typeid), typeid
+        assert why_not_a_typeid(typeid), typeid
 
 
 def test_class_folders_of_any_script_are_found(tmp_path):

@@ -7,7 +7,7 @@ from conftest import COLOURS, make_photo
 
 from pairs.errors import UserError
 from pairs.photos import check
-from pairs.photos.read import find_class_photos
+from pairs.photos.find import find_class_photos
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from pairs.evaluation.calibration import Calibration, models_digest
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.predictor import Predictor
 from pairs.network.similarity import write_similarity
-from pairs.photos.read import PHOTO_SUFFIXES, find_class_photos, find_photos, read_photo
+from pairs.photos.find import PHOTO_SUFFIXES, find_class_photos, find_photos
+from pairs.photos.read import read_photo
 from pairs.photos.views import MAX_VIEWS, read_views
 from pairs.training.run_folder import RUN_FILES
 

@@ -15,7 +15,8 @@ from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.heat_maps import class_maps, find_heat_maps
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
-from pairs.photos.read import Photos, find_class_photos
+from pairs.photos.find import find_class_photos
+from pairs.photos.read import Photos
 
 pytestmark = pytest.mark.slow
 HOSTILE = "<script>document.title='run'</script>"

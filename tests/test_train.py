@@ -32,7 +32,8 @@ from pairs.errors import UserError
 from pairs.evaluation.predictor import Predictor
 from pairs.network import parts
 from pairs.network.files import load_model
-from pairs.photos.read import Photos, find_class_photos
+from pairs.photos.find import find_class_photos
+from pairs.photos.read import Photos
 from pairs.training import callbacks, recipe, stage
 from pairs.training.optimizer import compile_model
 from pairs.training.recipe import LOSS_WEIGHTS, SEED, Stage
@@ -306,7 +307,7 @@ def test_weights_below_the_cut_never_move_and_those_above_do(trained):
 def test_the_model_is_the_epoch_with_the_lowest_validation_loss(trained, data):
     """Judged by Keras' own evaluation of a reloaded file."""
     from pair_generator import PairBatches
-    from pairs.photos.read import find_class_photos
+    from pairs.photos.find import find_class_photos
     from pairs.training.batches import KerasBatches
 
     model = load_model(trained / "model.keras")

@@ -15,7 +15,7 @@ from pairs.devices.cards import Gpu
 from pairs.devices.cluster import Cluster
 from pairs.errors import UserError
 from pairs.network.trunks import build_trunk
-from pairs.photos.read import find_class_photos
+from pairs.photos.find import find_class_photos
 from pairs.training import room, trial
 from pairs.training import stage as stage_module
 from pairs.training.recipe import TUNED

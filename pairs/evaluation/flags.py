@@ -9,8 +9,8 @@ from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
 from pairs.evaluation.calibration import model_files
+from pairs.photos.find import PHOTO_SUFFIXES
 from pairs.photos.folds import fold_of_folder
-from pairs.photos.read import PHOTO_SUFFIXES
 from pairs.photos.views import MAX_VIEWS
 
 TEST, OUT = "data/test", "predict.txt"

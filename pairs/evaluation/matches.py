@@ -13,7 +13,8 @@ from pairs.evaluation import same, search
 from pairs.evaluation.answers import answer
 from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv
-from pairs.photos.read import find_photos, printable, which_file
+from pairs.photos.find import find_photos, which_file
+from pairs.photos.read import printable
 from pairs.photos.skipped import print_skipped
 
 # Matches of each query.

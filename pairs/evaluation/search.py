@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 
 from pairs.evaluation.metrics import Share
-from pairs.photos.read import which_file
+from pairs.photos.find import which_file
 
 # Similarities at once: 32 MB of float32. Large enough that the product, not what
 # is done with it, takes the time.

@@ -23,7 +23,8 @@ from pairs.evaluation.figures import embeddable
 from pairs.evaluation.page import fill_template, script_json
 from pairs.evaluation.suspects import Suspect
 from pairs.files import write_text
-from pairs.photos.read import SIDES, Photos, open_photo, printable
+from pairs.photos.find import SIDES
+from pairs.photos.read import Photos, open_photo, printable
 
 # What a browser and a person take in one go; with them the page stays below 5 MB.
 MOST_SUSPECTS, MOST_GROUPS, MOST_OF_GROUP = 150, 60, 6

@@ -15,8 +15,9 @@ from pairs.evaluation.predictor import Predictor
 from pairs.files import digest_or_none
 from pairs.photos.check import perceptual_hashes, read_check, readable
 from pairs.photos.duplicates import find_groups
+from pairs.photos.find import SIDES, TRAIN, VALID, find_class_photos
 from pairs.photos.folds import folds_of, pool_sides, read_folds
-from pairs.photos.read import SIDES, TRAIN, VALID, Photos, find_class_photos, read_ahead
+from pairs.photos.read import Photos, read_ahead
 from pairs.photos.skipped import print_skipped
 
 

@@ -14,8 +14,8 @@ from pairs.files import replacing
 from pairs.network.layers import TypeidHead
 from pairs.network.parts import resized
 from pairs.network.trunks import build_trunk
+from pairs.photos.find import why_not_a_typeid
 from pairs.photos.fit import FITS
-from pairs.photos.read import why_not_a_typeid
 
 # How much larger than its file a model may be.
 MOST_UNPACKED = 4

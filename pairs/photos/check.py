@@ -20,16 +20,8 @@ from pairs.command_line import print_first
 from pairs.errors import UserError
 from pairs.files import file_digest, read_json, write_text
 from pairs.photos.duplicates import perceptual_hash
-from pairs.photos.read import (
-    SIDES,
-    TRAIN,
-    VALID,
-    Photos,
-    find_class_photos,
-    open_photo,
-    printable,
-    read_ahead,
-)
+from pairs.photos.find import SIDES, TRAIN, VALID, find_class_photos
+from pairs.photos.read import Photos, open_photo, printable, read_ahead
 
 # Side in pixels at which a photo is decoded to see whether it can be: small, but
 # every byte of it is read.

@@ -17,7 +17,8 @@ from collections.abc import Collection, Iterable
 
 from pairs.errors import UserError
 from pairs.files import unguard_cell
-from pairs.photos.read import TRAIN, VALID, printable, typeid_order
+from pairs.photos.find import TRAIN, VALID, typeid_order
+from pairs.photos.read import printable
 from pairs.photos.split import under_two_typeids
 from pairs.tables import DELIMITERS, read_text, split_rows
 

@@ -16,16 +16,8 @@ from collections.abc import Collection, Iterable
 
 from pairs.errors import UserError
 from pairs.files import replacing
-from pairs.photos.read import (
-    PHOTO_SUFFIXES,
-    SIDES,
-    TRAIN,
-    VALID,
-    is_hidden,
-    printable,
-    walk,
-    why_not_a_typeid,
-)
+from pairs.photos.find import PHOTO_SUFFIXES, SIDES, TRAIN, VALID, is_hidden, walk, why_not_a_typeid
+from pairs.photos.read import printable
 
 
 def why_not_a_name(name: str) -> str | None:

@@ -4,13 +4,8 @@ import collections
 import os
 import pathlib
 
-from pairs.photos.read import (
-    PHOTO_SUFFIXES,
-    is_empty,
-    is_hidden,
-    printable,
-    walk,
-)
+from pairs.photos.find import PHOTO_SUFFIXES, is_empty, is_hidden, walk
+from pairs.photos.read import printable
 
 LONGEST_ENDING = 20  # longer ones are not endings, but names with a dot
 

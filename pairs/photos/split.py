@@ -11,7 +11,7 @@ import pathlib
 
 from pairs.photos.check import Inspection
 from pairs.photos.duplicates import find_groups
-from pairs.photos.read import TRAIN, VALID
+from pairs.photos.find import TRAIN, VALID
 
 
 def group_photos(classes: dict[str, list[str]], inspected: dict[str, Inspection]) -> dict[str, str]:

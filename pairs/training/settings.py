@@ -15,7 +15,7 @@ from pairs.errors import UserError
 from pairs.network import trunks
 from pairs.photos import fit
 from pairs.photos.check import Known, fingerprint, readable
-from pairs.photos.read import SIDES
+from pairs.photos.find import SIDES
 from pairs.training import recipe
 from pairs.training.recipe import Stage
 

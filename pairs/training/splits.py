@@ -8,8 +8,9 @@ import numpy as np
 from pairs.errors import UserError
 from pairs.photos.check import Known, perceptual_hashes, warn_about_leakage
 from pairs.photos.duplicates import find_groups
+from pairs.photos.find import SIDES, TRAIN, VALID
 from pairs.photos.folds import FOLDS, cut_folds, fold_folder, folds_of, read_folds
-from pairs.photos.read import SIDES, TRAIN, VALID, Photos
+from pairs.photos.read import Photos
 from pairs.photos.skipped import print_skipped
 from pairs.training.settings import RESTART
 
