@@ -44,12 +44,17 @@ def program() -> str:
     return os.path.basename(sys.argv[0])
 
 
-def positive_int(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
+def whole_number(text: str) -> int:
+    """An argparse type: an integer. argparse would name this function to people, not the fault."""
     try:
-        value = int(text)
+        return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} given, a whole number is needed") from None
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} given, at least 1 is needed")
     return value

@@ -48,9 +48,10 @@ def write_matches(
         files.setdefault(which_file(path), path)
     photos = list(files.values())
     place = {file: row for row, file in enumerate(files)}
-    others = [path for path in queries if which_file(path) not in place]
-    place |= {which_file(path): len(photos) + row for row, path in enumerate(others)}
-    rows = np.array([place[which_file(path)] for path in queries])
+    asked = {path: which_file(path) for path in queries}
+    others = [path for path, file in asked.items() if file not in place]
+    place |= {asked[path]: len(photos) + row for row, path in enumerate(others)}
+    rows = np.array([place[asked[path]] for path in queries])
 
     predictions = predictor.predict([*photos, *others])
     readable = predictions.readable()

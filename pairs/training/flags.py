@@ -5,7 +5,7 @@ import importlib.util
 import os
 import pathlib
 
-from pairs.command_line import Parser, add_workers_flag
+from pairs.command_line import Parser, add_workers_flag, whole_number
 from pairs.devices.cards import PRECISIONS
 from pairs.network.trunks import TRUNKS
 from pairs.photos.fit import FITS, SQUASH
@@ -53,10 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def epochs_count(text: str) -> int:
     """An argparse type: an integer of at least 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} given, a whole number is needed") from None
+    value = whole_number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} given, 0 (skip the stage) or more is needed")
     return value
