@@ -122,7 +122,10 @@ def inspect_photos(raw, classes, workers):
             classes[typeid] = usable
             continue
         del classes[typeid]
-        reason = "the only photo of its class; one for training and one for validation are needed"
+        reason = "no other photo of its class"
+        if len(usable) > 1:
+            reason += " but copies of it"
+        reason += "; one for training and one for validation are needed"
         skipped += [(name, reason) for name in usable]
     return inspected, skipped
 

@@ -282,13 +282,13 @@ def parse_args(argv=None):
     parser.add_argument("--batch-size", type=positive_int, default=32, help="pairs (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--fit", choices=FITS, default=SQUASH, help="as train.py (default: squash)")
-    parser.add_argument(
-        "--recipe", choices=RECIPES, default="seed", help="whose augmentation (default: seed)"
-    )
+    parser.add_argument("--recipe", choices=RECIPES, help="whose augmentation (default: seed)")
     parser.add_argument("--no-augment", action="store_true", help="photos as they are")
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: 0 or more is needed")
+    if args.recipe and args.no_augment:
+        parser.error("--recipe and --no-augment cannot be combined; give one")
     out = pathlib.Path(args.out)
     if out.suffix.lower() not in (".png", ".jpg"):
         parser.error(f"--out {out}: the name must end in .png or .jpg")
@@ -300,7 +300,7 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     photos = dataclasses.replace(find_class_photos(args.data), fit=args.fit)
-    augmentation = None if args.no_augment else RECIPES[args.recipe][0].augment
+    augmentation = None if args.no_augment else RECIPES[args.recipe or "seed"][0].augment
     batches = PairBatches(photos, args.image_size, args.batch_size, args.seed, augmentation)
     batch = batches[0]
     with replacing(args.out) as temporary:

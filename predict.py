@@ -120,7 +120,7 @@ def read_names(file):
         dict from typeid to name.
 
     Raises:
-        UserError: a line is something else; names the line.
+        UserError: a line is something else, or names a typeid a second time; says which.
     """
     if file is None:
         return {}
@@ -130,10 +130,16 @@ def read_names(file):
     except UnicodeDecodeError as error:
         raise UserError(f"--names {file}: not UTF-8 text ({error})") from error
     for number, line in enumerate(lines, start=1):
-        typeid, tab, name = line.partition("\t")
-        if line.strip() and not (tab and name.strip()):
+        typeid, _, name = (part.strip() for part in line.partition("\t"))
+        if not line.strip():
+            continue
+        if not (typeid and name):
             raise UserError(f"--names {file}, line {number}: typeid, tab, name are expected")
-        names[typeid.strip()] = name.strip()
+        if names.setdefault(typeid, name) != name:
+            raise UserError(
+                f"--names {file}, line {number}: {typeid!r} is {name!r} here, and "
+                f"{names[typeid]!r} above"
+            )
     return names
 
 

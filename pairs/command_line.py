@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pairs.errors import UserError
 
@@ -29,6 +29,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """The flags. An empty name, of a shell variable that is not set, is refused."""
+        parsed = super().parse_args(*args, **kwargs)
+        for name, value in vars(parsed).items():
+            if "" in (value if isinstance(value, list) else [value]):
+                self.error(f"--{name.replace('_', '-')}: an empty name was given")
+        return parsed
 
     def given(self, args: argparse.Namespace, besides: Sequence[str]) -> list[str]:
         """The flags that are not as by default, "--batch-size", besides those of some names."""

@@ -9,6 +9,7 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -113,15 +114,15 @@ def write_csv(path: str | pathlib.Path, header: list[str], rows: Iterable[Iterab
 
     Args:
         path: where the file belongs.
-        header: names of the columns.
-        rows: the cells of each row; texts are guarded, numbers written as they are.
+        header: names of the columns, which may hold typeids.
+        rows: the cells of each row. Texts are guarded, numbers written as they are.
     """
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
     ):
-        file.write(csv_line(header))
-        file.writelines(csv_line([guard_cell(cell) for cell in row]) for row in rows)
+        for row in itertools.chain([header], rows):
+            file.write(csv_line([guard_cell(cell) for cell in row]))
 
 
 def csv_line(cells: Iterable[Any]) -> str:

@@ -423,6 +423,8 @@ def test_leading_zeros_that_a_spreadsheet_drops_are_found_again(tmp_path):
     path = write(tmp_path / "c.csv", "2_a.jpg,relabel,7", "10_b.jpg,relabel,10", "pug_c.jpg,keep,0")
     found = read_corrections([path], NAMES, {"0007", "10", "010", "0"})
     assert found == {"2_a.jpg": "0007", "10_b.jpg": "10", "pug_c.jpg": "0"}
+    path = write(tmp_path / "c.csv", "2_a.jpg,relabel,0")
+    assert read_corrections([path], NAMES, {"00", "10"}) == {"2_a.jpg": "00"}
     path = write(tmp_path / "c.csv", "2_a.jpg,relabel,7")
     with pytest.raises(UserError, match="given the typeid '7', but --raw has no such class"):
         read_corrections([path], NAMES, {"0007", "007"})

@@ -132,7 +132,9 @@ def test_what_is_skipped_is_named_with_its_reason(tmp_path):
     bad = {
         "nounderscore.jpg": "no '_'",
         "_1.jpg": "nothing before",
-        "7_lonely.jpg": "the only photo of its class",
+        "7_lonely.jpg": "no other photo of its class; one",
+        "8_one.jpg": "no other photo of its class but copies of it; one",
+        "8_two.jpg": "no other photo of its class but copies of it; one",
         "notes.txt": "not named as a photo",
         ".._1.jpg": "hidden",
         "a\\b_1.jpg": "cannot be a folder name",
@@ -148,7 +150,7 @@ def test_what_is_skipped_is_named_with_its_reason(tmp_path):
     assert len(lines) == len(bad) + 2
     for name, reason in bad.items():
         assert any(repr(name) in line and reason in line for line in lines), name
-    assert "24 photos: 24 written, 0 there already, 9 skipped" in done.stdout
+    assert "24 photos: 24 written, 0 there already, 11 skipped" in done.stdout
     assert sum(len(side) for side in sides(tmp_path / "out")) == 24
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
 

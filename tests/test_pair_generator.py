@@ -2,7 +2,7 @@ import concurrent.futures
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import assert_one_line_error, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
@@ -167,6 +167,8 @@ def test_the_drawing_is_augmented_as_the_recipe_is(data, tmp_path):
         drawn = np.asarray(Image.open(out))[8:168, 8:168]
         views = [view for photo in photos for view in (photo, photo[:, ::-1])]
         assert any((view == drawn).all() for view in views) == as_they_are
+    done = run_script("pair_generator.py", "--recipe", "tuned", "--no-augment")
+    assert_one_line_error(done, "--recipe and --no-augment cannot be combined")
 
 
 def test_training_pairs_every_class_that_is_there_twice():

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from conftest import COLOURS, ROOT, make_photo
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pairs import files
 from pairs.errors import UserError
@@ -363,8 +363,11 @@ def test_of_large_progressive_photos_one_is_decoded_at_a_time(
     assert max(most) == at_once
 
 
+@pytest.mark.parametrize("orientation", [1, 6])  # a turned image has lost its format
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_a_measurement_of_32_bits_is_not_a_black_photo(tmp_path, mode):
-    Image.new(mode, (8, 8), 1).save(tmp_path / "depth.tif")
+def test_a_measurement_of_32_bits_is_not_a_black_photo(tmp_path, mode, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new(mode, (8, 8), 1).save(tmp_path / "depth.tif", exif=exif)
     with pytest.raises(UserError, match=r"depth.tif: not a readable photo \(32 bits"):
         read_photo(tmp_path / "depth.tif", 8)

@@ -8,6 +8,7 @@ from conftest import COLOURS, make_photo
 from pairs.errors import UserError
 from pairs.photos import check
 from pairs.photos.find import find_class_photos
+from pairs.training import splits
 
 
 @pytest.fixture
@@ -68,11 +69,14 @@ def test_the_fingerprint_is_of_names_and_bytes_and_not_of_times(folder):
     assert check.fingerprint(check_folder(folder)[1]) != before
 
 
-def test_a_class_without_a_readable_photo_is_refused(folder):
+def test_a_class_without_a_readable_photo_to_train_on_is_refused(folder):
+    whole, _ = check_folder(folder)
     for path in (folder / "b").iterdir():
         path.write_bytes(b"broken")
-    with pytest.raises(UserError, match="none of the photos of class 'b'"):
-        check_folder(folder)
+    broken, _ = check_folder(folder)
+    with pytest.raises(UserError, match="none of the train photos of class 'b'"):
+        splits.check_enough(broken, whole, None)
+    splits.check_enough(whole, broken, None)  # `print_counts` notes that nothing validates it
 
 
 def test_copies_on_both_sides_are_warned_of(folder, capsys):

@@ -550,6 +550,8 @@ def test_photos_that_cannot_be_read_are_an_error(trained, tmp_path):
 def test_a_names_file_that_is_something_else_is_one_line(trained, test_folder, tmp_path):
     for content, words in (
         (b"10 Pug\n", "line 1: typeid, tab, name"),
+        (b"10\tPug\n\n\tPug\n", "line 3: typeid, tab, name"),
+        (b"10\tPug\n10\tPug\n10\tPoodle\n", "line 3: '10' is 'Poodle' here, and 'Pug' above"),
         (b"\xff\xfe\x00", "not UTF-8"),
     ):
         (tmp_path / "names.txt").write_bytes(content)

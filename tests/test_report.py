@@ -38,6 +38,14 @@ def folder(trained, data, tmp_path_factory):
     return root
 
 
+def test_settings_that_somebody_else_has_written_are_no_settings(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "w")
+    (tmp_path / "w" / "settings.json").write_text("[1]")
+    predictor = Predictor(tmp_path / "w")
+    assert (predictor.settings, predictor.flags) == ({}, {})
+    assert "No settings.json" in report.settings_table(predictor.settings)
+
+
 def shown_photos(dom):
     """Number of photos in the gallery of a page."""
     gallery = dom[dom.index('id="gallery"') : dom.index('id="more"')]

@@ -82,6 +82,7 @@ def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
         ("--tensorboard README.md", "README.md: a file; a folder is needed"),
         ("--pretrained nowhere.h5", "no such file"),
         ("--data nowhere", "no such folder"),
+        ("--tensorboard=", "--tensorboard: an empty name"),  # of a variable that is not set
         ("--trunk resnet", "invalid choice"),
         ("--image-size abc", "invalid int value"),
         ("--epochs 1 1", "2 numbers given"),

@@ -103,9 +103,6 @@ def asked(args: argparse.Namespace) -> list[str]:
 
 def check_args(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses flags that do not go together: none may be given for nothing."""
-    for name, value in vars(args).items():
-        if value == "":
-            parser.error(f"--{name}: an empty name was given")
     if len(args.photos) == 1 and os.path.isdir(args.photos[0]):
         if args.test:
             parser.error(f"{args.photos[0]} and --test {args.test}: one folder is predicted")

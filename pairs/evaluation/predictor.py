@@ -124,10 +124,15 @@ class Predictor:
             )
 
     @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """Those of the training; empty if they are gone, or no longer what it wrote."""
+        settings = read_json(self.home / "settings.json")
+        return settings if isinstance(settings, dict) else {}
+
+    @functools.cached_property
     def flags(self) -> dict[str, Any]:
         """Those that the training was started with; empty if its settings are gone."""
-        settings = read_json(self.home / "settings.json")
-        flags = settings.get("flags") if isinstance(settings, dict) else None
+        flags = self.settings.get("flags")
         return flags if isinstance(flags, dict) else {}
 
     @functools.cached_property

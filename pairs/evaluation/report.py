@@ -21,7 +21,7 @@ from pairs.evaluation.heat_maps import find_heat_maps
 from pairs.evaluation.page import Markup, fill_template, script_json, table
 from pairs.evaluation.predictor import Predictor
 from pairs.evaluation.suspects import nearest
-from pairs.files import read_json, write_text
+from pairs.files import write_text
 from pairs.photos.read import Photos, open_photo
 
 # Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
@@ -56,7 +56,6 @@ def write_report(
         "mistakes": describe_mistakes(evaluation, predictor, trained_on),
     }
     numbers = evaluation.numbers
-    settings = read_json(predictor.home / "settings.json")
     page = fill_template(
         "report.html",
         title=html.escape(f"{len(classes)} classes, error {numbers['error']:.4f}"),
@@ -72,7 +71,7 @@ def write_report(
             embed(path.with_name("curves.png"), "Training curves")
             for path in model_files(predictor.weights)
         ),
-        settings=settings_table(settings),
+        settings=settings_table(predictor.settings),
         data=script_json(data),
     )
     write_text(folder / "index.html", page)

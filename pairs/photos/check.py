@@ -113,9 +113,6 @@ def check_photos(
 
     Returns:
         `(usable, found)`: the readable photos, and what is known now.
-
-    Raises:
-        UserError: a class has no readable photo.
     """
     prefix = f"{pathlib.Path(folder)}{os.sep}"
     names = [path.removeprefix(prefix) for path in photos.paths]
@@ -149,11 +146,6 @@ def check_photos(
             if reason
         ],
     )
-    for label in sorted(set(photos.labels) - set(usable.labels)):
-        raise UserError(
-            f"{folder}: none of the photos of class {photos.typeids[label]!r} can be read; "
-            f"add photos or remove the class folder"
-        )
     return usable, found
 
 

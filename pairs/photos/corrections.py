@@ -121,7 +121,7 @@ def correct(
         if typeid not in classes:
             raise UserError(
                 f"--corrections: {name!r} is given the typeid {typeid!r}, but that class is "
-                f"skipped: it has fewer than two readable photos in --raw. Add some"
+                f"skipped: it has fewer than two different readable photos in --raw. Add some"
             )
         if typeid != before:
             corrected.relabelled.append((name, before, typeid))
@@ -163,7 +163,7 @@ def find_known(cell: str, known: Collection[str]) -> str:
 def without_zeros(cell: str, typeids: Collection[str]) -> str:
     """The typeid whose leading zeros a spreadsheet has dropped, or "": 0002 comes back as 2."""
     same = [typeid for typeid in typeids if typeid.isascii() and typeid.isdigit()]
-    same = [typeid for typeid in same if typeid.lstrip("0") == cell.strip()]
+    same = [typeid for typeid in same if (typeid.lstrip("0") or "0") == cell.strip()]
     return same[0] if len(same) == 1 else ""
 
 

@@ -159,7 +159,13 @@ def printable(path: str | pathlib.Path) -> str:
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """Decodes an opened image and makes it upright and RGB."""
+    """Decodes an opened image and makes it upright and RGB.
+
+    Raises:
+        ValueError: a measurement, not a photo: nobody knows which of its values is white.
+    """
+    if image.format == "TIFF" and image.mode in ("I", "F"):
+        raise ValueError("32 bits for each pixel")
     # Both would copy an image that needs neither.
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -167,13 +173,7 @@ def decode(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB; transparency is dropped, 16 bits become 8.
-
-    Raises:
-        ValueError: a measurement, not a photo: nobody knows which of its values is white.
-    """
-    if image.format == "TIFF" and image.mode in ("I", "F"):
-        raise ValueError("32 bits for each pixel")
+    """An image of any mode in RGB; transparency is dropped, 16 bits become 8."""
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits at 255.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))

@@ -33,10 +33,20 @@ class Split:
 
 
 def check_enough(photos: Photos, valid: Photos, num_folds: int | None) -> None:
-    """Raises a UserError if a side has no pair. Folds are cut from both sides together."""
+    """Raises a UserError if a side has no pair, or a class nothing to train on.
+
+    Folds are cut from both sides together: `cut_folds` counts them.
+    """
+    if num_folds:
+        return
     for side, own in ((TRAIN, photos), (VALID, valid)):
-        if len(own) < 2 and not num_folds:
+        if len(own) < 2:
             raise UserError(f"{len(own)} {side} photo: at least 2 make a pair. Add photos")
+    for typeid in photos.missing_classes():
+        raise UserError(
+            f"none of the {TRAIN} photos of class {typeid!r} can be read; add photos or remove "
+            f"the class folder"
+        )
 
 
 def print_counts(
