@@ -7,18 +7,18 @@
     img_2 --> trunk --> feature 2 --> dropout --> ctg_out_2   typeid of img_2
 
 Images enter as bytes, `(batch, size, size, 3)` in 0..255; the model scales them
-itself. `same` is output 1 of `bin_out`. All three losses are cross-entropies,
-weighted 1, 1 and 0.5 (`LOSS_WEIGHTS` in pairs/training/recipe.py). In training
-the second image is always another image of the same batch, so every image
-passes the trunk once, and the second feature is gathered by the permutation
-(`connect` in pairs/network/parts.py).
+itself. `same` is output 1 of `bin_out`. In training the second image is always
+another image of the same batch, so every image passes the trunk once, and the
+second feature is gathered by the permutation (`connect` in pairs/network/parts.py).
 
-The seed's pair head looks at the squared difference of the features, number by
-number. That of recipes in `ALL_PAIRS` looks at their cosine, one number, so
+The seed's three losses are cross-entropies, weighted 1, 1 and 0.5, and its pair head
+looks at the squared difference of the features, number by number. That of recipes in
+`COMPARE_ALL_PAIRS` (pairs/training/recipe.py) looks at their cosine, one number, so
 that every pair of a batch can be compared in one matrix product.
 
 Source: the seed; the verification loss of arXiv:1611.05666; for all pairs the
-sigmoid loss of arXiv:2303.15343, there of images and texts.
+sigmoid loss of arXiv:2303.15343, there of images and texts, and the supervised
+contrastive loss of arXiv:2004.11362.
 """
 
 import keras

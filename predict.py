@@ -24,7 +24,7 @@ from pairs.command_line import run
 from pairs.devices import inventory
 from pairs.errors import UserError
 from pairs.evaluation.answers import answer_pairs, print_same, write_features
-from pairs.evaluation.calibration import Calibration, model_files
+from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.evaluate import printed_name
 from pairs.evaluation.export import export
 from pairs.evaluation.flags import parse_args
@@ -34,12 +34,11 @@ from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv, write_text
+from pairs.network.weights_folder import CHECKPOINT, model_files
 from pairs.photos.find import find_photos
 from pairs.photos.read import printable
 from pairs.photos.skipped import print_skipped
 
-# There while a training has not ended: `pairs.training.checkpoint`, which loads Keras.
-CHECKPOINT = "checkpoint.npz"
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 

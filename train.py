@@ -33,6 +33,7 @@ from pairs.devices import cluster, inventory, supervisor
 from pairs.errors import UserError
 from pairs.files import read_json, replacing
 from pairs.network import trunks
+from pairs.network.weights_folder import MODEL, MODEL_PICTURE, PAIRS_PICTURE, SETTINGS, START
 from pairs.photos.check import (
     check_sides,
     keep_vanished,
@@ -91,7 +92,7 @@ def prepare(args, stages, folder, listed, devices):
         list of `Split`: one, or one a fold.
     """
     restarts = args.restart and devices.is_main_process
-    begins = restarts or not read_json(folder / "settings.json", RESTART)
+    begins = restarts or not read_json(folder / SETTINGS, RESTART)
     known = {side: {} for side in SIDES} if restarts else read_check(folder, RESTART)
     sides, found = check_sides(args.data, listed, known, args.workers)
     if not begins:
@@ -119,7 +120,7 @@ def prepare(args, stages, folder, listed, devices):
             if not restarts:
                 model = build_first_model(args, photos)
             save_first_model(model, folder)
-            draw_first_pairs(args, stages, photos, folder / "pairs.png")
+            draw_first_pairs(args, stages, photos, folder / PAIRS_PICTURE)
             if args.folds:
                 write_folds(folder, pool, folds)
             if machine.gpus:
@@ -154,7 +155,7 @@ def build_first_model(args, photos):
         images = (batches[step][0]["img_1"] * scale + offset for step in range(count))
         trunks.estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
-    heads = {"paired": args.loss == "paired", "all_pairs": args.recipe in recipe.ALL_PAIRS}
+    heads = {"paired": args.loss == "paired", "all_pairs": args.recipe in recipe.COMPARE_ALL_PAIRS}
     return build_model(trunk, photos.typeids, num_photos, **heads, fit=photos.fit)
 
 
@@ -162,8 +163,8 @@ def save_first_model(model, folder):
     """Saves and draws the network before the first stage."""
     from pairs.network.files import draw_model, save_model
 
-    save_model(model, folder / "start.keras")
-    picture = folder / "model.png"
+    save_model(model, folder / START)
+    picture = folder / MODEL_PICTURE
     warning = draw_model(model, picture)
     print(warning or f"drawing of the model: {picture}")
 
@@ -175,7 +176,7 @@ def draw_first_pairs(args, stages, photos, picture):
         draw_pairs(batches[0], photos.typeids).save(temporary)
     print(f"drawing of some pairs: {picture}")
     trained = PairBatches(photos, 160, args.batch_size, args.seed)
-    compares_all = args.recipe in recipe.ALL_PAIRS
+    compares_all = args.recipe in recipe.COMPARE_ALL_PAIRS
     if args.loss == "paired" and not compares_all and (note := note_on_pairs(trained)):
         print(note)
 
@@ -217,7 +218,7 @@ def make_run(args, stages, split, devices, earlier):
         board = pathlib.Path(args.tensorboard, split.folder.name if args.folds else "")
     return Run(
         folder=split.folder,
-        start_file=pathlib.Path(args.weights, "start.keras"),
+        start_file=pathlib.Path(args.weights, START),
         stages=stages,
         trunk=args.trunk,
         image_size=args.image_size,
@@ -238,14 +239,14 @@ def make_run(args, stages, split, devices, earlier):
 def run_stages(run, split):
     """Trains the stages that are not done yet."""
     from pairs.training.checkpoint import remove_checkpoint
-    from pairs.training.stage import copy_file, model_files, run_stage
+    from pairs.training.stage import copy_file, run_stage, stage_files
 
     model_file = run.start_file
     run.devices.barrier()  # what was there is read, and may be overwritten
     for stage in run.stages:
         if run.log.is_done(stage):
             print(f"stage {stage.name}: done already")
-            model_file = model_files(run.folder, stage)[0]
+            model_file = stage_files(run.folder, stage)[0]
             continue
         check_still_there(model_file)
         size, groups = run.image_size_of(stage), run.devices.num_groups
@@ -256,7 +257,7 @@ def run_stages(run, split):
             split.valid, size, run.batch_size, run.seed, validation=True, num_groups=groups
         )
         model_file = run_stage(run, stage, pairs, valid_pairs, model_file)
-    final = run.folder / "model.keras"
+    final = run.folder / MODEL
     if run.devices.is_main_process and not final.is_file():  # somebody deleted it
         check_still_there(model_file)
         copy_file(model_file, final)
@@ -301,7 +302,7 @@ def print_stages(results):
     columns = [key for key in ("error", "same", "different") if key in results[-1]]
     print("\nstage   " + "".join(f"{column:>11}" for column in columns))
     for result in results:
-        print(f"{result['stage']:<8}" + "".join(f"{shown(result[key]):>11}" for key in columns))
+        print(f"{result['stage']:<8}" + "".join(f"{shown(result.get(key)):>11}" for key in columns))
 
 
 def print_next(args):

@@ -25,7 +25,7 @@ from pairs.training import recipe, settings
 # Of trunks that do not scale bytes themselves.
 INPUT_SCALE = "pairs.network.trunks.INPUT_SCALE"
 # What only pairs notice: nothing of `--loss softmax`.
-OF_ALL_PAIRS = {"pairs.training.recipe.ALL_PAIRS", "pairs.training.recipe.ALL_PAIRS_WEIGHT"}
+OF_ALL_PAIRS = {"pairs.training.recipe.COMPARE_ALL_PAIRS", "pairs.training.recipe.ALL_PAIRS_WEIGHT"}
 OF_PAIRS = {"pair_generator.swap_partners", "pairs.training.recipe.LOSS_WEIGHTS", *OF_ALL_PAIRS}
 
 
@@ -55,7 +55,7 @@ class Variant:
         works = set(self.replaced)
         if args.loss != "paired":
             works -= OF_PAIRS
-        if args.recipe not in recipe.ALL_PAIRS:
+        if args.recipe not in recipe.COMPARE_ALL_PAIRS:
             works -= OF_ALL_PAIRS
         if TRUNKS[args.trunk].scales_itself:
             works -= {INPUT_SCALE}
@@ -175,7 +175,7 @@ CANDIDATES = {
     ),
     "one-permutation": Variant(
         "the seed's pairs and pair head instead of all pairs of a batch",
-        {"pairs.training.recipe.ALL_PAIRS": ()},
+        {"pairs.training.recipe.COMPARE_ALL_PAIRS": ()},
     ),
     "pair-weight-0": pair_weight(0.0),
     "pair-weight-2": pair_weight(2.0),

@@ -167,6 +167,12 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def write_arrays(path: str | pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Writes arrays as one `.npz` file, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
 def map_array(path: pathlib.Path) -> np.ndarray:
     """Maps the array of a `.npy` file: what is used of it is read then.
 

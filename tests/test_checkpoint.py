@@ -8,6 +8,7 @@ import pytest
 
 from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
+from pairs.network.weights_folder import CHECKPOINT
 from pairs.training import checkpoint, stage
 from pairs.training.batches import KerasBatches
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
@@ -167,7 +168,7 @@ def test_a_best_model_lost_in_the_cut_is_written_again(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<html>"])
 def test_a_damaged_checkpoint_is_one_line(tmp_path, content):
-    (tmp_path / checkpoint.NAME).write_bytes(content)
+    (tmp_path / CHECKPOINT).write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         checkpoint.read_checkpoint(tmp_path)
 
@@ -175,7 +176,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, content):
 def test_a_truncated_checkpoint_is_one_line(tmp_path):
     with pytest.raises(Stop):
         train_from(tmp_path, cut_at=2)
-    file = tmp_path / checkpoint.NAME
+    file = tmp_path / CHECKPOINT
     whole = file.read_bytes()
     for length in (10, len(whole) // 2, len(whole) - 10):
         file.write_bytes(whole[:length])
@@ -198,7 +199,7 @@ def test_an_epoch_whose_loss_is_no_number_is_only_best_while_there_is_no_other()
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     model = make_network()
     with pytest.raises(UserError, match="another version"):
-        checkpoint.restore(model, [np.zeros(3)], tmp_path / checkpoint.NAME)
+        checkpoint.restore(model, [np.zeros(3)], tmp_path / CHECKPOINT)
 
 
 @pytest.mark.parametrize("workers", [1, 8])

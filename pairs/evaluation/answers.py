@@ -1,7 +1,6 @@
 """Answers about pairs of photos: one class or two? And features, for whatever comes next."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from pairs.evaluation import same
 from pairs.evaluation.calibration import NOT_FITTED
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
-from pairs.files import replacing, unguard_cell, write_csv
+from pairs.files import unguard_cell, write_arrays, write_csv
 from pairs.photos.read import printable
 from pairs.tables import DELIMITERS, read_text, split_rows
 
@@ -184,12 +183,10 @@ def write_features(predictor: Predictor, predictions: Predictions, out: str) -> 
     `(photos, classes)`; `typeids`, shape `(classes,)`. Rows of photos that could not
     be read are NaN.
     """
-    unit = predictor.unit(predictions.features)
-    with replacing(pathlib.Path(out)) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            image=np.array(predictions.paths),
-            feature=unit,
-            probabilities=predictions.probabilities,
-            typeids=np.array(predictor.typeids),
-        )
+    arrays = {
+        "image": np.array(predictions.paths),
+        "feature": predictor.unit(predictions.features),
+        "probabilities": predictions.probabilities,
+        "typeids": np.array(predictor.typeids),
+    }
+    write_arrays(out, arrays)

@@ -15,16 +15,12 @@ import sys
 
 import numpy as np
 
-from pairs.errors import UserError
 from pairs.evaluation import metrics, same
 from pairs.evaluation.predictions import Predictions
 from pairs.files import file_digest, write_json
-from pairs.network.similarity import SIMILARITY
-from pairs.photos.folds import fold_folder, read_folds
+from pairs.network.weights_folder import CALIBRATION, SIMILARITY, model_files
 
-CALIBRATION = "calibration.json"
 NOT_FITTED = "not calibrated yet: see --evaluate"
-MODEL = "model.keras"
 # Share of photos of the classes that "none of the classes" may be said of.
 REFUSED = 0.05
 
@@ -83,29 +79,6 @@ class Calibration:
         if not isinstance(self.photos, int) or self.photos < 0:
             raise ValueError(f"photos {self.photos!r}")
         return self
-
-
-def model_files(weights: pathlib.Path) -> list[pathlib.Path]:
-    """The model file of a weights folder, or those of its folds.
-
-    Raises:
-        UserError: it holds neither, or some folds are not trained yet; it is a file.
-    """
-    if weights.exists() and not weights.is_dir():
-        raise UserError(f"{weights}: a file; its folder is wanted: --weights {weights.parent}")
-    num_folds = max(read_folds(weights).values(), default=0)
-    if not num_folds and (weights / MODEL).is_file():
-        return [weights / MODEL]
-    files = [fold_folder(weights, fold) / MODEL for fold in range(1, num_folds + 1)]
-    missing = [path for path in files if not path.is_file()]
-    if not files:
-        raise UserError(f"{weights / MODEL}: no such model; python train.py makes one")
-    if missing:
-        raise UserError(
-            f"{missing[0]}: not there yet ({len(files) - len(missing)} of {len(files)} folds are); "
-            f"run the same train.py command again, or take one fold: --weights {files[0].parent}"
-        )
-    return files
 
 
 def fit(

@@ -64,8 +64,9 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
     predictions = predictions.take(readable)
     labels, probabilities = photos.labels, predictions.probabilities
     error, top5_error = metrics.errors(probabilities, labels)
-    temperature = metrics.fit_temperature(probabilities, labels)
-    calibrated = metrics.apply_temperature(probabilities, temperature)
+    pairs = compare_pairs(predictor, predictions, labels)
+    calibration = fit(probabilities, labels, predictions.likeness, pairs)
+    calibrated = metrics.apply_temperature(probabilities, calibration.temperature)
     numbers: dict[str, Any] = {
         "photos": len(photos),
         "error": error.value,
@@ -73,11 +74,9 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
         "top5_error": top5_error.value,
         "top5_error_standard_error": top5_error.standard_error,
         "calibration_error": metrics.calibration_error(probabilities, labels),
-        "temperature": temperature,
+        "temperature": calibration.temperature,
         "calibration_error_with_temperature": metrics.calibration_error(calibrated, labels),
     }
-    pairs = compare_pairs(predictor, predictions, labels)
-    calibration = fit(probabilities, labels, predictions.likeness, pairs)
     answers = same.probability(calibration.same_known, pairs.cosine, pairs.agreement)
     numbers["pairs"] = judge_pairs(answers, pairs.same)
     if predictor.is_paired and "roc_auc" in numbers["pairs"]:
@@ -116,7 +115,7 @@ def ask_pair_head(predictor: Predictor, predictions: Predictions, pairs: np.ndar
     for fold in np.unique(folds):
         own = folds == fold
         # Features of photos that no fold has seen are those of the first one's model.
-        judge = predictor.folds[max(fold - 1, 0)]
+        judge = predictor.of_folds[max(fold - 1, 0)]
         scores[own] = judge.same_probabilities(features, pairs[own])
     return scores
 

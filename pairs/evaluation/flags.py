@@ -3,12 +3,11 @@
 import argparse
 import os
 import pathlib
-import re
 
 from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
-from pairs.evaluation.calibration import model_files
+from pairs.network.weights_folder import FILES, model_files
 from pairs.photos.find import PHOTO_SUFFIXES
 from pairs.photos.folds import fold_of_folder
 from pairs.photos.views import MAX_VIEWS
@@ -16,10 +15,8 @@ from pairs.photos.views import MAX_VIEWS
 TEST, OUT = "data/test", "predict.txt"
 # Each answers another question.
 QUESTIONS = ("same", "evaluate", "pairs", "query", "export")
-# What `train.py` and an evaluation keep in a weights folder.
-OF_TRAINING = re.compile(
-    r".+\.(keras|h5|json)|(held_out|similarity|checkpoint)\.npz|(log|times|out_of_fold)\.csv"
-)
+# Of models, of weights that a user brought, and of what is known of a training.
+KEPT_SUFFIXES = (".keras", ".h5", ".json")
 # Files that are read.
 READ = ("names", "pairs")
 
@@ -161,11 +158,12 @@ def check_export(parser: Parser, args: argparse.Namespace) -> None:
 
 
 def is_of_training(file: str, weights: list[str]) -> bool:
-    """Whether a file is, by its place and name, one that a training keeps."""
+    """Whether a file is, by its place and name, one that belongs to a weights folder."""
     path = pathlib.Path(os.path.realpath(file))
     homes = {pathlib.Path(os.path.realpath(folder)) for folder in weights}
     homes |= {home.parent for home in homes if fold_of_folder(home)}
-    return not homes.isdisjoint(path.parents) and bool(OF_TRAINING.fullmatch(path.name))
+    is_kept = path.name in FILES or path.suffix in KEPT_SUFFIXES
+    return is_kept and not homes.isdisjoint(path.parents)
 
 
 def check_files(parser: Parser, args: argparse.Namespace) -> None:

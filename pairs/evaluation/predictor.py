@@ -15,18 +15,18 @@ from tqdm import tqdm
 
 from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
-from pairs.evaluation.calibration import Calibration, model_files, read_calibration
+from pairs.evaluation.calibration import Calibration, read_calibration
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.same import PAIRS_AT_ONCE
 from pairs.files import read_json
 from pairs.network.similarity import (
-    SIMILARITY,
     Similarity,
     read_similarity,
     unit_rows,
     with_centres,
 )
 from pairs.network.trunks import TRUNKS
+from pairs.network.weights_folder import HELD_OUT, SETTINGS, SIMILARITY, model_files
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import read_ahead
 from pairs.photos.views import read_views
@@ -126,7 +126,7 @@ class Predictor:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Those of the training; empty if they are gone, or no longer what it wrote."""
-        settings = read_json(self.home / "settings.json")
+        settings = read_json(self.home / SETTINGS)
         return settings if isinstance(settings, dict) else {}
 
     @functools.cached_property
@@ -159,7 +159,7 @@ class Predictor:
         return [read_similarity(path) for path in model_files(self.weights)]
 
     @functools.cached_property
-    def folds(self) -> list["Predictor"]:
+    def of_folds(self) -> list["Predictor"]:
         """The model of each fold alone."""
         flags = (self.batch_size, self.workers, self.num_views, self.head)
         return [
@@ -235,7 +235,7 @@ class Predictor:
             own = np.flatnonzero(folds == fold)
             unseen = f"the model of fold {fold} has not seen" if fold else "no model has seen"
             print(f"{len(own)} photos that {unseen}", flush=True)
-            predictor = self.folds[fold - 1] if fold else self
+            predictor = self.of_folds[fold - 1] if fold else self
             kept = predictor.read_kept() if fold else {}
             known = np.array([digests[index] in kept for index in own.tolist()])
             for index in own[known].tolist():
@@ -270,7 +270,7 @@ class Predictor:
             for fold in np.unique(folds):
                 own = folds == fold
                 # Features of photos that no fold has seen are those of the first one's model.
-                unit[own] = self.folds[max(fold - 1, 0)].unit(features[own])
+                unit[own] = self.of_folds[max(fold - 1, 0)].unit(features[own])
             return unit
         parts = np.split(features, len(self.models), axis=1)
         units = [
@@ -303,7 +303,7 @@ class Predictor:
         try:
             kept = held_out.read_held_out(self.weights)
         except UserError:
-            path = self.weights / held_out.HELD_OUT
+            path = self.weights / HELD_OUT
             print(f"note: {path}: gone or damaged; its photos are read again", file=sys.stderr)
             return {}
         if kept.model != parts.digest(self.models[0].weights):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pairs.evaluation import metrics
-from pairs.evaluation.calibration import class_scores, model_files
+from pairs.evaluation.calibration import class_scores
 from pairs.evaluation.evaluate import Evaluation, printed_name
 from pairs.evaluation.figures import overlay, thumbnail
 from pairs.evaluation.heat_maps import find_heat_maps
@@ -22,6 +22,7 @@ from pairs.evaluation.page import Markup, fill_template, script_json, table
 from pairs.evaluation.predictor import Predictor
 from pairs.evaluation.suspects import nearest
 from pairs.files import write_text
+from pairs.network.weights_folder import CURVES, model_files
 from pairs.photos.read import Photos, open_photo
 
 # Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
@@ -68,7 +69,7 @@ def write_report(
         trust=html.escape(trust_in_words(numbers)),
         reliability=embed(folder / "reliability.png", "Accuracy against confidence"),
         curves="".join(
-            embed(path.with_name("curves.png"), "Training curves")
+            embed(path.with_name(CURVES), "Training curves")
             for path in model_files(predictor.weights)
         ),
         settings=settings_table(predictor.settings),

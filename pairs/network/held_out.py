@@ -10,9 +10,9 @@ import pathlib
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.files import replacing
+from pairs.files import write_arrays
+from pairs.network.weights_folder import HELD_OUT
 
-HELD_OUT = "held_out.npz"
 ARRAYS = ("digests", "probabilities", "features")
 
 
@@ -35,8 +35,7 @@ class HeldOut:
 
 def write_held_out(folder: pathlib.Path, held_out: HeldOut) -> None:
     """Writes `held_out.npz` into the folder of a fold, whole or not at all."""
-    with replacing(folder / HELD_OUT) as temporary, temporary.open("wb") as file:
-        np.savez(file, **dataclasses.asdict(held_out))
+    write_arrays(folder / HELD_OUT, dataclasses.asdict(held_out))
 
 
 def read_held_out(folder: pathlib.Path) -> HeldOut:

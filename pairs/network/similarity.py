@@ -17,9 +17,9 @@ import sys
 
 import numpy as np
 
-from pairs.files import file_digest, replacing
+from pairs.files import file_digest, write_arrays
+from pairs.network.weights_folder import SIMILARITY
 
-SIMILARITY = "similarity.npz"
 # Directions that are shrunk: those in which photos of one class vary most.
 NUM_AXES = 256
 # The mean variance within classes, times this, is added to that of every direction.
@@ -164,8 +164,7 @@ class SimilarityFit:
 
 def write_similarity(folder: pathlib.Path, similarity: Similarity) -> None:
     """Writes `similarity.npz` beside a model, whole or not at all."""
-    with replacing(folder / SIMILARITY) as temporary, temporary.open("wb") as file:
-        np.savez(file, **dataclasses.asdict(similarity))
+    write_arrays(folder / SIMILARITY, dataclasses.asdict(similarity))
 
 
 def read_similarity(model_file: pathlib.Path) -> Similarity | None:

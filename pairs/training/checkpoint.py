@@ -20,10 +20,9 @@ import keras
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.files import replacing
+from pairs.files import write_arrays
+from pairs.network.weights_folder import CHECKPOINT
 from pairs.training.log import RunLog
-
-NAME = "checkpoint.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +70,7 @@ def write_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     arrays: dict[str, Any] = {
         f"value_{number}": value for number, value in enumerate(checkpoint.values)
     }
-    with replacing(folder / NAME) as temporary, temporary.open("wb") as file:
-        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+    write_arrays(folder / CHECKPOINT, {"facts": np.array(json.dumps(facts)), **arrays})
 
 
 def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
@@ -81,7 +79,7 @@ def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
     Raises:
         UserError: it is damaged.
     """
-    path = folder / NAME
+    path = folder / CHECKPOINT
     try:
         with np.load(path, allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
@@ -95,7 +93,7 @@ def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
 
 def remove_checkpoint(folder: pathlib.Path) -> None:
     """Deletes the checkpoint of a run that is done."""
-    (folder / NAME).unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def restore(model: keras.Model, values: list[np.ndarray], path: pathlib.Path) -> None:
@@ -149,7 +147,7 @@ class KeepCheckpoint(keras.callbacks.Callback):
             for row in rows:
                 callback.on_epoch_end(row["epoch"] - 1, dict(row))
             callback.verbose = verbose
-        restore(self.model, self.checkpoint.values, self.log.folder / NAME)
+        restore(self.model, self.checkpoint.values, self.log.folder / CHECKPOINT)
         if self.log.writes and is_best(rows):  # the process may have died before it was saved
             self.keep_best()
 

@@ -17,11 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from pairs.errors import UserError
 from pairs.files import read_json, replacing, write_csv, write_json
+from pairs.network.weights_folder import CURVES, LOG, RESULTS, TIMES
 from pairs.training.recipe import Stage
 from pairs.training.settings import RESTART
 
-RESULTS = "results.json"
-CURVES = {
+DRAWN = {
     "loss": "loss (all heads, weighted)",
     "ctg_out_1_accuracy": "accuracy of photos (ctg_out_1)",
     "accuracy": "accuracy of photos",  # a model of one head: Keras drops its name
@@ -73,7 +73,7 @@ class RunLog:
     def total_seconds(self) -> float:
         """How long all epochs took, also those before the last start of a finished run."""
         try:
-            with (self.folder / "times.csv").open(newline="", encoding="utf-8") as file:
+            with (self.folder / TIMES).open(newline="", encoding="utf-8") as file:
                 return sum(float(row["seconds"]) for row in csv.DictReader(file))
         except (OSError, ValueError, KeyError, TypeError):  # only an estimate depends on it
             return sum(self.seconds)
@@ -88,13 +88,13 @@ class RunLog:
             return
         header = list(self.rows[0])
         rows = [[row[name] for name in header] for row in self.rows]
-        write_csv(self.folder / "log.csv", header, rows)
+        write_csv(self.folder / LOG, header, rows)
         times = [
             [row["stage"], row["epoch"], seconds]
             for row, seconds in zip(self.rows, self.seconds, strict=True)
         ]
-        write_csv(self.folder / "times.csv", ["stage", "epoch", "seconds"], times)
-        with replacing(self.folder / "curves.png") as temporary:
+        write_csv(self.folder / TIMES, ["stage", "epoch", "seconds"], times)
+        with replacing(self.folder / CURVES) as temporary:
             draw_curves(self.rows, temporary)
 
     def time_left(self) -> str:
@@ -172,7 +172,7 @@ def duration(seconds: float) -> str:
 
 def draw_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draws training and validation curves over all stages to a PNG."""
-    curves = {name: title for name, title in CURVES.items() if f"val_{name}" in rows[0]}
+    curves = {name: title for name, title in DRAWN.items() if f"val_{name}" in rows[0]}
     # No pyplot: it would look for a screen.
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     FigureCanvasAgg(figure)

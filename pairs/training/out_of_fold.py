@@ -12,11 +12,10 @@ from pairs.errors import UserError
 from pairs.files import write_csv, write_json
 from pairs.network.held_out import read_held_out
 from pairs.network.similarity import read_similarity, unit_rows
+from pairs.network.weights_folder import MODEL, OUT_OF_FOLD, RESULTS
 from pairs.photos.folds import fold_folder, folds_of, read_folds
 from pairs.photos.read import Photos
 from pairs.training.settings import RESTART
-
-TABLE = "out_of_fold.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
     folds = folds_of(read_folds(folder, RESTART), photos.digests or [])
     folders = [fold_folder(folder, fold) for fold in range(1, int(folds.max()) + 1)]
     kept = [read_held_out(own) for own in folders]
-    similarities = [read_similarity(own / "model.keras") for own in folders]
+    similarities = [read_similarity(own / MODEL) for own in folders]
     probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
     unit = np.zeros((len(photos), kept[0].features.shape[1]), np.float32)
     # Folds that an earlier version has trained have no space of similarities.
@@ -111,8 +110,8 @@ def write_results(folder: pathlib.Path, found: OutOfFold) -> None:
         )
     )
     header = ["image", "typeid", "fold", *(f"p_{typeid}" for typeid in typeids)]
-    write_csv(folder / TABLE, header, rows)
-    write_json(folder / "results.json", found.results())
+    write_csv(folder / OUT_OF_FOLD, header, rows)
+    write_json(folder / RESULTS, found.results())
 
 
 def print_results(found: OutOfFold) -> None:

@@ -1,8 +1,9 @@
 """The training plans: one table of stages each. `train.py --recipe` chooses.
 
 Reading a table is reading the plan. `seed` is the 2017 recipe and the default.
-The numbers above the tables are part of every plan. Which layers train is a
-matter of the trunk: `pairs.network.trunks.TRUNKS`.
+The numbers above the tables belong to the plans that use them: augmentation and plateau
+to `seed`, all pairs to `COMPARE_ALL_PAIRS`, the others to each. Which layers train is
+a matter of the trunk: `pairs.network.trunks.TRUNKS`.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
 DROPOUT = 0.5
 # Recipes whose pair loss looks at every pair of a batch, not at one permutation of
 # it, and the weight of that loss. Chosen by experiment: docs/results.md.
-ALL_PAIRS = ("tuned", "night")
+COMPARE_ALL_PAIRS = ("tuned", "night")
 ALL_PAIRS_WEIGHT = 2.0
 # The settings of 2017. Their shear of 0.2 was in radians; ImageDataGenerator takes
 # degrees today. The edges are filled with the nearest pixel, its default.
@@ -36,7 +37,7 @@ class Stage:
     """One row of a training plan.
 
     Attributes:
-        number: 1, 2, 3; every stage draws its own random numbers.
+        number: 1 to 9, another for each: it seeds the stage's random numbers.
         name: file names and log rows carry it.
         unfreeze: what trains beside the heads: "blocks", the trunk's last ones; None: nothing.
         optimizer: "adam", or "sgd" with momentum 0.9.
@@ -56,12 +57,12 @@ class Stage:
     number: int
     name: str
     unfreeze: Literal["blocks"] | None
-    optimizer: str
+    optimizer: Literal["adam", "sgd"]
     learning_rate: float
     epochs: int
-    augment: str | None
+    augment: Literal["affine", "mirror"] | None
     patience: int | None = None
-    schedule: str = "plateau"
+    schedule: Literal["plateau", "cosine"] = "plateau"
     image_scale: float = 1.0
 
     def image_size(self, image_size: int) -> int:

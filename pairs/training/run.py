@@ -1,4 +1,4 @@
-"""What all stages of a training share. Made once by `train.py`, handed down, never changed."""
+"""What all stages of one model's training share. Made by `train.py`, handed down, never changed."""
 
 import dataclasses
 import pathlib

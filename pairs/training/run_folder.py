@@ -11,6 +11,16 @@ import filelock
 
 from pairs.errors import UserError
 from pairs.files import read_json, write_json
+from pairs.network.weights_folder import (
+    CHECKPOINT,
+    FILES,
+    MODEL,
+    MODEL_PICTURE,
+    PAIRS_PICTURE,
+    RESULTS,
+    SETTINGS,
+    START,
+)
 from pairs.photos.check import PHOTOS, Known
 from pairs.photos.folds import FOLDS, MOST_FOLDS, fold_folder
 from pairs.training.recipe import RECIPES
@@ -21,38 +31,23 @@ ACTIVATIONS = "activations"
 # What a run writes, or wrote (`half`: a stage of `--recipe night` once). Nothing else in the
 # folder is ever moved: it may hold weights that the user brought.
 RUN_FILES = (
-    "settings.json",  # first: without it nothing resumes what is half moved
-    "checkpoint.npz",
-    "start.keras",
+    *FILES,
     *(
         f"{name}-{which}.keras"
         for name in sorted({"half", *(s.name for stages in RECIPES.values() for s in stages)})
         for which in ("best", "last")
     ),
-    "model.keras",
-    "model.png",
-    "pairs.png",
-    "curves.png",
-    "log.csv",
-    "times.csv",
-    "results.json",
-    "held_out.npz",
-    "similarity.npz",
-    "out_of_fold.csv",
-    PHOTOS,
-    FOLDS,
-    "calibration.json",
 )
 
 # What a command may have written that fails before the first epoch.
-BEGINNING = {"start.keras", "model.png", "pairs.png", PHOTOS, FOLDS}
+BEGINNING = {START, MODEL_PICTURE, PAIRS_PICTURE, PHOTOS, FOLDS}
 
 
 def check_fold_folders(folder: pathlib.Path, num_folds: int) -> None:
     """Raises a UserError if the folder of a fold holds a training of its own: it would be lost."""
     for fold in range(1, num_folds + 1):
         own = fold_folder(folder, fold)
-        if (own / RUN_FILES[0]).exists():
+        if (own / SETTINGS).exists():
             raise UserError(
                 f"{own} holds a training of its own, and --folds would write there: choose another "
                 f"--weights, or move that folder"
@@ -81,10 +76,10 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def run_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files of a run in a folder, in the order of `RUN_FILES`; then those of its folds."""
+    """The files of a run in a folder, its settings first; then those of its folds."""
     folds = [fold_folder(folder, fold) for fold in range(1, MOST_FOLDS + 1)]
     # With settings of its own it is a run of its own, whatever its name.
-    folds = [path for path in folds if not (path / RUN_FILES[0]).exists()]
+    folds = [path for path in folds if not (path / SETTINGS).exists()]
     paths = [place / name for place in (folder, *folds) for name in RUN_FILES]
     return [path for path in paths if path.exists()]
 
@@ -124,7 +119,7 @@ def set_aside(folder: pathlib.Path) -> None:
     for path in files:
         (aside / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder / path, aside / path)
-        if str(path) == RUN_FILES[0]:  # nothing resumes that run any more
+        if str(path) == SETTINGS:  # nothing resumes that run any more
             remove_activations(folder)
     for parent in {path.parent for path in files} - {pathlib.Path()}:
         with contextlib.suppress(OSError):  # what else the user keeps there stays
@@ -148,7 +143,7 @@ def holds_run(
     Raises:
         UserError: it holds another run.
     """
-    old = read_json(folder / "settings.json", RESTART)
+    old = read_json(folder / SETTINGS, RESTART)
     if old:
         if not isinstance(old, dict) or not settings.keys() <= old.keys():
             raise UserError(
@@ -157,13 +152,13 @@ def holds_run(
         try:
             check_same_run(folder, old, settings, known, found)
         except (TypeError, KeyError, AttributeError) as error:
-            path = folder / "settings.json"
+            path = folder / SETTINGS
             raise UserError(f"{path}: damaged ({error!r}); {RESTART}") from error
         return True
     for path in run_files(folder):
         # A new run that was killed at once may have left a start.keras and pictures.
         is_result = path.name.endswith(("-best.keras", "-last.keras"))
-        is_result |= path.name in ("checkpoint.npz", "results.json", "model.keras")
+        is_result |= path.name in (CHECKPOINT, RESULTS, MODEL)
         if is_result:
             raise UserError(
                 f"{path} is not of a run that could resume (no settings.json); choose another "
@@ -174,4 +169,4 @@ def holds_run(
 
 def write_settings(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     """Writes settings.json: from now on the folder holds this run."""
-    write_json(folder / "settings.json", settings)
+    write_json(folder / SETTINGS, settings)

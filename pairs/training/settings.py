@@ -88,7 +88,7 @@ def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
     """The same, of the run's own trunk and recipe."""
     trunk = trunks.TRUNKS[flags["trunk"]]
     found: dict[str, Any] = {"input scale": list(trunk.input_scale), UNFREEZING: trunk.blocks}
-    if flags.get("recipe") in recipe.ALL_PAIRS and flags["loss"] == "paired":
+    if flags.get("recipe") in recipe.COMPARE_ALL_PAIRS and flags["loss"] == "paired":
         found[ALL_PAIRS_WEIGHT] = recipe.ALL_PAIRS_WEIGHT
     return found
 

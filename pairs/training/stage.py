@@ -29,6 +29,7 @@ from pairs.network.parts import (
     uses_xla,
 )
 from pairs.network.trunks import TRUNKS
+from pairs.network.weights_folder import MODEL
 from pairs.photos.read import Photos
 from pairs.training.activation_store import (
     ActivationStore,
@@ -131,7 +132,7 @@ def run_stage(
         RuntimeError: a frozen weight changed.
     """
     setup = set_up(run, stage, pairs, valid_pairs, start_file)
-    best_file, last_file = model_files(run.folder, stage)
+    best_file, last_file = stage_files(run.folder, stage)
     train(run, stage, setup)
     if run.log.writes:
         save_model(setup.spread.model, last_file)
@@ -149,7 +150,7 @@ def run_stage(
                 judgement = keep_features(
                     run, trained, setup.batches, setup.valid_batches, judgement
                 )
-        copy_file(best_file, run.folder / "model.keras")
+        copy_file(best_file, run.folder / MODEL)
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
 
@@ -181,7 +182,7 @@ def train(run: Run, stage: Stage, setup: Setup) -> None:
     Raises:
         UserError, RuntimeError: see `run_stage`.
     """
-    best_file, _ = model_files(run.folder, stage)
+    best_file, _ = stage_files(run.folder, stage)
     with run.devices.scope():
         before = setup.spread.frozen_digest()
         validate = Validate(setup.judged, setup.valid_batches)
@@ -197,7 +198,7 @@ def train(run: Run, stage: Stage, setup: Setup) -> None:
             raise RuntimeError(f"stage {stage.name}: frozen weights changed")
 
 
-def model_files(folder: pathlib.Path, stage: Stage) -> list[pathlib.Path]:
+def stage_files(folder: pathlib.Path, stage: Stage) -> list[pathlib.Path]:
     """Where a stage leaves its best and its last epoch's model."""
     return [folder / f"{stage.name}-{which}.keras" for which in ("best", "last")]
 
@@ -223,8 +224,8 @@ def open_stores(
     """The stores of a stage, `(training, validation)`; those of others are removed."""
     later = [
         other
-        for other in run.stages
-        if other.number > stage.number and other.unfreeze and other.image_scale == stage.image_scale
+        for other in run.stages[run.stages.index(stage) + 1 :]
+        if other.unfreeze and other.image_scale == stage.image_scale
     ]
     lower = None
     if later and not stage.unfreeze:
