@@ -11,7 +11,6 @@ from conftest import (
     SIZE,
     assert_one_line_error,
     run_script,
-    write_legacy_weights,
 )
 
 from model import build_model
@@ -255,25 +254,6 @@ def test_brought_weights_are_found_under_keras_own_name(trunk, tmp_path):
     found = build_trunk("xception", SIZE, "imagenet", tmp_path)
     for one, two in zip(found.weights, trunk.weights, strict=True):
         np.testing.assert_array_equal(one, two)
-
-
-@pytest.mark.slow
-def test_keras_own_weight_file_is_trained_from_without_network(trunk, data, tmp_path):
-    """The default `--pretrained imagenet`, the file brought into `--weights`."""
-    write_legacy_weights(trunk, tmp_path / TRUNKS["xception"].weights_file)
-    nowhere = "http://127.0.0.1:9"
-    flags = ["--data", data, "--weights", tmp_path, "--image-size", SIZE, "--batch-size", 6]
-    done = run_script(
-        *("train.py", *flags, "--epochs", 1, 0, 0),
-        **REAL_TRUNK,
-        https_proxy=nowhere,
-        HTTPS_PROXY=nowhere,
-        KERAS_HOME=str(tmp_path / "empty"),
-    )
-    assert done.returncode == 0, done.stderr
-    trained = load_model(tmp_path / "model.keras").get_layer("trunk")  # still frozen
-    for found, weight in zip(trained.weights, trunk.weights, strict=True):
-        np.testing.assert_array_equal(found, weight)
 
 
 def test_a_weights_file_that_lacks_a_layer_is_refused(trunk, tmp_path):

@@ -22,6 +22,7 @@ from conftest import (
     SMALL_TRUNK,
     assert_one_line_error,
     run_script,
+    write_legacy_weights,
 )
 from PIL import Image
 
@@ -32,6 +33,7 @@ from pairs.errors import UserError
 from pairs.evaluation.predictor import Predictor
 from pairs.network import parts
 from pairs.network.files import load_model
+from pairs.network.trunks import TRUNKS
 from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
 from pairs.training import callbacks, recipe, stage
@@ -335,11 +337,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
 
 
 @pytest.mark.slow
-def test_the_tuned_recipe_trains_on_larger_images_from_stored_activations(data, tmp_path):
-    flags = f"--recipe tuned --loss softmax --image-size {SIZE} --batch-size 6 --pretrained none"
+def test_the_tuned_recipe_trains_on_larger_images_from_keras_own_weight_file(data, trunk, tmp_path):
+    """The default `--pretrained imagenet`, the file brought into `--weights`, no network."""
+    write_legacy_weights(trunk, tmp_path / TRUNKS["xception"].weights_file)
+    nowhere = "http://127.0.0.1:9"
+    no_network = {
+        **{"https_proxy": nowhere, "HTTPS_PROXY": nowhere},
+        "KERAS_HOME": str(tmp_path / "empty"),
+    }
+    flags = f"--recipe tuned --loss softmax --image-size {SIZE} --batch-size 6"
     words = ("--data", data, "--weights", tmp_path, *flags.split(), "--epochs", "3", "2")
-    done = run_script("train.py", *words, **REAL_TRUNK)
+    done = run_script("train.py", *words, **REAL_TRUNK, **no_network)
     assert done.returncode == 0, done.stderr
+    begun = load_model(tmp_path / "start.keras").get_layer("trunk")
+    for found, weight in zip(begun.weights, trunk.weights, strict=True):
+        np.testing.assert_array_equal(found, weight)
     moved = moved_layers(tmp_path)
     assert not any(moved[:106])
     assert any(moved[106:])
