@@ -251,9 +251,10 @@ def test_brought_weights_are_found_under_keras_own_name(trunk, tmp_path):
     # Keras reads a `.weights.h5` under its own ending only, so bring a legacy file.
     trunk.save(tmp_path / "legacy.h5")
     (tmp_path / "legacy.h5").rename(tmp_path / name)
-    found = build_trunk("xception", SIZE, "imagenet", tmp_path)
-    for one, two in zip(found.weights, trunk.weights, strict=True):
-        np.testing.assert_array_equal(one, two)
+    for folder in (tmp_path, tmp_path / "second"):  # or beside the folder of a second training
+        found = build_trunk("xception", SIZE, "imagenet", folder)
+        for one, two in zip(found.weights, trunk.weights, strict=True):
+            np.testing.assert_array_equal(one, two)
 
 
 def test_a_weights_file_that_lacks_a_layer_is_refused(trunk, tmp_path):
@@ -440,24 +441,30 @@ def test_typeids_that_would_forge_lines_are_refused_with_the_model(pair_model, t
     assert str(refused.value).isprintable()
 
 
-def test_a_model_file_says_how_photos_become_squares(small_trunk, tmp_path):
+def test_a_model_file_says_how_photos_are_shown_to_it(small_trunk, tmp_path):
     trunk = build_trunk("xception", SIZE, "none", "no folder")
-    build_model(trunk, TYPEIDS, fit="pad").save(tmp_path / "new.keras")
+    build_model(trunk, TYPEIDS, fit="pad", num_views=2).save(tmp_path / "new.keras")
     heads = [load_model(tmp_path / "new.keras").get_layer(f"ctg_out_{n}") for n in (1, 2)]
-    assert [head.fit for head in heads] == ["pad", "pad"]
+    assert [(head.fit, head.num_views) for head in heads] == [("pad", 2), ("pad", 2)]
 
-    def change(config, **fits):
+    def change(config, **facts):
         for layer in config["config"]["layers"]:
             if layer["name"].startswith("ctg_out"):
-                del layer["config"]["fit"]
-                layer["config"].update(fits)
+                del layer["config"]["fit"], layer["config"]["num_views"]
+                layer["config"].update(facts)
         return config
 
     rewrite(tmp_path / "new.keras", tmp_path / "old.keras", change)  # as files were before
-    assert load_model(tmp_path / "old.keras").get_layer("ctg_out_1").fit == "squash"
-    for fit in ("zoom", ["pad"]):
-        rewrite(tmp_path / "new.keras", tmp_path / "bad.keras", lambda c, f=fit: change(c, fit=f))
-        with pytest.raises(UserError, match=r"its fit .* is none of squash, crop, pad"):
+    old = load_model(tmp_path / "old.keras").get_layer("ctg_out_1")
+    assert (old.fit, old.num_views) == ("squash", 1)
+    for facts, words in (
+        ({"fit": "zoom"}, r"its fit .* is none of squash, crop, pad"),
+        ({"fit": ["pad"]}, r"its fit .* is none of squash, crop, pad"),
+        ({"num_views": 0}, "its number of views 0 is neither 1 nor 2"),
+        ({"num_views": "2"}, "its number of views '2' is neither 1 nor 2"),
+    ):
+        rewrite(tmp_path / "new.keras", tmp_path / "bad.keras", lambda c, f=facts: change(c, **f))
+        with pytest.raises(UserError, match=words):
             load_model(tmp_path / "bad.keras")
 
 

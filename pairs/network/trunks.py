@@ -151,7 +151,7 @@ def build_trunk(
         name: key of `TRUNKS`.
         image_size: side in pixels.
         pretrained: "none" for random weights, "imagenet", or a weights file.
-        weights_folder: where a file brought by the user may lie.
+        weights_folder: where a file brought by the user may lie; or beside it.
 
     Returns:
         a model named "trunk", output shape `(batch, features)`: 2048 of them for
@@ -176,16 +176,21 @@ def build_trunk(
 
     if pretrained == "none":
         return build(None)
-    brought = pathlib.Path(weights_folder, trunk.weights_file)
-    if pretrained == "imagenet" and not brought.is_file():
-        try:
-            return build("imagenet")  # lets Keras download it
-        except Exception as error:  # Keras raises a bare Exception without network
-            raise UserError(
-                f"no ImageNet weights for {name}: the download failed ({error}). Put "
-                f"{trunk.weights_file} into {weights_folder}, or use --pretrained FILE or none"
-            ) from error
-    file = brought if pretrained == "imagenet" else pathlib.Path(pretrained)
+    file = pathlib.Path(pretrained)
+    if pretrained == "imagenet":
+        own = pathlib.Path(weights_folder)
+        # `--weights weights/second` finds what lies in weights/.
+        places = [folder / trunk.weights_file for folder in (own, own.absolute().parent)]
+        there = [path for path in places if path.is_file()]
+        if not there:
+            try:
+                return build("imagenet")  # lets Keras download it
+            except Exception as error:  # Keras raises a bare Exception without network
+                raise UserError(
+                    f"no ImageNet weights for {name}: the download failed ({error}). Put "
+                    f"{trunk.weights_file} into {own}, or use --pretrained FILE or none"
+                ) from error
+        file = there[0]
     model = build(None)
     load_all_weights(model, file, name)
     return model
