@@ -15,7 +15,7 @@ from pair_generator import (
     validation_partners,
 )
 from pairs.errors import UserError
-from pairs.photos.draw import shown
+from pairs.photos.draw import draw_pairs, shown
 from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos, read_photo
 
@@ -169,6 +169,13 @@ def test_the_drawing_is_augmented_as_the_recipe_is(data, tmp_path):
         assert any((view == drawn).all() for view in views) == as_they_are
     done = run_script("pair_generator.py", "--recipe", "tuned", "--no-augment")
     assert_one_line_error(done, "--recipe and --no-augment cannot be combined")
+
+
+def test_a_sheet_of_very_many_pairs_is_still_a_jpeg():
+    images = np.broadcast_to(np.uint8(9), (4000, 60, 60, 3))
+    zeros = np.zeros(4000, int)
+    labels = {"ctg_out_1": zeros, "ctg_out_2": zeros, "bin_out": zeros}
+    assert max(draw_pairs(({"img_1": images, "partner": zeros}, labels), ["a"]).size) <= 65500
 
 
 def test_training_pairs_every_class_that_is_there_twice():

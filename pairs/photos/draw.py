@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 def draw_pairs(
     batch: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
     typeids: list[str],
-    columns: int = 4,
 ) -> Image.Image:
     """Draws the pairs of a batch, first image left, second right.
 
@@ -21,6 +20,8 @@ def draw_pairs(
     inputs, labels = batch
     images = inputs["img_1"]
     side, gap, text = images.shape[1], 8, 22
+    # Four beside each other; of very many more, since a JPEG has at most 65,500 rows.
+    columns = max(4, math.ceil(math.sqrt(len(images) / 8)))
     font = ImageFont.load_default(size=14)
     rows = math.ceil(len(images) / columns)
     cell = (2 * side + 3 * gap, side + 2 * gap + text)
