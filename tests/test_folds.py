@@ -265,9 +265,9 @@ def test_where_class_centres_vote_the_table_holds_what_they_say(sorted_photos, t
     together = Predictor(tmp_path)
     assert "the class centres have no say" in capsys.readouterr().err
     folds = unseen.find_folds(together, digests)
-    kept = together.predict_held_out(paths, digests, folds)
+    kept = unseen.predict_held_out(together, paths, digests, folds)
     (tmp_path / "fold-1" / "held_out.npz").unlink()
-    anew = Predictor(tmp_path).predict_held_out(paths, digests, folds)
+    anew = unseen.predict_held_out(Predictor(tmp_path), paths, digests, folds)
     np.testing.assert_allclose(kept.probabilities, anew.probabilities, atol=2e-3)
     # A model of folds that still train is called so.
     (tmp_path / "fold-2" / "checkpoint.npz").touch()
@@ -403,7 +403,7 @@ def test_of_a_photo_that_one_fold_holds_out_that_folds_similarity_counts(trained
     assert set(cut.tolist()) <= {1, 2, 3}
     assert len(set(cut.tolist())) > 1
     cut[0] = 0
-    found = together.predict_held_out(paths, [None] * len(paths), cut)
+    found = unseen.predict_held_out(together, paths, [None] * len(paths), cut)
     unit = together.unit(found.features, cut)
     alone = {fold: Predictor(trained / f"fold-{fold}") for fold in (1, 2, 3)}
     for path, fold, row, likeness in zip(paths, cut.tolist(), unit, found.likeness, strict=True):
@@ -423,7 +423,7 @@ def test_of_folds_one_photo_in_twenty_is_called_none_of_the_classes(trained, sor
     paths = [str(path) for path in sorted_photos.glob("*/*/*") if path.is_file()]
     together = Predictor(trained)
     digests = unseen.find_digests(paths, 2)
-    found = together.predict_held_out(paths, digests, unseen.find_folds(together, digests))
+    found = unseen.predict_held_out(together, paths, digests, unseen.find_folds(together, digests))
     assert together.calibration.photos == len(paths) == 26
     # 5 % of 26 are 1.3: the quantile is between the second and the third.
     assert together.calibration.shows_none(found).sum() == 2

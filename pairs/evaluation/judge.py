@@ -85,7 +85,7 @@ def predict_unseen(
         [
             predictor.predict(paths)
             if own is None
-            else predictor.predict_held_out(paths, digests, own)
+            else unseen.predict_held_out(predictor, paths, digests, own)
             for predictor, own in zip(predictors, folds, strict=True)
         ],
         [predictor.typeids for predictor in predictors],

@@ -26,7 +26,7 @@ from pairs.network.similarity import (
     with_centres,
 )
 from pairs.network.trunks import TRUNKS
-from pairs.network.weights_folder import HELD_OUT, SETTINGS, SIMILARITY, model_files
+from pairs.network.weights_folder import SETTINGS, SIMILARITY, model_files
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import read_ahead
 from pairs.photos.views import read_views
@@ -220,44 +220,6 @@ class Predictor:
                 f"if nvidia-smi lists other programs on the card, end them"
             ) from error
 
-    def predict_held_out(
-        self, paths: Sequence[str], digests: Sequence[str | None], folds: np.ndarray
-    ) -> Predictions:
-        """Predicts each photo by the model of the fold that held it out.
-
-        What the training has kept of it is taken from there.
-
-        Args:
-            paths: of the photos.
-            digests: of their bytes.
-            folds: int array, shape `(len(paths),)`, see `Predictions.folds`.
-        """
-        probabilities = np.empty((len(paths), len(self.typeids)), np.float32)
-        features = np.empty((len(paths), self.num_features), np.float32)
-        likeness = np.empty(len(paths), np.float32) if all(self.similarities) else None
-        for fold in np.unique(folds).tolist():
-            own = np.flatnonzero(folds == fold)
-            unseen = f"the model of fold {fold} has not seen" if fold else "no model has seen"
-            print(f"{len(own)} photos that {unseen}", flush=True)
-            predictor = self.of_folds[fold - 1] if fold else self
-            kept = predictor.read_kept() if fold else {}
-            known = np.array([digests[index] in kept for index in own.tolist()])
-            for index in own[known].tolist():
-                probabilities[index], features[index] = kept[digests[index]]
-            rest = own[~known]
-            if len(rest):
-                found = predictor.predict([paths[index] for index in rest])
-                probabilities[rest] = found.probabilities
-                # Where those of all models stand side by side, the first one's.
-                features[rest] = found.features[:, : self.num_features]
-            if likeness is not None:
-                likeness[own] = (
-                    predictor.class_cosines(features[own])[0].max(axis=1)
-                    if fold
-                    else found.likeness
-                )
-        return Predictions(list(paths), probabilities, features, folds, likeness=likeness)
-
     def unit(self, features: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:
         """Features as similarity sees them: the dot product of two is their cosine.
 
@@ -297,23 +259,6 @@ class Predictor:
                 if similarity
             ]
         )
-
-    def read_kept(self) -> dict[str | None, tuple[np.ndarray, np.ndarray]]:
-        """Probabilities and features that a fold's training has kept, by the photo's digest."""
-        from pairs.network import held_out, parts
-
-        if not self.is_plain or self.lacks_centres:  # which had a say in what was kept
-            return {}
-        try:
-            kept = held_out.read_held_out(self.weights)
-        except UserError:
-            path = self.weights / HELD_OUT
-            print(f"note: {path}: gone or damaged; its photos are read again", file=sys.stderr)
-            return {}
-        if kept.model != parts.digest(self.models[0].weights):
-            return {}
-        rows = zip(kept.probabilities, kept.features, strict=True)
-        return dict(zip(kept.digests.tolist(), rows, strict=True))
 
     def read_or_none(self, path: str) -> np.ndarray | None:
         """The views of a photo; None, and a line printed, if it cannot be read."""

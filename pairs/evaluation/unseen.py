@@ -1,4 +1,4 @@
-"""Which photos a model has seen, and which model has not seen a photo.
+"""Which photos a model has seen, which model has not seen a photo, and what that one says.
 
 Photos are known by the digest of their bytes, not by their folder: that may
 have moved, or be named in another way.
@@ -11,8 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from pairs.errors import UserError
+from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
 from pairs.files import digest_or_none
+from pairs.network.held_out import read_held_out
+from pairs.network.weights_folder import HELD_OUT
 from pairs.photos.check import perceptual_hashes, read_check, readable
 from pairs.photos.duplicates import find_groups
 from pairs.photos.find import SIDES, TRAIN, VALID, find_class_photos
@@ -71,6 +74,62 @@ def find_folds(predictor: Predictor, digests: Sequence[str | None]) -> np.ndarra
         return None
     folds = folds_of(read_folds(predictor.weights), digests)
     return folds if folds.any() else None
+
+
+def predict_held_out(
+    together: Predictor, paths: Sequence[str], digests: Sequence[str | None], folds: np.ndarray
+) -> Predictions:
+    """Predicts each photo by the model of the fold that held it out.
+
+    What the training has kept of it is taken from there.
+
+    Args:
+        together: the predictor of all folds.
+        paths: of the photos.
+        digests: of their bytes.
+        folds: int array, shape `(len(paths),)`, see `Predictions.folds`.
+    """
+    probabilities = np.empty((len(paths), len(together.typeids)), np.float32)
+    features = np.empty((len(paths), together.num_features), np.float32)
+    likeness = np.empty(len(paths), np.float32) if all(together.similarities) else None
+    for fold in np.unique(folds).tolist():
+        own = np.flatnonzero(folds == fold)
+        unseen = f"the model of fold {fold} has not seen" if fold else "no model has seen"
+        print(f"{len(own)} photos that {unseen}", flush=True)
+        predictor = together.of_folds[fold - 1] if fold else together
+        kept = read_kept(predictor) if fold else {}
+        known = np.array([digests[index] in kept for index in own.tolist()])
+        for index in own[known].tolist():
+            probabilities[index], features[index] = kept[digests[index]]
+        rest = own[~known]
+        if len(rest):
+            found = predictor.predict([paths[index] for index in rest])
+            probabilities[rest] = found.probabilities
+            # Where those of all models stand side by side, the first one's.
+            features[rest] = found.features[:, : together.num_features]
+        if likeness is not None:
+            likeness[own] = (
+                predictor.class_cosines(features[own])[0].max(axis=1) if fold else found.likeness
+            )
+    return Predictions(list(paths), probabilities, features, folds, likeness=likeness)
+
+
+def read_kept(predictor: Predictor) -> dict[str | None, tuple[np.ndarray, np.ndarray]]:
+    """Probabilities and features that a fold's training has kept, by the photo's digest."""
+    from pairs.network import parts  # loads Keras
+
+    if not predictor.is_plain or predictor.lacks_centres:  # which had a say in what was kept
+        return {}
+    try:
+        kept = read_held_out(predictor.weights)
+    except UserError:
+        path = predictor.weights / HELD_OUT
+        print(f"note: {path}: gone or damaged; its photos are read again", file=sys.stderr)
+        return {}
+    if kept.model != parts.digest(predictor.models[0].weights):
+        return {}
+    rows = zip(kept.probabilities, kept.features, strict=True)
+    return dict(zip(kept.digests.tolist(), rows, strict=True))
 
 
 def count_known(predictor: Predictor, digests: Sequence[str | None]) -> int | None:
