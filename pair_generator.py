@@ -36,7 +36,7 @@ from pairs.photos.partners import (
     validation_partners,
 )
 from pairs.photos.read import Photos
-from pairs.training.recipe import AUGMENTATION, RECIPES
+from pairs.training.recipe import AUGMENTATION, COMPARE_ALL_PAIRS, RECIPES
 
 # From this share of same-class pairs on, the pair head hardly sees another one.
 MOSTLY_SAME = 0.9
@@ -307,7 +307,7 @@ def main():
         draw_pairs(batch, photos.typeids).save(temporary)
     same = int(batch[1]["bin_out"].sum())
     print(f"{args.out}: {len(batch[1]['bin_out'])} pairs, {same} of them of one class")
-    if note := note_on_pairs(batches):
+    if args.recipe not in COMPARE_ALL_PAIRS and (note := note_on_pairs(batches)):
         print(note)
 
 
