@@ -39,7 +39,6 @@ def build_model(
     paired: bool = True,
     all_pairs: bool = False,
     fit: str = SQUASH,
-    num_views: int = 1,
 ) -> keras.Model:
     """Puts the heads on the trunk. This is the model that is saved.
 
@@ -51,7 +50,6 @@ def build_model(
             "softmax only" systems of the seed's table.
         all_pairs: the pair head looks at the cosine of the features.
         fit: how photos become squares; the model only remembers it.
-        num_views: of a photo, whose mean is predicted; the same.
 
     Returns:
         a model with inputs `img_1` (and `img_2`), outputs a dict of
@@ -69,7 +67,7 @@ def build_model(
     dtype = keras.config.dtype_policy().variable_dtype
     outputs = {
         f"ctg_out_{number}": TypeidHead(
-            typeids, num_photos, fit, num_views, name=f"ctg_out_{number}", dtype=dtype
+            typeids, num_photos, fit, name=f"ctg_out_{number}", dtype=dtype
         )(keras.layers.Dropout(recipe.DROPOUT, name=f"dropout_{number}", dtype=dtype)(feature))
         for number, feature in enumerate(features, start=1)
     }

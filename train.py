@@ -156,8 +156,7 @@ def build_first_model(args, photos):
         trunks.estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
     heads = {"paired": args.loss == "paired", "all_pairs": args.recipe in recipe.COMPARE_ALL_PAIRS}
-    views = recipe.NUM_VIEWS[args.recipe]
-    return build_model(trunk, photos.typeids, num_photos, **heads, fit=photos.fit, num_views=views)
+    return build_model(trunk, photos.typeids, num_photos, **heads, fit=photos.fit)
 
 
 def save_first_model(model, folder):

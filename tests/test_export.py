@@ -171,7 +171,7 @@ def assert_says_the_same(predictor, run, path, photos):
 @pytest.mark.parametrize(("name", "run"), RUNTIMES)
 def test_every_runtime_says_what_the_model_says(name, run, weights, photos, tmp_path):
     predictor = Predictor(weights)
-    predictor.fit, predictor.num_views = "pad", 2
+    predictor.fit = "pad"
     assert predictor.calibration.temperature == 0.4
     assert predictor.similarities[0] is not None
     export(predictor, str(tmp_path / name))

@@ -105,7 +105,7 @@ def exported_model(predictor: Predictor) -> Any:
     predictor.models = [in_float32(model) for model in predictor.models]
     side = predictor.image_size
     images = keras.Input((side, side, 3), dtype="uint8", name="images")
-    found = see(images, predictor)
+    found = predictor.photo_model(images)
     features = keras.ops.split(found["feature"], len(predictor.models), axis=-1)
     units = [
         unit(feature, similarity)
@@ -126,22 +126,6 @@ def exported_model(predictor: Predictor) -> Any:
         "feature": keras.ops.concatenate(units, axis=-1) / len(units) ** 0.5,
     }
     return keras.Model(images, outputs, name="exported")
-
-
-def see(images: Any, predictor: Predictor) -> dict[str, Any]:
-    """What `photo_model` says of images; of two views, the mean of both."""
-    import keras
-
-    if predictor.num_views == 1:
-        return predictor.photo_model(images)
-    side = predictor.image_size
-    # Both views of one photo after the other: they pass one model in one batch.
-    views = keras.ops.stack([images, images[:, :, ::-1]], axis=1)
-    found = predictor.photo_model(keras.ops.reshape(views, (-1, side, side, 3)))
-    return {
-        name: keras.ops.mean(keras.ops.reshape(array, (-1, 2, array.shape[-1])), axis=1)
-        for name, array in found.items()
-    }
 
 
 def in_float32(model: Any) -> Any:

@@ -76,9 +76,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--tta",
         type=positive_int,
+        default=1,
         metavar="N",
-        help=f"average N views of each photo, 2: mirrored, up to {MAX_VIEWS}: crops (default: 2 of "
-        "a model of --recipe tuned or night, else 1)",
+        help=f"average N views of each photo, 2: mirrored, up to {MAX_VIEWS}: crops (default: 1)",
     )
     add(
         "--batch-size", type=positive_int, default=32, help="photos per pass (default: %(default)s)"
@@ -104,7 +104,7 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
         if args.test:
             parser.error(f"{args.photos[0]} and --test {args.test}: one folder is predicted")
         args.test, args.photos = args.photos[0], []
-    if args.tta and args.tta > MAX_VIEWS:
+    if args.tta > MAX_VIEWS:
         parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
     if args.same and len(args.photos) != 2:
         parser.error(f"--same: {len(args.photos)} photos given, exactly 2 are needed")
@@ -142,7 +142,7 @@ def check_answers(parser: Parser, args: argparse.Namespace) -> None:
     if (args.features or about_pairs) and (args.head or len(args.weights or []) > 1):
         flag = "--features" if args.features else asked(args)[0]
         parser.error(f"{flag}: needs a single --weights, and no --head")
-    if about_pairs and args.tta:
+    if about_pairs and args.tta > 1:
         parser.error(f"{asked(args)[0]}: was calibrated without --tta; leave it out")
 
 

@@ -41,7 +41,6 @@ class Predictor:
         workers: threads that read photos.
         num_views: views of each photo whose predictions are averaged, 1 to
             `views.MAX_VIEWS`: as it is, mirrored, then five crops and their mirrors.
-            None: as many as the model was trained to be asked for, 1 or 2.
         head: whose probabilities: "mean" of the softmax heads, or one of them, see
             `parts.photo_model`; "all": of these and the class centres of `similarity`.
             None: "all" if the centres vote (`Similarity`), else "mean".
@@ -56,7 +55,7 @@ class Predictor:
         home: folder of the whole training.
         is_paired: whether the models can say "same" or "different".
         lacks_centres: whether class centres had a say in its training, and are gone.
-        is_plain: whether it is asked as it is meant to be: `num_views=None`, `head=None`.
+        is_plain: whether photos are seen as they are, by the heads of `head=None`.
         calibration: of these very model files, if there is one and `is_plain`.
 
     Raises:
@@ -69,7 +68,7 @@ class Predictor:
         weights: str | pathlib.Path,
         batch_size: int = 32,
         workers: int = 2,
-        num_views: int | None = None,
+        num_views: int = 1,
         head: str | None = None,
         models: list[Any] | None = None,
     ) -> None:
@@ -88,8 +87,7 @@ class Predictor:
         self.num_features = self.models[0].get_layer("trunk").output_shape[1]
         self.batch_size = batch_size
         self.workers = workers
-        usual_views = classifier.num_views
-        self.num_views = num_views or usual_views
+        self.num_views = num_views
         votes = all(each is not None and each.votes for each in self.similarities)
         usual_head = "all" if votes else "mean"
         compares = parts.compares_all_pairs(self.models[0])
@@ -101,25 +99,23 @@ class Predictor:
                 file=sys.stderr,
             )
         self.head = head or usual_head
-        self.is_plain = self.num_views == usual_views and self.head == usual_head
+        self.is_plain = num_views == 1 and self.head == usual_head
         self.check_models()
-        # Fitted on the usual views and heads: of nothing else.
+        # Fitted on photos as they are, and on the usual heads: of nothing else.
         self.calibration = read_calibration(self.weights) if self.is_plain else Calibration()
 
     def check_models(self) -> None:
         """Raises a UserError if the models of the folds are not of one training."""
-
-        def facts(model):
-            classifier, trunk = model.get_layer("ctg_out_1"), model.get_layer("trunk")
-            own = (classifier.typeids, classifier.fit, classifier.num_views)
-            return *own, model.output.keys(), trunk.input_shape
-
         for fold, model in enumerate(self.models, start=1):
-            if facts(model) != facts(self.models[0]):
+            if (
+                model.get_layer("ctg_out_1").typeids != self.typeids
+                or model.get_layer("ctg_out_1").fit != self.fit
+                or model.output.keys() != self.models[0].output.keys()
+                or model.get_layer("trunk").input_shape[1] != self.image_size
+            ):
                 raise UserError(
                     f"{fold_folder(self.weights, fold)}: its model has other classes, heads, "
-                    f"views, fit or another image size than that of fold 1; they must be of one "
-                    f"training"
+                    f"fit or another image size than that of fold 1; they must be of one training"
                 )
         if self.head == "all" and not all(self.similarities):
             raise UserError(

@@ -42,8 +42,6 @@ def load_model(path: str | pathlib.Path) -> keras.Model:
             raise ValueError("its classes and their numbers of photos differ in length")
         if classifier.fit not in FITS:
             raise ValueError(f"its fit {classifier.fit!r} is none of {', '.join(FITS)}")
-        if classifier.num_views not in (1, 2):
-            raise ValueError(f"its number of views {classifier.num_views!r} is neither 1 nor 2")
         for typeid in classifier.typeids:
             if reason := why_not_a_typeid(typeid):
                 raise ValueError(f"its typeid {typeid!r} {reason}")

@@ -64,8 +64,6 @@ class TypeidHead(keras.layers.Dense):
         num_photos: training photos of each class; None: unknown.
         fit: how photos become squares, see `pairs.photos.fit`; files from before
             there was a choice do not say.
-        num_views: views of a photo whose predictions are averaged, 1 or 2, see
-            `pairs.photos.views`; files from before there was a choice do not say.
     """
 
     def __init__(
@@ -73,7 +71,6 @@ class TypeidHead(keras.layers.Dense):
         typeids: Sequence[str],
         num_photos: Sequence[int] | None = None,
         fit: str = SQUASH,
-        num_views: int = 1,
         activation: str = "softmax",
         **kwargs: Any,
     ) -> None:
@@ -81,13 +78,12 @@ class TypeidHead(keras.layers.Dense):
         self.typeids = list(typeids)
         self.num_photos = list(num_photos or [0] * len(typeids))
         self.fit = fit
-        self.num_views = num_views
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["units"]
-        known = ("typeids", "num_photos", "fit", "num_views")
-        return {**config, **{name: getattr(self, name) for name in known}}
+        known = {"typeids": self.typeids, "num_photos": self.num_photos, "fit": self.fit}
+        return {**config, **known}
 
 
 class MatrixProduct(keras.layers.Layer):

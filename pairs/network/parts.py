@@ -163,14 +163,6 @@ def classify(model: keras.Model, feature: keras.KerasTensor, number: int) -> ker
     return model.get_layer(f"ctg_out_{number}")(model.get_layer(f"dropout_{number}")(feature))
 
 
-def softmax_model(model: keras.Model) -> keras.Model:
-    """Features to class probabilities: the mean of the softmax heads."""
-    feature = keras.Input(model.get_layer("trunk").output_shape[1:])
-    heads = [classify(model, feature, number) for number in ((1, 2) if is_paired(model) else (1,))]
-    mean = keras.layers.average(heads) if len(heads) > 1 else heads[0]
-    return for_prediction(keras.Model(feature, mean))
-
-
 def connect(below: keras.Model, above: keras.Model) -> keras.Model:
     """Joins the two parts of `split`: every image passes the trunk once.
 

@@ -48,13 +48,11 @@ class ActivationStore:
         path: folder of the shards, `00000.npy`, `00001.npy`, ..., each of shape
             `(SHARD_ROWS, *activation)`, the last one as long as it comes.
         num_photos: whose activations it holds.
-        has_mirrors: whether it also holds those of their mirror images.
         rows: int array: which of them `read` counts; None: all, in their order.
     """
 
     path: pathlib.Path
     num_photos: int
-    has_mirrors: bool = False
     rows: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def shard(self, number: int) -> pathlib.Path:
@@ -102,10 +100,10 @@ class ActivationStore:
             row[...] = shards[number][place]
         return rows
 
-    def batches(self, rows: range, mirrored: bool = False) -> Iterator[np.ndarray]:
+    def batches(self, rows: range) -> Iterator[np.ndarray]:
         """Reads rows in their order, `BATCH_SIZE` at a time: yields arrays as `read` returns."""
         for start in range(0, len(rows), BATCH_SIZE):
-            yield self.read(np.array(rows[start : start + BATCH_SIZE]), mirrored)
+            yield self.read(np.array(rows[start : start + BATCH_SIZE]))
 
     def part(self, of: Photos, photos: Photos) -> "ActivationStore":
         """The same store for some of its photos.
@@ -155,7 +153,7 @@ def open_store(
         return None
     folder = run.home / ACTIVATIONS
     key = store_key(below, photos, run.cache, run.workers, mirror)
-    store = ActivationStore(folder / key, len(photos), mirror)
+    store = ActivationStore(folder / key, len(photos))
     num_rows = len(photos) * (2 if mirror else 1)
     shape = below.output_shape[1:]
     ranges = [
@@ -226,7 +224,7 @@ def build(
 def from_photos(
     rows: range, below: keras.Model, photos: Photos, workers: int
 ) -> Iterator[np.ndarray]:
-    """Yields the activations of rows, from photos and, behind them, their mirror images."""
+    """Yields the activations of rows, from photos and their mirror images."""
     image_size = below.input_shape[1]
 
     def read(row):

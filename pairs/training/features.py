@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pairs.files import file_digest
 from pairs.network.held_out import HeldOut, write_held_out
-from pairs.network.parts import compares_all_pairs, digest, softmax_model, split_trunk
+from pairs.network.parts import compares_all_pairs, digest, split_trunk
 from pairs.network.similarity import (
     Similarity,
     SimilarityFit,
@@ -56,20 +56,14 @@ class Trained:
                 progress.update(len(features))
         return fitted.result(file_digest(self.file), votes=compares_all_pairs(self.model))
 
-    def features(self, batches: KerasBatches, mirrored: bool = False) -> Iterator[np.ndarray]:
-        """Yields the trunk's feature of photos, or of their mirror images.
-
-        Yields:
-            float32 arrays, shape `(batch, features)`.
-        """
+    def features(self, batches: KerasBatches) -> Iterator[np.ndarray]:
+        """Yields the trunk's feature of photos as they are: float32, shape `(batch, features)`."""
         photos = batches.pairs.photos
         below, upper = self.parts
-        store, own = batches.store, range(len(photos))
-        if store and (store.has_mirrors or not mirrored):
-            activations = store.batches(own, mirrored)
+        if batches.store:
+            activations = batches.store.batches(range(len(photos)))
         else:
-            rows = range(len(photos), 2 * len(photos)) if mirrored else own
-            activations = from_photos(rows, below, photos, self.workers)
+            activations = from_photos(range(len(photos)), below, photos, self.workers)
         for batch in activations:
             if upper is None:
                 yield np.asarray(batch, np.float32)
@@ -104,15 +98,10 @@ def keep_features(
     """
     similarity = trained.fit_similarity(batches)
     write_similarity(run.folder, similarity)
-    looks_twice = trained.model.get_layer("ctg_out_1").num_views == 2
-    if not (similarity.votes or looks_twice or run.pool is not None):
+    if not similarity.votes and run.pool is None:
         return judgement
     features = np.concatenate(list(trained.features(valid_batches)))
     probabilities = judgement.probabilities
-    if looks_twice:
-        mirrored = np.concatenate(list(trained.features(valid_batches, mirrored=True)))
-        guessed = softmax_model(trained.model).predict(mirrored, verbose=0)
-        features, probabilities = (features + mirrored) / 2, (probabilities + guessed) / 2
     if similarity.votes:
         probabilities = with_centres(probabilities, similarity.class_cosines(features)[None])
     if run.pool is not None:

@@ -19,8 +19,6 @@ DROPOUT = 0.5
 # it, and the weight of that loss. Chosen by experiment: docs/results.md.
 COMPARE_ALL_PAIRS = ("tuned", "night")
 ALL_PAIRS_WEIGHT = 2.0
-# Views of a photo whose mean a trained model says: 2 are the photo and its mirror image.
-NUM_VIEWS = {"seed": 1, "tuned": 2, "night": 2}
 # The settings of 2017. Their shear of 0.2 was in radians; ImageDataGenerator takes
 # degrees today. The edges are filled with the nearest pixel, its default.
 AUGMENTATION = {
