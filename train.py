@@ -32,8 +32,7 @@ from pairs.command_line import run, stop_at_once
 from pairs.devices import cluster, inventory, supervisor
 from pairs.errors import UserError
 from pairs.files import read_json, replacing
-from pairs.network import trunks
-from pairs.network.weights_folder import MODEL, MODEL_PICTURE, PAIRS_PICTURE, SETTINGS, START
+from pairs.network import trunks, weights_folder
 from pairs.photos.check import (
     check_sides,
     keep_vanished,
@@ -92,7 +91,7 @@ def prepare(args, stages, folder, listed, devices):
         list of `Split`: one, or one a fold.
     """
     restarts = args.restart and devices.is_main_process
-    begins = restarts or not read_json(folder / SETTINGS, RESTART)
+    begins = restarts or not read_json(folder / weights_folder.SETTINGS, RESTART)
     known = {side: {} for side in SIDES} if restarts else read_check(folder, RESTART)
     sides, found = check_sides(args.data, listed, known, args.workers)
     if not begins:
@@ -120,7 +119,7 @@ def prepare(args, stages, folder, listed, devices):
             if not restarts:
                 model = build_first_model(args, photos)
             save_first_model(model, folder)
-            draw_first_pairs(args, stages, photos, folder / PAIRS_PICTURE)
+            draw_first_pairs(args, stages, photos, folder / weights_folder.PAIRS_PICTURE)
             if args.folds:
                 write_folds(folder, pool, folds)
             if machine.gpus:
@@ -163,8 +162,8 @@ def save_first_model(model, folder):
     """Saves and draws the network before the first stage."""
     from pairs.network.files import draw_model, save_model
 
-    save_model(model, folder / START)
-    picture = folder / MODEL_PICTURE
+    save_model(model, folder / weights_folder.START)
+    picture = folder / weights_folder.MODEL_PICTURE
     warning = draw_model(model, picture)
     print(warning or f"drawing of the model: {picture}")
 
@@ -218,7 +217,7 @@ def make_run(args, stages, split, devices, earlier):
         board = pathlib.Path(args.tensorboard, split.folder.name if args.folds else "")
     return Run(
         folder=split.folder,
-        start_file=pathlib.Path(args.weights, START),
+        start_file=pathlib.Path(args.weights, weights_folder.START),
         stages=stages,
         trunk=args.trunk,
         image_size=args.image_size,
@@ -239,14 +238,14 @@ def make_run(args, stages, split, devices, earlier):
 def run_stages(run, split):
     """Trains the stages that are not done yet."""
     from pairs.training.checkpoint import remove_checkpoint
-    from pairs.training.stage import copy_file, run_stage, stage_files
+    from pairs.training.stage import copy_file, run_stage
 
     model_file = run.start_file
     run.devices.barrier()  # what was there is read, and may be overwritten
     for stage in run.stages:
         if run.log.is_done(stage):
             print(f"stage {stage.name}: done already")
-            model_file = stage_files(run.folder, stage)[0]
+            model_file = weights_folder.stage_files(run.folder, stage.name)[0]
             continue
         check_still_there(model_file)
         size, groups = run.image_size_of(stage), run.devices.num_groups
@@ -257,7 +256,7 @@ def run_stages(run, split):
             split.valid, size, run.batch_size, run.seed, validation=True, num_groups=groups
         )
         model_file = run_stage(run, stage, pairs, valid_pairs, model_file)
-    final = run.folder / MODEL
+    final = run.folder / weights_folder.MODEL
     if run.devices.is_main_process and not final.is_file():  # somebody deleted it
         check_still_there(model_file)
         copy_file(model_file, final)

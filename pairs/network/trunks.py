@@ -176,24 +176,26 @@ def build_trunk(
 
     if pretrained == "none":
         return build(None)
-    file = pathlib.Path(pretrained)
+    file: pathlib.Path | None = pathlib.Path(pretrained)
     if pretrained == "imagenet":
-        own = pathlib.Path(weights_folder)
-        # `--weights weights/second` finds what lies in weights/.
-        places = [folder / trunk.weights_file for folder in (own, own.absolute().parent)]
-        there = [path for path in places if path.is_file()]
-        if not there:
-            try:
-                return build("imagenet")  # lets Keras download it
-            except Exception as error:  # Keras raises a bare Exception without network
-                raise UserError(
-                    f"no ImageNet weights for {name}: the download failed ({error}). Put "
-                    f"{trunk.weights_file} into {own}, or use --pretrained FILE or none"
-                ) from error
-        file = there[0]
+        file = find_brought(pathlib.Path(weights_folder), trunk.weights_file)
+    if file is None:
+        try:
+            return build("imagenet")  # lets Keras download it
+        except Exception as error:  # Keras raises a bare Exception without network
+            raise UserError(
+                f"no ImageNet weights for {name}: the download failed ({error}). Put "
+                f"{trunk.weights_file} into {weights_folder}, or use --pretrained FILE or none"
+            ) from error
     model = build(None)
     load_all_weights(model, file, name)
     return model
+
+
+def find_brought(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """A file that the user brought, there or one above: weights/ serves weights/second, too."""
+    places = [place / name for place in (folder, folder.absolute().parent)]
+    return next((path for path in places if path.is_file()), None)
 
 
 def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> None:

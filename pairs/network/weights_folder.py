@@ -1,7 +1,7 @@
 """What lies in a weights folder: the name of every file that a training or an evaluation writes.
 
-A file that is not named here is somebody else's: `--restart` leaves it where it is. Loads
-no Keras.
+Names of files are here, those of a stage in `stage_files`. What else lies there is somebody
+else's: `--restart` leaves it where it is. Loads no Keras.
 """
 
 import pathlib
@@ -28,6 +28,11 @@ FILES = (  # settings first: without them nothing resumes what `--restart` has h
     *(SETTINGS, CHECKPOINT, START, MODEL, MODEL_PICTURE, PAIRS_PICTURE, CURVES, LOG, TIMES),
     *(RESULTS, HELD_OUT, SIMILARITY, OUT_OF_FOLD, CALIBRATION, PHOTOS, FOLDS),
 )
+
+
+def stage_files(folder: pathlib.Path, stage_name: str) -> list[pathlib.Path]:
+    """Where a stage leaves its best and its last epoch's model."""
+    return [folder / f"{stage_name}-{which}.keras" for which in ("best", "last")]
 
 
 def model_files(weights: pathlib.Path) -> list[pathlib.Path]:

@@ -20,6 +20,7 @@ from pairs.network.weights_folder import (
     RESULTS,
     SETTINGS,
     START,
+    stage_files,
 )
 from pairs.photos.check import PHOTOS, Known
 from pairs.photos.folds import FOLDS, MOST_FOLDS, fold_folder
@@ -33,9 +34,9 @@ ACTIVATIONS = "activations"
 RUN_FILES = (
     *FILES,
     *(
-        f"{name}-{which}.keras"
+        path.name
         for name in sorted({"half", *(s.name for stages in RECIPES.values() for s in stages)})
-        for which in ("best", "last")
+        for path in stage_files(pathlib.Path(), name)
     ),
 )
 

@@ -29,7 +29,7 @@ from pairs.network.parts import (
     uses_xla,
 )
 from pairs.network.trunks import TRUNKS
-from pairs.network.weights_folder import MODEL
+from pairs.network.weights_folder import MODEL, stage_files
 from pairs.photos.read import Photos
 from pairs.training.activation_store import (
     ActivationStore,
@@ -132,7 +132,7 @@ def run_stage(
         RuntimeError: a frozen weight changed.
     """
     setup = set_up(run, stage, pairs, valid_pairs, start_file)
-    best_file, last_file = stage_files(run.folder, stage)
+    best_file, last_file = stage_files(run.folder, stage.name)
     train(run, stage, setup)
     if run.log.writes:
         save_model(setup.spread.model, last_file)
@@ -182,7 +182,7 @@ def train(run: Run, stage: Stage, setup: Setup) -> None:
     Raises:
         UserError, RuntimeError: see `run_stage`.
     """
-    best_file, _ = stage_files(run.folder, stage)
+    best_file, _ = stage_files(run.folder, stage.name)
     with run.devices.scope():
         before = setup.spread.frozen_digest()
         validate = Validate(setup.judged, setup.valid_batches)
@@ -196,11 +196,6 @@ def train(run: Run, stage: Stage, setup: Setup) -> None:
         fit(setup.trained, setup.batches, stage, callbacks, run.checkpoint)
         if setup.spread.frozen_digest() != before:
             raise RuntimeError(f"stage {stage.name}: frozen weights changed")
-
-
-def stage_files(folder: pathlib.Path, stage: Stage) -> list[pathlib.Path]:
-    """Where a stage leaves its best and its last epoch's model."""
-    return [folder / f"{stage.name}-{which}.keras" for which in ("best", "last")]
 
 
 def load_parts(run: Run, stage: Stage, path: pathlib.Path) -> Parts:
