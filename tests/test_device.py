@@ -1,11 +1,15 @@
 import dataclasses
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, run_script
+from conftest import ROOT, assert_one_line_error, run_script
 
 from model import build_model
 from pairs.devices import cards, inventory
@@ -314,6 +318,30 @@ def test_this_machine_can_be_looked_at(monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     inventory.prepare()
     assert capsys.readouterr().err.startswith(f"{keras.backend.backend()} ")
+
+
+@pytest.mark.parametrize(
+    ("backend", "ended"), [("tensorflow", "none of them"), ("jax", "imported: jax")]
+)
+def test_keras_loads_without_what_it_only_finds_and_we_do_not_need(backend, ended, tmp_path):
+    """Packages of these names end the process that imports them; on JAX, Keras needs one."""
+    names = ["matplotlib", "sklearn", "pandas", "jax"]
+    for name in names:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported: ' + __name__)")
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": backend}))
+    code = (
+        "import sys; from pairs.devices import inventory; inventory.prepare()\n"
+        f"assert not sys.modules.keys() & {names}; sys.exit('none of them')"
+    )
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == ended
 
 
 def test_mixed_precision_trains_with_probabilities_and_weights_in_float32(trunk, monkeypatch):

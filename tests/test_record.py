@@ -36,6 +36,24 @@ def test_log_and_times_hold_every_epoch_to_the_last_digit(tmp_path):
         assert curves.width > 1000
 
 
+def test_curves_are_drawn_at_first_then_rarely_and_at_the_end_of_a_stage(tmp_path, monkeypatch):
+    drawn, now = [], [100.0]
+    monkeypatch.setattr(record.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        record, "draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch()
+    )
+    log = record.RunLog(tmp_path, PLAN)
+    for number, seconds in enumerate([1, 1, 4, 4, 4, 1], start=1):
+        now[0] += seconds
+        log.rows.append(row("heads", number, 1.0))
+        log.seconds.append(seconds)
+        log.write_epochs()
+        assert len((tmp_path / "times.csv").read_text().splitlines()) == 1 + number
+    assert drawn == [1, 5]
+    log.add_result(PLAN[0], {"error": 0.5, "photos": 2})
+    assert drawn == [1, 5, 6]
+
+
 def test_time_left_is_that_of_the_stage_and_of_the_run(tmp_path):
     rows = [row("heads", number, 1.0) for number in (1, 2, 3)]
     log = record.RunLog(tmp_path, PLAN, rows, [100.0, 60.0, 60.0])

@@ -20,6 +20,7 @@ import numpy as np
 
 from pairs.devices import sharding
 from pairs.devices.inventory import devices_of_jax, let_memory_grow
+from pairs.devices.load_keras import load_keras
 from pairs.errors import UserError
 
 # Keras' own environment, see `keras.distribution.initialize`.
@@ -117,6 +118,7 @@ def join(batch_size: int, precision: str) -> Cluster:
         UserError: the backend cannot do it, another process cannot be reached,
             or the batch does not divide evenly.
     """
+    load_keras()
     import keras
 
     backend = keras.backend.backend()

@@ -25,6 +25,7 @@ from pairs.devices.cards import (
     why_a_card_is_idle,
     why_it_would_crash,
 )
+from pairs.devices.load_keras import load_keras
 from pairs.errors import UserError
 
 # As /proc/cpuinfo names them: what multiplies bfloat16 in hardware.
@@ -72,6 +73,7 @@ def take_inventory() -> Inventory:
     Raises:
         UserError: the backend has GPU code and cannot begin to use a GPU.
     """
+    load_keras()
     import keras
 
     backend = keras.backend.backend()
@@ -210,8 +212,6 @@ def prepare(precision: str = "float32", distribute: bool = False, jit: bool = Fa
     Raises:
         UserError: the first step would crash.
     """
-    import keras
-
     inventory = take_inventory()
     print(describe(inventory), file=sys.stderr, flush=True)
     crash = why_it_would_crash(inventory, distribute, jit)
@@ -224,6 +224,8 @@ def prepare(precision: str = "float32", distribute: bool = False, jit: bool = Fa
         remarks.append(remark_full_cards(inventory))
     for line in filter(None, remarks):
         print(f"note: {line}", file=sys.stderr, flush=True)
+    import keras
+
     keras.config.set_dtype_policy(precision)
     if inventory.backend == "tensorflow":
         let_memory_grow()

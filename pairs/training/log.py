@@ -4,6 +4,7 @@ Every file is written whole or not at all, so it can be read during the training
 """
 
 import csv
+import math
 import pathlib
 import statistics
 import time
@@ -21,6 +22,9 @@ from pairs.network.weights_folder import CURVES, LOG, RESULTS, TIMES
 from pairs.training.recipe import Stage
 from pairs.training.settings import RESTART
 
+# Drawing takes half a second, an epoch of stored features no longer: so many seconds
+# of training between two drawings of a stage.
+BETWEEN_DRAWINGS = 10.0
 DRAWN = {
     "loss": "loss (all heads, weighted)",
     "ctg_out_1_accuracy": "accuracy of photos (ctg_out_1)",
@@ -60,6 +64,7 @@ class RunLog:
         self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
+        self.drawn_at = -math.inf
         self.results: list[dict[str, Any]] = list(read_json(folder / RESULTS, RESTART))
         if not all(isinstance(result, dict) and "stage" in result for result in self.results):
             raise UserError(f"{folder / RESULTS}: not of a training of one model; {RESTART}")
@@ -83,7 +88,7 @@ class RunLog:
         return LogEpochs(self, stage.name)
 
     def write_epochs(self) -> None:
-        """Writes log.csv, times.csv and curves.png."""
+        """Writes log.csv and times.csv, and draws curves.png if it has not just been drawn."""
         if not self.writes:
             return
         header = list(self.rows[0])
@@ -94,8 +99,14 @@ class RunLog:
             for row, seconds in zip(self.rows, self.seconds, strict=True)
         ]
         write_csv(self.folder / TIMES, ["stage", "epoch", "seconds"], times)
+        if time.monotonic() - self.drawn_at > BETWEEN_DRAWINGS:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draws curves.png."""
         with replacing(self.folder / CURVES) as temporary:
             draw_curves(self.rows, temporary)
+        self.drawn_at = time.monotonic()
 
     def time_left(self) -> str:
         """What is left after the last epoch, at most, in words; "" at a stage's end."""
@@ -126,6 +137,7 @@ class RunLog:
         """Adds and prints how good a stage's best epoch is, see `scoring.Judgement`."""
         self.results.append({"stage": stage.name, **result})
         if self.writes:
+            self.draw()  # the last epochs, too
             write_json(self.folder / RESULTS, self.results)
         line = f"stage {stage.name}: validation error {result['error']:.4f}"
         line += f" ({result['photos']} photos)"
