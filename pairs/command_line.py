@@ -35,7 +35,9 @@ class Parser(argparse.ArgumentParser):
         parsed = super().parse_args(*args, **kwargs)
         for name, value in vars(parsed).items():
             if "" in (value if isinstance(value, list) else [value]):
-                self.error(f"--{name.replace('_', '-')}: an empty name was given")
+                flag = f"--{name.replace('_', '-')}"
+                known = flag if flag in self.format_usage() else name  # of what has no flag
+                self.error(f"{known}: an empty name was given")
         return parsed
 
     def given(self, args: argparse.Namespace, besides: Sequence[str]) -> list[str]:

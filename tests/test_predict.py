@@ -415,6 +415,7 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("PHOTO PHOTO --same --tta 2", "--same: was calibrated without --tta; leave it out"),
         ("FOLDER --names names.txt", "with --csv names are written"),
         ("FOLDER --evaluate=", "--evaluate: an empty name"),
+        ("EMPTY", "error: photos: an empty name"),
         ("FOLDER --out 1.jpg", "that is the name of a photo"),
         ("PHOTO PHOTO --same --head first", "--same: needs a single --weights, and no --head"),
         ("PHOTO PHOTO --same --weights OTHER", "--same: needs a single --weights"),
@@ -491,6 +492,7 @@ def test_what_would_be_ignored_or_overwritten_is_refused(
     (tmp_path / "weights" / "fold-1").mkdir(parents=True)
     (tmp_path / "weights" / "model.keras").write_bytes(b"never read")
     places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder, "TABLE": "table.csv"}
+    places["EMPTY"] = ""
     (tmp_path / "table.csv").write_text("of somebody")
     flags = [str(places.get(word, word)) for word in flags.split()]
     with pytest.raises(SystemExit) as ended:
