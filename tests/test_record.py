@@ -51,6 +51,7 @@ def test_curves_are_drawn_at_first_then_rarely_and_at_the_end_of_a_stage(tmp_pat
         assert len((tmp_path / "times.csv").read_text().splitlines()) == 1 + number
     assert drawn == [1, 5]
     log.add_result(PLAN[0], {"error": 0.5, "photos": 2})
+    log.add_result(PLAN[1], {"error": 0.5, "photos": 2})
     assert drawn == [1, 5, 6]
 
 

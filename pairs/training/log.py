@@ -65,6 +65,7 @@ class RunLog:
         self.rows = list(rows)
         self.seconds = list(seconds)
         self.drawn_at = -math.inf
+        self.num_drawn = 0
         self.results: list[dict[str, Any]] = list(read_json(folder / RESULTS, RESTART))
         if not all(isinstance(result, dict) and "stage" in result for result in self.results):
             raise UserError(f"{folder / RESULTS}: not of a training of one model; {RESTART}")
@@ -107,6 +108,7 @@ class RunLog:
         with replacing(self.folder / CURVES) as temporary:
             draw_curves(self.rows, temporary)
         self.drawn_at = time.monotonic()
+        self.num_drawn = len(self.rows)
 
     def time_left(self) -> str:
         """What is left after the last epoch, at most, in words; "" at a stage's end."""
@@ -137,7 +139,8 @@ class RunLog:
         """Adds and prints how good a stage's best epoch is, see `scoring.Judgement`."""
         self.results.append({"stage": stage.name, **result})
         if self.writes:
-            self.draw()  # the last epochs, too
+            if self.num_drawn < len(self.rows):
+                self.draw()
             write_json(self.folder / RESULTS, self.results)
         line = f"stage {stage.name}: validation error {result['error']:.4f}"
         line += f" ({result['photos']} photos)"
