@@ -64,9 +64,9 @@ def make_raw(folder, photos_per_class=8):
 def run_script(*words, cwd=ROOT, **environment):
     """Runs a command of the project as a user would, but for a small trunk.
 
-    `train.py` and `predict.py` run in this process, where Keras is loaded already:
-    most of the time of a small run. Whatever kills a training, other backends and the
-    demo have processes of their own.
+    `train.py`, `predict.py` and the experiments run in this process, where Keras is
+    loaded already: most of the time of a small run. Whatever kills a training, other
+    backends and the demo have processes of their own.
 
     Args:
         words: the script, or a module, and its flags.
@@ -77,7 +77,8 @@ def run_script(*words, cwd=ROOT, **environment):
         the finished process.
     """
     script, *flags = [str(word) for word in words]
-    if script in ("train.py", "predict.py") and not environment:
+    is_here = script in ("train.py", "predict.py") or script.startswith("experiments.")
+    if is_here and not environment:
         return run_here(script, flags, cwd)
     command = [ROOT / script] if script.endswith(".py") else ["-m", script]
     return subprocess.run(
@@ -92,7 +93,11 @@ def run_script(*words, cwd=ROOT, **environment):
 
 
 def run_here(script, flags, cwd):
-    """A script in this process, with the small trunk: what `run_script` returns."""
+    """A script in this process, with the small trunk also in those that it starts.
+
+    Returns:
+        what `run_script` does.
+    """
     from pairs.network import parts
 
     module = importlib.import_module(script.removesuffix(".py"))
@@ -105,8 +110,10 @@ def run_here(script, flags, cwd):
         warnings.catch_warnings(),
     ):
         put_small_trunk(patch)
+        for name, value in SMALL_TRUNK.items():
+            patch.setenv(name, value)
         parts.forget_models()  # Keras numbers the names of layers on, and they are in the files
-        patch.setattr(sys, "argv", [script, *flags])
+        patch.setattr(sys, "argv", [module.__file__, *flags])
         patch.setattr(module, "stop_at_once", lambda _: None, raising=False)  # it is pytest's
         try:
             command_line.run(module.main)
