@@ -1,9 +1,10 @@
 import json
 import math
 
+import keras
 import numpy as np
 import pytest
-from conftest import ROOT, SIZE, assert_one_line_error, run_script
+from conftest import ROOT, SIZE, assert_one_line_error, run_here, run_script
 
 KEYS = (
     "stage1_ratio stage2_ratio stage3_ratio stage3_with_build_ratio validation_ratio "
@@ -12,11 +13,14 @@ KEYS = (
 
 
 @pytest.mark.slow
-def test_the_speed_benchmark_runs_and_writes_its_keys(data, tmp_path):
-    """What the numbers are is not judged here: a test machine is noisy."""
+def test_the_speed_benchmark_runs_and_writes_its_keys(data, tmp_path, small_trunk, monkeypatch):
+    """What the numbers are is not judged here: a test machine is noisy, the trunk small."""
+    from benchmarks import reference
+
+    monkeypatch.setitem(reference.APPLICATIONS, "xception", (keras.applications.Small, 10))
     out = tmp_path / "speed.json"
     flags = f"--data {data / 'train'} --image-size {SIZE} --batch-size 6 --steps 1 --json {out}"
-    done = run_script("benchmarks.train_speed", *flags.split(), "--rounds", 1)
+    done = run_here("benchmarks.train_speed", [*flags.split(), "--rounds", "1"], ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert list(found) == KEYS.split()

@@ -536,14 +536,18 @@ def test_a_run_goes_on_though_a_photo_has_vanished_since(data, trained, tmp_path
 def test_the_demo_prints_and_runs_the_commands_of_the_readme(tmp_path):
     """On three photos per breed and one stage of one epoch."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from pairs.demo import demo\n"
         "demo.PHOTOS_PER_BREED, demo.TEST_PHOTOS_PER_BREED = 3, 1\n"
         f"demo.TRAINING = '--pretrained none --image-size {SIZE} --batch-size 16 --epochs 1 0 0'\n"
         "demo.run_demo(seed=1, workers=2)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, **SMALL_TRUNK},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
