@@ -10,6 +10,7 @@ from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
 from pairs.network.weights_folder import CHECKPOINT
 from pairs.training import checkpoint, stage
+from pairs.training import log as record
 from pairs.training.batches import KerasBatches
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.log import RunLog
@@ -88,13 +89,12 @@ def train_from(folder, cut_at=None, plan=STAGE):
     callbacks = make_callbacks(plan, batches.pairs, validate, log)
     decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
     best = folder / "best.weights.h5"
-    callbacks.append(
-        checkpoint.KeepCheckpoint("heads", log, found, decided, lambda: model.save_weights(best))
-    )
+    keep = checkpoint.KeepCheckpoint("heads", log, found, decided, lambda: model.save_weights(best))
+    callbacks.append(keep)
     callbacks.append(PowerCut(cut_at))
     stage.fit(model, batches, plan, callbacks, found)
     last = [weight.numpy() for weight in model.weights]
-    model.load_weights(best)
+    checkpoint.restore(model.trainable_variables, keep.best, folder)
     return last, [weight.numpy() for weight in model.weights], log.rows
 
 
@@ -156,14 +156,34 @@ def test_a_cosine_goes_up_and_down_to_zero_and_a_cut_does_not_show(tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_best_model_lost_in_the_cut_is_written_again(undisturbed, tmp_path):
-    rows = undisturbed[2]
-    best = 1 + int(np.argmin([row["val_loss"] for row in rows]))
+def test_the_best_model_is_there_before_the_stage_ends_but_seldom_new(
+    undisturbed, tmp_path, monkeypatch
+):
+    best = 1 + int(np.argmin([row["val_loss"] for row in undisturbed[2]]))
+    saved = tmp_path / "best.weights.h5"
     with pytest.raises(Stop):
         train_from(tmp_path, cut_at=best)
-    (tmp_path / "best.weights.h5").unlink()
-    for one, two in zip(train_from(tmp_path)[1], undisturbed[1], strict=True):
+    assert not saved.exists()
+    (tmp_path / CHECKPOINT).unlink()
+    monkeypatch.setattr(record, "SECONDS_BETWEEN", 0.0)
+    train_from(tmp_path)
+    model = make_network()
+    model.load_weights(saved)
+    for one, two in zip(model.weights, undisturbed[1], strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_checkpoint_of_another_stage_holds_no_best_epoch_of_this_one(undisturbed, tmp_path):
+    with pytest.raises(Stop):
+        train_from(tmp_path, cut_at=2)
+    found = checkpoint.read_checkpoint(tmp_path)
+    assert len(found.best) == 2
+    log = RunLog(tmp_path, [STAGE])
+    here, other = (
+        checkpoint.KeepCheckpoint(name, log, found, [], None) for name in ("heads", "blocks")
+    )
+    assert here.best is found.best
+    assert not other.best
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<html>"])
@@ -199,7 +219,9 @@ def test_an_epoch_whose_loss_is_no_number_is_only_best_while_there_is_no_other()
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     model = make_network()
     with pytest.raises(UserError, match="another version"):
-        checkpoint.restore(model, [np.zeros(3)], tmp_path / CHECKPOINT)
+        checkpoint.restore(
+            checkpoint.changing_variables(model), [np.zeros(3)], tmp_path / CHECKPOINT
+        )
 
 
 @pytest.mark.parametrize("workers", [1, 8])

@@ -43,7 +43,7 @@ def test_curves_are_drawn_at_first_then_rarely_and_at_the_end_of_a_stage(tmp_pat
         record, "draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch()
     )
     log = record.RunLog(tmp_path, PLAN)
-    for number, seconds in enumerate([1, 1, 4, 4, 4, 1], start=1):
+    for number, seconds in enumerate([2, 2, 8, 8, 8, 2], start=1):
         now[0] += seconds
         log.rows.append(row("heads", number, 1.0))
         log.seconds.append(seconds)

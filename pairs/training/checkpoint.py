@@ -2,16 +2,17 @@
 
 One file, `checkpoint.npz`, replaced whole after every epoch, so a run can be
 killed at any moment and loses at most one epoch. It holds the log so far and,
-of the stage that it stopped in, whatever an epoch changes: trained weights,
-optimizer, dropout's random state. Best model, log and curves are written after
-it and written again from it; the order of the photos is a function of seed and
-epoch and needs no saving.
+of the stage that it stopped in, whatever an epoch changes (trained weights,
+optimizer, dropout's random state) and the best epoch's trained weights. Best
+model, log and curves are written after it and written again from it; the order of
+the photos is a function of seed and epoch and needs no saving.
 """
 
 import dataclasses
 import json
 import math
 import pathlib
+import time
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from pairs.errors import UserError
 from pairs.files import write_arrays
 from pairs.network.weights_folder import CHECKPOINT
-from pairs.training.log import RunLog
+from pairs.training.log import RunLog, Seldom
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Checkpoint:
         seconds: how long each of these epochs took.
         stopped: whether the stage has ended early.
         values: in the order of `changing_variables`.
+        best: trained weights of the epoch with the lowest validation loss; none
+            in the files of earlier versions.
     """
 
     stage: str = ""
@@ -42,6 +45,7 @@ class Checkpoint:
     seconds: list[float] = dataclasses.field(default_factory=list)
     stopped: bool = False
     values: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
+    best: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
 
     def rows_of(self, stage_name: str) -> list[dict[str, Any]]:
         """The log of one stage."""
@@ -53,7 +57,7 @@ class Checkpoint:
 
 
 def changing_variables(model: keras.Model) -> list[keras.Variable]:
-    """What an epoch of training changes, in a fixed order.
+    """What an epoch of training changes, in a fixed order; the trained weights are first.
 
     Args:
         model: a compiled model whose optimizer is built.
@@ -66,11 +70,11 @@ def changing_variables(model: keras.Model) -> list[keras.Variable]:
 
 def write_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Writes `folder/checkpoint.npz`, whole or not at all."""
-    facts = dataclasses.asdict(dataclasses.replace(checkpoint, values=[]))
-    arrays: dict[str, Any] = {
-        f"value_{number}": value for number, value in enumerate(checkpoint.values)
-    }
-    write_arrays(folder / CHECKPOINT, {"facts": np.array(json.dumps(facts)), **arrays})
+    facts = dataclasses.asdict(dataclasses.replace(checkpoint, values=[], best=[]))
+    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts))}
+    for kind, values in (("value", checkpoint.values), ("best", checkpoint.best)):
+        arrays |= {f"{kind}_{number}": value for number, value in enumerate(values)}
+    write_arrays(folder / CHECKPOINT, arrays)
 
 
 def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
@@ -83,8 +87,11 @@ def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
-            values = [arrays[f"value_{number}"] for number in range(len(arrays.files) - 1)]
-        return Checkpoint(**{**facts, "values": values})
+            values, best = (
+                [arrays[name] for name in arrays.files if name.startswith(f"{kind}_")]
+                for kind in ("value", "best")
+            )
+        return Checkpoint(**{**facts, "values": values, "best": best})
     except FileNotFoundError:
         return Checkpoint()
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -96,13 +103,17 @@ def remove_checkpoint(folder: pathlib.Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def restore(model: keras.Model, values: list[np.ndarray], path: pathlib.Path) -> None:
-    """Puts saved values back into what an epoch changes.
+def restore(variables: list[keras.Variable], values: list[np.ndarray], path: pathlib.Path) -> None:
+    """Puts saved values back.
+
+    Args:
+        variables: `changing_variables`, or the trained weights alone.
+        values: of each of them.
+        path: where they were read.
 
     Raises:
         UserError: they are those of another model.
     """
-    variables = changing_variables(model)
     if [v.shape for v in variables] != [value.shape for value in values]:
         raise UserError(f"{path}: of another version of this project; --restart starts over")
     for variable, value in zip(variables, values, strict=True):
@@ -117,8 +128,11 @@ class KeepCheckpoint(keras.callbacks.Callback):
         log: has the epoch's row by then.
         checkpoint: to resume from; one of another stage changes nothing here.
         decided: callbacks that decide from the log (plateau, early stopping).
-        keep_best: called after each epoch with the lowest validation loss so
-            far; it saves the model.
+        save_best: saves the model; called after an epoch with the lowest validation
+            loss so far, but seldom: for people who want it before the stage ends.
+
+    Attributes:
+        best: of `Checkpoint`.
     """
 
     def __init__(
@@ -127,14 +141,16 @@ class KeepCheckpoint(keras.callbacks.Callback):
         log: RunLog,
         checkpoint: Checkpoint,
         decided: list[keras.callbacks.Callback],
-        keep_best: Callable[[], None],
+        save_best: Callable[[], None],
     ) -> None:
         super().__init__()
         self.stage_name = stage_name
         self.log = log
         self.checkpoint = checkpoint
         self.decided = decided
-        self.keep_best = keep_best
+        self.save_best = save_best
+        self.best = checkpoint.best if checkpoint.stage == stage_name else []
+        self.saving = Seldom(since=time.monotonic())
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         rows = self.checkpoint.rows_of(self.stage_name)
@@ -147,20 +163,24 @@ class KeepCheckpoint(keras.callbacks.Callback):
             for row in rows:
                 callback.on_epoch_end(row["epoch"] - 1, dict(row))
             callback.verbose = verbose
-        restore(self.model, self.checkpoint.values, self.log.folder / CHECKPOINT)
-        if self.log.writes and is_best(rows):  # the process may have died before it was saved
-            self.keep_best()
+        variables = changing_variables(self.model)
+        restore(variables, self.checkpoint.values, self.log.folder / CHECKPOINT)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.log.writes:
             return
         values = [keras.ops.convert_to_numpy(v) for v in changing_variables(self.model)]
+        rows, has_stopped = self.log.rows, self.model.stop_training
+        is_new = is_best([row for row in rows if row["stage"] == self.stage_name])
+        if is_new:
+            trained = values[: len(self.model.trainable_variables)]
+            self.best = [value.copy() for value in trained]  # training may go on in the same memory
         checkpoint = Checkpoint(
-            self.stage_name, self.log.rows, self.log.seconds, self.model.stop_training, values
+            self.stage_name, rows, self.log.seconds, has_stopped, values, self.best
         )
         write_checkpoint(self.log.folder, checkpoint)
-        if is_best(checkpoint.rows_of(self.stage_name)):
-            self.keep_best()
+        if is_new and self.saving.is_due():
+            self.save_best()
         self.log.write_epochs()
 
 

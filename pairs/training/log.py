@@ -22,9 +22,9 @@ from pairs.network.weights_folder import CURVES, LOG, RESULTS, TIMES
 from pairs.training.recipe import Stage
 from pairs.training.settings import RESTART
 
-# Drawing takes half a second, an epoch of stored features no longer: so many seconds
-# of training between two drawings of a stage.
-BETWEEN_DRAWINGS = 10.0
+# Drawing the curves, or saving a model, takes half a second; an epoch of stored features
+# takes no longer. What only people look at during a stage has this time to wait.
+SECONDS_BETWEEN = 20.0
 DRAWN = {
     "loss": "loss (all heads, weighted)",
     "ctg_out_1_accuracy": "accuracy of photos (ctg_out_1)",
@@ -64,7 +64,7 @@ class RunLog:
         self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
-        self.drawn_at = -math.inf
+        self.drawing = Seldom()
         self.num_drawn = 0
         self.results: list[dict[str, Any]] = list(read_json(folder / RESULTS, RESTART))
         if not all(isinstance(result, dict) and "stage" in result for result in self.results):
@@ -100,14 +100,13 @@ class RunLog:
             for row, seconds in zip(self.rows, self.seconds, strict=True)
         ]
         write_csv(self.folder / TIMES, ["stage", "epoch", "seconds"], times)
-        if time.monotonic() - self.drawn_at > BETWEEN_DRAWINGS:
+        if self.drawing.is_due():
             self.draw()
 
     def draw(self) -> None:
         """Draws curves.png."""
         with replacing(self.folder / CURVES) as temporary:
             draw_curves(self.rows, temporary)
-        self.drawn_at = time.monotonic()
         self.num_drawn = len(self.rows)
 
     def time_left(self) -> str:
@@ -148,6 +147,25 @@ class RunLog:
             words = [f"{kind} {shown(result[kind])}" for kind in ("same", "different")]
             line += f", pairs right: {', '.join(words)}"
         print(line, flush=True)
+
+
+class Seldom:
+    """Says when something is due again.
+
+    Args:
+        since: time of `time.monotonic` of the last time; by default it is due at once.
+    """
+
+    def __init__(self, since: float = -math.inf) -> None:
+        self.last = since
+
+    def is_due(self) -> bool:
+        """Whether `SECONDS_BETWEEN` have passed since it was due."""
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN:
+            return False
+        self.last = now
+        return True
 
 
 class LogEpochs(keras.callbacks.Callback):

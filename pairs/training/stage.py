@@ -13,6 +13,7 @@ import shutil
 import sys
 
 import keras
+import numpy as np
 
 from pairs.devices.cluster import ALONE, Cluster
 from pairs.files import replacing
@@ -29,7 +30,7 @@ from pairs.network.parts import (
     uses_xla,
 )
 from pairs.network.trunks import TRUNKS
-from pairs.network.weights_folder import MODEL, stage_files
+from pairs.network.weights_folder import CHECKPOINT, MODEL, stage_files
 from pairs.photos.read import Photos
 from pairs.training.activation_store import (
     ActivationStore,
@@ -38,7 +39,7 @@ from pairs.training.activation_store import (
 )
 from pairs.training.batches import KerasBatches, Pairs
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
-from pairs.training.checkpoint import Checkpoint, KeepCheckpoint
+from pairs.training.checkpoint import Checkpoint, KeepCheckpoint, restore
 from pairs.training.features import Trained, keep_features
 from pairs.training.memory import memory_errors
 from pairs.training.optimizer import compile_model, make_optimizer
@@ -133,13 +134,16 @@ def run_stage(
     """
     setup = set_up(run, stage, pairs, valid_pairs, start_file)
     best_file, last_file = stage_files(run.folder, stage.name)
-    train(run, stage, setup)
+    best = train(run, stage, setup)
     if run.log.writes:
         save_model(setup.spread.model, last_file)
+        if best:
+            restore(setup.parts.above.trainable_variables, best, run.folder / CHECKPOINT)
+            save_model(setup.parts.model, best_file)
     run.devices.barrier()  # the best epoch is on the disk
-
-    # `load_weights` of a .keras file takes three times as long.
-    setup.parts.model.set_weights(load_model(best_file).get_weights())
+    if not (run.log.writes and best):
+        # `load_weights` of a .keras file takes three times as long.
+        setup.parts.model.set_weights(load_model(best_file).get_weights())
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run, ALONE)
     with memory_errors(stage, run.batch_size):
         judgement = judge(for_prediction(judged), batches)
@@ -176,8 +180,12 @@ def set_up(
     return Setup(parts, spread, trained, batches, judged, valid_batches, valid_store)
 
 
-def train(run: Run, stage: Stage, setup: Setup) -> None:
-    """Fits a stage from the checkpoint on; saves every epoch, and the best one.
+def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
+    """Fits a stage from the checkpoint on, and saves every epoch.
+
+    Returns:
+        the best epoch's trained weights, in the process that writes; none if that
+        epoch was saved by an earlier version, as a model.
 
     Raises:
         UserError, RuntimeError: see `run_stage`.
@@ -191,11 +199,13 @@ def train(run: Run, stage: Stage, setup: Setup) -> None:
             board = run.tensorboard / stage.name
             callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
         decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
-        keep_best = functools.partial(save_model, setup.spread.model, best_file)
-        callbacks.append(KeepCheckpoint(stage.name, run.log, run.checkpoint, decided, keep_best))
+        save_best = functools.partial(save_model, setup.spread.model, best_file)
+        keep = KeepCheckpoint(stage.name, run.log, run.checkpoint, decided, save_best)
+        callbacks.append(keep)
         fit(setup.trained, setup.batches, stage, callbacks, run.checkpoint)
         if setup.spread.frozen_digest() != before:
             raise RuntimeError(f"stage {stage.name}: frozen weights changed")
+    return keep.best
 
 
 def load_parts(run: Run, stage: Stage, path: pathlib.Path) -> Parts:
