@@ -1,8 +1,8 @@
 """One stage of a training: from a model file to a better model file.
 
 `set_up` loads the model, freezes what the stage does not train, opens the
-stores and compiles; `train` fits, keeps the best and the last epoch and checks
-that frozen weights did not move; `run_stage` does both and scores the best.
+stores and compiles; `train` fits and checks that frozen weights did not move;
+`run_stage` does both, saves the last and the best epoch, and scores the best.
 """
 
 import dataclasses
