@@ -75,7 +75,7 @@ def test_a_model_trained_on_tensorflow_predicts_the_same_on_jax(trained, data, t
 @pytest.mark.slow
 @needs_jax
 def test_pairs_and_checkpoints_keep_their_promises_on_jax():
-    some = "(pair or cut_at or in_the_cut or workers) and not flow_from_directory"
+    some = "(pair or cut_at or best_model or workers) and not flow_from_directory"
     files = [f"tests/test_{name}.py" for name in ("pair_generator", "checkpoint")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some, *files],

@@ -161,6 +161,7 @@ def test_the_best_model_is_there_before_the_stage_ends_but_seldom_new(
 ):
     best = 1 + int(np.argmin([row["val_loss"] for row in undisturbed[2]]))
     saved = tmp_path / "best.weights.h5"
+    monkeypatch.setattr(record, "SECONDS_BETWEEN", np.inf)
     with pytest.raises(Stop):
         train_from(tmp_path, cut_at=best)
     assert not saved.exists()
@@ -170,6 +171,16 @@ def test_the_best_model_is_there_before_the_stage_ends_but_seldom_new(
     model = make_network()
     model.load_weights(saved)
     for one, two in zip(model.weights, undisturbed[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_best_epoch_of_an_earlier_version_is_its_last_or_was_saved(undisturbed, tmp_path):
+    best = 1 + int(np.argmin([row["val_loss"] for row in undisturbed[2]]))
+    with pytest.raises(Stop):
+        train_from(tmp_path, cut_at=best)
+    old = dataclasses.replace(checkpoint.read_checkpoint(tmp_path), best=[])
+    checkpoint.write_checkpoint(tmp_path, old)
+    for one, two in zip(train_from(tmp_path)[1], undisturbed[1], strict=True):
         np.testing.assert_array_equal(one, two)
 
 

@@ -204,7 +204,8 @@ def test_stopped_out_of_disk_and_killed_it_ends_as_the_undisturbed_run(data, tra
     while not (weights / "results.json").exists():
         assert training.poll() is None
         time.sleep(0.01)
-    time.sleep(1)
+    time.sleep(0.5)
+    assert training.poll() is None
     training.kill()
     training.communicate()
 

@@ -29,10 +29,18 @@ def load_keras() -> None:
 
 
 def is_on_tensorflow() -> bool:
-    """Whether Keras will compute with TensorFlow, by the places where Keras looks."""
+    """Whether Keras will compute with TensorFlow; False where that is not sure."""
     chosen = os.environ.get("KERAS_BACKEND")
-    if not chosen:
-        home = os.environ.get("KERAS_HOME") or pathlib.Path("~/.keras").expanduser()
-        settings = pathlib.Path(home, "keras.json")
-        chosen = settings.read_text(errors="replace") if settings.is_file() else "tensorflow"
-    return "tensorflow" in chosen
+    if chosen:
+        return chosen == "tensorflow"
+    # Keras' settings are in the second folder where the home is read-only.
+    for folder in (os.environ.get("KERAS_HOME", "~/.keras"), "/tmp/.keras"):
+        try:
+            settings = pathlib.Path(os.path.expanduser(folder), "keras.json").read_text("utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return False
+        if "tensorflow" not in settings:
+            return False
+    return True

@@ -65,8 +65,8 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             self.step = min(self.step, batch + 1)  # the first, whichever Keras hears of first
             raise UserError(
                 f"the loss is {logs['loss']} in stage {self.stage_name}, epoch {self.epoch + 1}, "
-                f"step {self.step}. The weights of earlier epochs are kept; start from other "
-                f"--pretrained weights, or lower the learning rate in pairs/training/recipe.py"
+                f"step {self.step}: start from other --pretrained weights, or lower the learning "
+                f"rate in pairs/training/recipe.py"
             )
 
 

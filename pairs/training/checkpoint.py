@@ -165,6 +165,8 @@ class KeepCheckpoint(keras.callbacks.Callback):
             callback.verbose = verbose
         variables = changing_variables(self.model)
         restore(variables, self.checkpoint.values, self.log.folder / CHECKPOINT)
+        if not self.best and is_best(rows):  # an earlier version may not have saved it yet
+            self.best = self.checkpoint.values[: len(self.model.trainable_variables)]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.log.writes:
