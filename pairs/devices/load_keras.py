@@ -1,5 +1,6 @@
 """Loads Keras without the packages that it would load only because they are installed."""
 
+import importlib
 import os
 import pathlib
 import sys
@@ -22,7 +23,7 @@ def load_keras() -> None:
     not_installed: Any = None  # says the import system of such an entry
     sys.modules.update(dict.fromkeys(hidden, not_installed))
     try:
-        import keras  # noqa: F401
+        importlib.import_module("keras")
     finally:
         for name in hidden:
             del sys.modules[name]

@@ -172,15 +172,14 @@ class KeepCheckpoint(keras.callbacks.Callback):
         if not self.log.writes:
             return
         values = [keras.ops.convert_to_numpy(v) for v in changing_variables(self.model)]
-        rows, has_stopped = self.log.rows, self.model.stop_training
-        is_new = is_best([row for row in rows if row["stage"] == self.stage_name])
+        checkpoint = Checkpoint(
+            self.stage_name, self.log.rows, self.log.seconds, self.model.stop_training, values
+        )
+        is_new = is_best(checkpoint.rows_of(self.stage_name))
         if is_new:
             trained = values[: len(self.model.trainable_variables)]
             self.best = [value.copy() for value in trained]  # training may go on in the same memory
-        checkpoint = Checkpoint(
-            self.stage_name, rows, self.log.seconds, has_stopped, values, self.best
-        )
-        write_checkpoint(self.log.folder, checkpoint)
+        write_checkpoint(self.log.folder, dataclasses.replace(checkpoint, best=self.best))
         if is_new and self.saving.is_due():
             self.save_best()
         self.log.write_epochs()

@@ -137,11 +137,11 @@ def run_stage(
     best = train(run, stage, setup)
     if run.log.writes:
         save_model(setup.spread.model, last_file)
-        if best:
-            restore(setup.parts.above.trainable_variables, best, run.folder / CHECKPOINT)
-            save_model(setup.parts.model, best_file)
+    if best:
+        restore(setup.parts.above.trainable_variables, best, run.folder / CHECKPOINT)
+        save_model(setup.parts.model, best_file)
     run.devices.barrier()  # the best epoch is on the disk
-    if not (run.log.writes and best):
+    if not best:
         # `load_weights` of a .keras file takes three times as long.
         setup.parts.model.set_weights(load_model(best_file).get_weights())
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run, ALONE)
@@ -184,8 +184,8 @@ def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
     """Fits a stage from the checkpoint on, and saves every epoch.
 
     Returns:
-        the best epoch's trained weights, in the process that writes; none if that
-        epoch was saved by an earlier version, as a model.
+        the best epoch's trained weights; none where another process writes, or if an
+        earlier version saved that epoch as a model.
 
     Raises:
         UserError, RuntimeError: see `run_stage`.
@@ -205,7 +205,7 @@ def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
         fit(setup.trained, setup.batches, stage, callbacks, run.checkpoint)
         if setup.spread.frozen_digest() != before:
             raise RuntimeError(f"stage {stage.name}: frozen weights changed")
-    return keep.best
+    return keep.best if run.log.writes else []
 
 
 def load_parts(run: Run, stage: Stage, path: pathlib.Path) -> Parts:
