@@ -8,6 +8,7 @@ One table of several folds, from what `ablation.py` left for each:
     python -m experiments.table results-fold-1 results-fold-3
 """
 
+import itertools
 import math
 import pathlib
 
@@ -30,26 +31,42 @@ SIGNIFICANT = 0.05
 
 def mean_and_error(values):
     """Mean of a measurement, and its standard error, see `variances`."""
-    return float(np.nanmean(values, axis=0).mean()), math.sqrt(sum(variances(values)))
+    return float(np.nanmean(values, axis=0).mean()), math.sqrt(add_up(*variances(values)))
 
 
 def variances(values):
-    """Variances of the mean of a measurement: over photos, and over trainings.
+    """Variances of the mean of a measurement: over photos, over trainings, and noise.
+
+    Photos and trainings are crossed random effects. The noise of single values is in
+    the variance of both; it is what two trainings differ by from photo to photo.
 
     Args:
         values: float array, shape `(trainings, photos)`; NaN where a training was not
             judged on a photo, because it is of another fold.
 
     Returns:
-        `(over_photos, over_trainings)`. They add up, as for crossed random effects,
-        without taking off the noise that both contain: a little too large rather
-        than too small. With a single training only the photos count.
+        `(over_photos, over_trainings, noise)`, see `add_up`. With a single training
+        only the photos count.
     """
     num_trainings, num_photos = values.shape
     over_photos = float(np.nanmean(values, axis=0).var(ddof=1) / num_photos)
     if num_trainings == 1:
-        return over_photos, 0.0
-    return over_photos, float(np.nanmean(values, axis=1).var(ddof=1) / num_trainings)
+        return over_photos, 0.0, 0.0
+    over_trainings = float(np.nanmean(values, axis=1).var(ddof=1) / num_trainings)
+    squares, freedom = 0.0, 0
+    for one, other in itertools.combinations(values, 2):
+        apart = (one - other)[~np.isnan(one - other)]
+        if len(apart) > 1:
+            squares += np.square(apart - apart.mean()).sum() / 2
+            freedom += len(apart) - 1
+    of_one = squares / freedom if freedom else 0.0
+    of_trainings = of_one / (~np.isnan(values)).sum(axis=1)
+    return over_photos, over_trainings, float(of_trainings.mean() / num_trainings)
+
+
+def add_up(over_photos, over_trainings, noise):
+    """The variance of the mean: noise counts once, and chance makes no part larger than all."""
+    return max(over_photos + over_trainings - noise, over_photos, over_trainings)
 
 
 def compare(ours, others):
@@ -70,9 +87,10 @@ def compare(ours, others):
     if error == 0:
         p = 1.0 if difference == 0 else 0.0
     else:
+        over_photos, over_trainings, _ = variances(ours - others)  # of the noise, there is plenty
         freedom = error**4 / sum(
             variance**2 / (count - 1)
-            for variance, count in zip(variances(ours - others), ours.shape[::-1], strict=True)
+            for variance, count in zip((over_photos, over_trainings), ours.shape[::-1], strict=True)
             if variance
         )
         p = float(2 * stats.t.sf(abs(difference) / error, freedom))

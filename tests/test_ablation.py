@@ -15,18 +15,28 @@ def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
 
 
-def test_the_standard_error_is_the_spread_of_repeated_experiments():
+# Which photos a training is judged on: all, or a fifth that all share and one of its fold.
+BALANCED = np.ones((4, 80), bool)
+FOLDS = np.array([np.isin(np.arange(80) // 16, (0, fold)) for fold in (1, 1, 2, 3, 3, 4, 4)])
+
+
+@pytest.mark.parametrize("judged", [BALANCED, FOLDS], ids=["balanced", "folds"])
+@pytest.mark.parametrize(
+    ("hard", "luck", "noise"), [(0.3, 0.03, 0.2), (0.05, 0.02, 0.3), (0.0, 0.0, 0.3)]
+)
+def test_the_standard_error_is_the_spread_of_repeated_experiments(judged, hard, luck, noise):
     from experiments import table
 
     rng = np.random.default_rng(0)
 
     def experiment():
-        hard, luck = rng.normal(0, 0.3, (1, 80)), rng.normal(0, 0.03, (4, 1))
-        return table.mean_and_error(0.2 + hard + luck + rng.normal(0, 0.2, (4, 80)))
+        of_photos, of_trainings = rng.normal(0, hard, 80), rng.normal(0, luck, (len(judged), 1))
+        values = 0.2 + of_photos + of_trainings + rng.normal(0, noise, judged.shape)
+        return table.mean_and_error(np.where(judged, values, np.nan))
 
-    means, errors = np.transpose([experiment() for _ in range(2000)])
-    # The noise of single predictions counts twice: a little too large, never too small.
-    assert 1.0 < np.mean(errors) / np.std(means) < 1.15
+    means, errors = np.transpose([experiment() for _ in range(1000)])
+    # Where there is noise alone, both parts are guesses at it, and the larger one is taken.
+    assert 0.93 < np.sqrt(np.mean(errors**2)) / np.std(means) < (1.2 if luck == 0 else 1.1)
 
 
 def test_with_one_seed_the_comparison_is_the_paired_t_test():
