@@ -324,13 +324,19 @@ def test_this_machine_can_be_looked_at(monkeypatch, capsys):
     ("backend", "ended"), [("tensorflow", "none of them"), ("jax", "imported: jax")]
 )
 def test_keras_loads_without_what_it_only_finds_and_we_do_not_need(backend, ended, tmp_path):
-    """Packages of these names end the process that imports them; on JAX, Keras needs one."""
+    """Packages of these names end the process that imports them; on JAX, Keras needs one.
+
+    Nor does the garbage collector look at all of Keras while it loads, or afterwards.
+    """
     names = ["matplotlib", "sklearn", "pandas", "jax"]
     for name in names:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported: ' + __name__)")
     (tmp_path / "keras.json").write_text(json.dumps({"backend": backend}))
     code = (
-        "import sys; from pairs.devices import inventory; inventory.prepare()\n"
+        "import gc, sys; from pairs.devices import inventory\n"
+        "before = gc.get_stats()[2]['collections']; inventory.prepare()\n"
+        "assert gc.get_stats()[2]['collections'] == before and gc.isenabled()\n"
+        "assert gc.get_freeze_count() > 100_000\n"
         f"assert not sys.modules.keys() & {names}; sys.exit('none of them')"
     )
     environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "KERAS_HOME": str(tmp_path)}

@@ -397,6 +397,26 @@ def test_the_night_recipe_trains_on_still_larger_images(data, tmp_path):
     assert f"error {result['error']:.4f}" in judged.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="how TensorFlow traces")
+def test_a_step_is_traced_once(data, tmp_path, monkeypatch):
+    """It would be again after one that makes variables, which takes seconds in every stage."""
+    traced = []
+
+    def count(name):
+        step = getattr(keras.Model, name)
+        monkeypatch.setattr(
+            keras.Model, name, lambda model, batch: traced.append(name) or step(model, batch)
+        )
+
+    count("train_step")
+    count("test_step")
+    flags = f"--recipe tuned --image-size {SIZE} --batch-size 6 --pretrained none --epochs 1 0"
+    done = run_script("train.py", "--data", data, "--weights", tmp_path, *flags.split())
+    assert done.returncode == 0, done.stderr
+    assert sorted(traced) == ["test_step", "train_step"]
+
+
 class PowerCut(Exception):
     """In place of one."""
 

@@ -206,9 +206,14 @@ def duration(seconds: float) -> str:
 def draw_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draws training and validation curves over all stages to a PNG."""
     curves = {name: title for name, title in DRAWN.items() if f"val_{name}" in rows[0]}
-    # No pyplot: it would look for a screen.
-    figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
+    # No pyplot: it would look for a screen. Margins in inches: to look for those that fit
+    # takes as long as the drawing.
+    width, height = 5 * len(curves), 4
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        *(0.55 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.3 / height), wspace=0.15
+    )
     epochs = range(1, len(rows) + 1)
     starts = [n for n in range(len(rows)) if n == 0 or rows[n]["stage"] != rows[n - 1]["stage"]]
     for panel, (name, title) in enumerate(curves.items(), start=1):

@@ -86,6 +86,21 @@ def compile_model(
     )
 
 
+def make_metrics(model: keras.Model) -> None:
+    """Makes the variables of a compiled model's metrics, as its first batch would.
+
+    TensorFlow traces a step that makes variables a second time, and each time takes seconds.
+    So one batch of zeros is measured here. On several devices Keras itself makes them first.
+    """
+    outputs = keras.tree.map_structure(
+        lambda output: ops.zeros([side or 1 for side in output.shape], output.dtype), model.output
+    )
+    labels = {head: ops.zeros(1, "int32") for head in outputs}
+    model.compute_loss(None, labels, outputs)
+    model.compute_metrics(None, labels, outputs)
+    model.reset_metrics()
+
+
 def make_optimizer(stage: recipe.Stage, num_steps: int) -> keras.optimizers.Optimizer:
     """A new optimizer for a stage of `num_steps` per epoch: no moments of the last one."""
     learning_rate = stage.learning_rate

@@ -42,7 +42,7 @@ from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.checkpoint import Checkpoint, KeepCheckpoint, restore
 from pairs.training.features import Trained, keep_features
 from pairs.training.memory import memory_errors
-from pairs.training.optimizer import compile_model, make_optimizer
+from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.run import Run
 from pairs.training.scoring import judge
@@ -177,6 +177,9 @@ def set_up(
         trained.optimizer.build(trained.trainable_variables)
         if judged is not trained:
             compile_model(judged, "sgd")  # measured only; no step is taken
+        if not run.devices.engine:
+            make_metrics(trained)
+            make_metrics(judged)
     return Setup(parts, spread, trained, batches, judged, valid_batches, valid_store)
 
 

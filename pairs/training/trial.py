@@ -18,7 +18,7 @@ from pairs.errors import UserError
 from pairs.network.parts import forget_models
 from pairs.training.activation_store import BATCH_SIZE
 from pairs.training.memory import next_batch_size
-from pairs.training.optimizer import compile_model, make_optimizer
+from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.room import has_room, spare_bytes
 from pairs.training.run import Run
@@ -84,6 +84,8 @@ def take_step(run: Run, stage: Stage, batch_size: int, num_photos: int) -> None:
         parts.below.predict_on_batch(empty(parts.below.input, BATCH_SIZE))  # as a store is built
         model = parts.above
     compile_model(model, make_optimizer(stage, num_steps=1), run.jit)
+    model.optimizer.build(model.trainable_variables)
+    make_metrics(model)
     inputs = {name: empty(tensor, batch_size) for name, tensor in model.input.items()}
     model.train_on_batch(inputs, {head: np.zeros(batch_size, np.int32) for head in model.output})
 
