@@ -18,9 +18,8 @@ def load_keras() -> None:
 
     With all of these packages installed it takes a third less time and 200 MB less
     memory. The packages can be imported afterwards as ever. The garbage collector
-    waits: it would look at half a million new objects again and again, and all of them
-    stay. It takes a fifth of the time without, and what the collector does not know
-    of costs nothing later, either (docs/hardware.md).
+    waits, which saves a fifth of the time: it would look at half a million new objects
+    again and again, and all of them stay (docs/hardware.md).
     """
     if "keras" in sys.modules:
         return
@@ -32,8 +31,7 @@ def load_keras() -> None:
     try:
         importlib.import_module("keras")
     finally:
-        gc.freeze()
-        gc.enable()
+        gc.enable()  # and no `gc.freeze`: a model that a frame of now gets later would stay, too
         for name in hidden:
             del sys.modules[name]
 
