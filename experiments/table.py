@@ -46,7 +46,8 @@ def variances(values):
 
     Returns:
         `(over_photos, over_trainings, noise)`, see `add_up`. With a single training
-        only the photos count.
+        only the photos count. Of trainings that share no photos nothing is known of the
+        noise, and how hard their photos are is in both: too large rather than too small.
     """
     num_trainings, num_photos = values.shape
     over_photos = float(np.nanmean(values, axis=0).var(ddof=1) / num_photos)
@@ -65,7 +66,7 @@ def variances(values):
 
 
 def add_up(over_photos, over_trainings, noise):
-    """The variance of the mean: noise counts once, and chance makes no part larger than all."""
+    """The variance of the mean: noise counts once. Never below a part, if noise seems larger."""
     return max(over_photos + over_trainings - noise, over_photos, over_trainings)
 
 
@@ -87,7 +88,8 @@ def compare(ours, others):
     if error == 0:
         p = 1.0 if difference == 0 else 0.0
     else:
-        over_photos, over_trainings, _ = variances(ours - others)  # of the noise, there is plenty
+        # The noise is of so many values that its degrees of freedom do not matter.
+        over_photos, over_trainings, _ = variances(ours - others)
         freedom = error**4 / sum(
             variance**2 / (count - 1)
             for variance, count in zip((over_photos, over_trainings), ours.shape[::-1], strict=True)

@@ -42,6 +42,7 @@ COLOURS = {"2": (200, 60, 50), "10": (60, 160, 70), "pug": (50, 70, 190)}
 
 
 def pytest_collection_finish(session):
+    gc.collect()
     gc.freeze()
     gc.enable()
 

@@ -335,7 +335,7 @@ def test_keras_loads_without_what_it_only_finds_and_we_do_not_need(backend, ende
     code = (
         "import gc, sys; from pairs.devices import inventory\n"
         "before = gc.get_stats()[2]['collections']; inventory.prepare()\n"
-        "assert gc.get_stats()[2]['collections'] == before + 1 and gc.isenabled()\n"
+        "assert gc.get_stats()[2]['collections'] - before <= 2 and gc.isenabled()\n"
         "assert gc.get_freeze_count() > 100_000\n"
         f"assert not sys.modules.keys() & {names}; sys.exit('none of them')"
     )

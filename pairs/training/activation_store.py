@@ -241,8 +241,8 @@ def from_photos(
 
 def from_store(rows: range, store: ActivationStore, between: keras.Model) -> Iterator[np.ndarray]:
     """Yields the activations of rows, from those of a store further down."""
-    for lower in store.batches(rows):
-        yield np.asarray(between.predict_on_batch(lower))
+    for activations in store.batches(rows):
+        yield np.asarray(between.predict_on_batch(activations))
 
 
 def store_key(

@@ -212,7 +212,7 @@ def draw_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
-        *(0.55 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.3 / height), wspace=0.15
+        *(0.65 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.3 / height), wspace=0.15
     )
     epochs = range(1, len(rows) + 1)
     starts = [n for n in range(len(rows)) if n == 0 or rows[n]["stage"] != rows[n - 1]["stage"]]

@@ -89,9 +89,12 @@ def compile_model(
 def make_metrics(model: keras.Model) -> None:
     """Makes the variables of a compiled model's metrics, as its first batch would.
 
-    TensorFlow traces a step that makes variables a second time, and each time takes seconds.
-    So one batch of zeros is measured here. On several devices Keras itself makes them first.
+    TensorFlow traces a step that makes variables a second time, and each tracing takes
+    seconds. So one batch of zeros is measured here. On several devices, and on other
+    backends, Keras itself makes them first.
     """
+    if keras.backend.backend() != "tensorflow":
+        return
     outputs = keras.tree.map_structure(
         lambda output: ops.zeros([side or 1 for side in output.shape], output.dtype), model.output
     )

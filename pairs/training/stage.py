@@ -98,14 +98,14 @@ class Setup:
 
     Attributes:
         parts: on one device; stores and scores are each process' own work.
-        spread: what trains, on all devices; on one device the same as `parts`.
+        distributed: what trains, on all devices; on one device the same as `parts`.
         trained, batches: the compiled model and what it is fed.
         judged, valid_batches: the same for validation.
         valid_store: activations of the validation photos, if stored.
     """
 
     parts: Parts
-    spread: Parts
+    distributed: Parts
     trained: keras.Model
     batches: KerasBatches
     judged: keras.Model
@@ -136,7 +136,7 @@ def run_stage(
     best_file, last_file = stage_files(run.folder, stage.name)
     best = train(run, stage, setup)
     if run.log.writes:
-        save_model(setup.spread.model, last_file)
+        save_model(setup.distributed.model, last_file)
     if best:
         restore(setup.parts.above.trainable_variables, best, run.folder / CHECKPOINT)
         save_model(setup.parts.model, best_file)
@@ -169,10 +169,10 @@ def set_up(
     with memory_errors(stage, None):
         store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
     with run.devices.scope():
-        spread = load_parts(run, stage, start_file) if run.devices.engine else parts
+        distributed = load_parts(run, stage, start_file) if run.devices.engine else parts
         padded = uses_xla(run.jit)
-        trained, batches = spread.feed(pairs, store, run, run.devices, padded)
-        judged, valid_batches = spread.feed(valid_pairs, valid_store, run, run.devices, padded)
+        trained, batches = distributed.feed(pairs, store, run, run.devices, padded)
+        judged, valid_batches = distributed.feed(valid_pairs, valid_store, run, run.devices, padded)
         compile_model(trained, make_optimizer(stage, len(batches)), run.jit)
         trained.optimizer.build(trained.trainable_variables)
         if judged is not trained:
@@ -180,7 +180,7 @@ def set_up(
         if not run.devices.engine:
             make_metrics(trained)
             make_metrics(judged)
-    return Setup(parts, spread, trained, batches, judged, valid_batches, valid_store)
+    return Setup(parts, distributed, trained, batches, judged, valid_batches, valid_store)
 
 
 def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
@@ -195,18 +195,18 @@ def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
     """
     best_file, _ = stage_files(run.folder, stage.name)
     with run.devices.scope():
-        before = setup.spread.frozen_digest()
+        before = setup.distributed.frozen_digest()
         validate = Validate(setup.judged, setup.valid_batches)
         callbacks = make_callbacks(stage, setup.batches.pairs, validate, run.log)
         if run.tensorboard and run.log.writes:
             board = run.tensorboard / stage.name
             callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
         decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
-        save_best = functools.partial(save_model, setup.spread.model, best_file)
+        save_best = functools.partial(save_model, setup.distributed.model, best_file)
         keep = KeepCheckpoint(stage.name, run.log, run.checkpoint, decided, save_best)
         callbacks.append(keep)
         fit(setup.trained, setup.batches, stage, callbacks, run.checkpoint)
-        if setup.spread.frozen_digest() != before:
+        if setup.distributed.frozen_digest() != before:
             raise RuntimeError(f"stage {stage.name}: frozen weights changed")
     return keep.best if run.log.writes else []
 
