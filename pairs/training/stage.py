@@ -175,11 +175,13 @@ def set_up(
         judged, valid_batches = distributed.feed(valid_pairs, valid_store, run, run.devices, padded)
         compile_model(trained, make_optimizer(stage, len(batches)), run.jit)
         trained.optimizer.build(trained.trainable_variables)
+        compiled = [trained]
         if judged is not trained:
             compile_model(judged, "sgd")  # measured only; no step is taken
+            compiled.append(judged)
         if not run.devices.engine:
-            make_metrics(trained)
-            make_metrics(judged)
+            for model in compiled:
+                make_metrics(model)
     return Setup(parts, distributed, trained, batches, judged, valid_batches, valid_store)
 
 
