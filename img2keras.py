@@ -5,32 +5,32 @@
 
 The typeid is what stands before the first `_`. Which side a photo goes to
 depends on the names of its class and the seed: not on the order of the directory, nor on
-the machine. Copies and near-duplicates of one photo stay on one side. What cannot be read
-is skipped and listed. Sources are copied, never moved or changed.
+the machine. Copies and near-duplicates of one photo stay on one side (of two typeids: in
+training). What cannot be read is skipped and listed. Sources are copied, never moved or
+changed.
 
 Run it:  python img2keras.py --raw data/raw --out data --valid-fraction 0.1 --seed 0
 """
 
 import dataclasses
-import os
 import pathlib
+import unicodedata
 
 from tqdm import tqdm
 
 from pairs.command_line import Parser, add_workers_flag, print_first, run
 from pairs.errors import UserError
-from pairs.photos.check import inspect_photo
 from pairs.photos.corrections import correct, read_corrections
 from pairs.photos.find import SIDES, TRAIN, VALID, typeid_order
-from pairs.photos.place import (
-    check_case,
-    find_stale,
-    place_photo,
-    remove_places,
-    why_not_a_name,
+from pairs.photos.place import check_case, find_stale, place_photo, remove_places
+from pairs.photos.raw import (
+    group_by_typeid,
+    inspect_photos,
+    read_raw,
+    typeid_of,
+    usable_classes,
 )
-from pairs.photos.read import read_ahead
-from pairs.photos.split import find_copies, group_photos, plan_copies
+from pairs.photos.split import find_alike, group_photos, plan_places, under_two_typeids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sorting:
         places: of each file name, below `--out`.
         skipped: list of `(file name, reason)`.
         num_written: photos that were not in place already.
-        copies: groups of the same photo, see `find_copies`.
+        copies: groups of the same photo, see `split.find_alike`.
         near_duplicates: groups of photos of the same picture, copies of it among them.
         num_removed: places of an earlier sorting that were removed.
         relabelled, left_out: see `corrections.Corrected`.
@@ -55,79 +55,6 @@ class Sorting:
     num_removed: int
     relabelled: list
     left_out: list
-
-
-def read_raw(raw):
-    """Groups the photos of a folder by typeid.
-
-    Args:
-        raw: folder of `typeid_hash.jpg` files.
-
-    Returns:
-        `(classes, skipped)`: a dict from typeid to its file names in sorted
-        order, and a list of `(file name, reason)` for everything that, by its
-        name, is none.
-
-    Raises:
-        UserError: `raw` is no folder.
-    """
-    if not pathlib.Path(raw).is_dir():
-        raise UserError(f"--raw {raw}: no such folder; it should hold typeid_hash.jpg files")
-    classes, skipped = {}, []
-    with os.scandir(raw) as entries:
-        for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
-            reason = why_not_a_photo(entry)
-            if reason:
-                skipped.append((entry.name, reason))
-            else:
-                typeid = entry.name.partition("_")[0]
-                classes.setdefault(typeid, []).append(entry.name)
-    return classes, skipped
-
-
-def why_not_a_photo(entry):
-    """The reason to skip a directory entry, or None if it may be a photo."""
-    if os.path.isdir(entry.path):  # and not `entry.is_dir`, which fails on a link to itself
-        return "a folder"
-    if not os.path.isfile(entry.path):
-        return "not a regular file, or a link to nowhere"
-    return why_not_a_name(entry.name)
-
-
-def inspect_photos(raw, classes, workers):
-    """Reads every photo from end to end.
-
-    Args:
-        raw: `pathlib.Path` of the folder.
-        classes: of `read_raw`; what cannot be used is taken out of it.
-        workers: threads that read photos.
-
-    Returns:
-        `(inspected, skipped)`: dict from file name to `check.Inspection`, and a
-        list of `(file name, reason)`.
-    """
-    names = [name for members in classes.values() for name in members]
-    inspections = read_ahead(lambda name: inspect_photo(raw / name), names, workers)
-    # No bar where nobody watches.
-    shown = tqdm(inspections, desc="reading", total=len(names), unit=" photos", disable=None)
-    inspected, skipped = {}, []
-    for name, inspection in zip(names, shown, strict=True):
-        if inspection.reason:
-            skipped.append((name, inspection.reason))
-        else:
-            inspected[name] = inspection
-    for typeid, members in list(classes.items()):
-        usable = [name for name in members if name in inspected]
-        if len({inspected[name].digest for name in usable}) > 1:
-            classes[typeid] = usable
-            continue
-        del classes[typeid]
-        reason = "no other photo of its class"
-        if len(usable) > 1:
-            reason += " but copies of it"
-        reason += "; one for training and one for validation are needed"
-        skipped += [(name, reason) for name in usable]
-    return inspected, skipped
 
 
 def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, corrections=()):
@@ -154,16 +81,19 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
     classes, skipped = read_raw(raw)
     names = {name for members in classes.values() for name in members}
     decided = read_corrections(corrections, names | {name for name, _ in skipped}, set(classes))
-    inspected, unusable = inspect_photos(raw, classes, workers)
-    skipped += unusable
+    inspected, unreadable = inspect_photos(raw, classes, workers)
+    classes, alone = usable_classes(inspected)
+    skipped += unreadable + alone
     if not classes:
         raise UserError(
             f"--raw {raw}: no class with two different photos named typeid_hash.jpg "
             f"({len(skipped)} other entries"
             + (f", e.g. {skipped[0][0]!r}: {skipped[0][1]})" if skipped else ")")
         )
-    groups = group_photos(classes, inspected)
-    split = plan_copies(classes, groups, valid_fraction, seed)
+    groups = group_photos(inspected)
+    # Also with photos of classes that are skipped.
+    in_two = under_two_typeids(group_by_typeid(inspected), groups)
+    split = plan_places(classes, groups, in_two, valid_fraction, seed)
     if not any(place.parts[0] == VALID for place in split.values()):
         raise UserError(
             f"--raw {raw}: no photo is left for validation, because each is like another under "
@@ -177,31 +107,37 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
     shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
     num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
     remove_places(out, stale)  # now: what is killed before has a photo in two folders, not in none
-    kept = {typeid: [] for typeid in classes}
+    listed = {typeid: [] for typeid in classes}
     for name, place in places.items():
-        kept[place.parts[1]].append(name)
-    copies = find_copies(kept, {name: inspected[name].digest for name in places})
+        listed[place.parts[1]].append(name)
+    listed |= group_by_typeid(name for name, _ in alone)
+    digests = {name: inspection.digest for name, inspection in inspected.items()}
     near_duplicates = [
         group
-        for group in find_copies(kept, groups)
-        if len({inspected[name].digest for _, name in group}) > 1
+        for group in find_alike(listed, groups)
+        if len({digests[name] for _, name in group}) > 1
     ]
     return Sorting(
         places=places,
         skipped=skipped,
         num_written=num_written,
-        copies=copies,
-        near_duplicates=near_duplicates,
+        copies=of_sorted(find_alike(listed, digests), places),
+        near_duplicates=of_sorted(near_duplicates, places),
         num_removed=len(stale),
         relabelled=corrected.relabelled,
         left_out=corrected.left_out,
     )
 
 
+def of_sorted(groups, places):
+    """The groups with a photo that has a place; those of a skipped class alone have none."""
+    return [group for group in groups if any(name in places for _, name in group)]
+
+
 def with_correction(name, reason, decided):
     """The reason to skip a photo; says, too, if a correction would have given it a class."""
     typeid = decided.get(name)
-    if typeid is None or typeid == name.partition("_")[0]:
+    if typeid is None or typeid == typeid_of(name):
         return reason
     return f"{reason}; its correction to {typeid!r} does nothing, name it {typeid}_... in --raw"
 
@@ -213,10 +149,21 @@ def print_groups(groups, of_one_class, of_two):
         # repr: a hostile name cannot forge a line of these lists.
         names = ", ".join(repr(name) for _, name in group)
         if len({typeid for typeid, _ in group}) > 1:
-            print(f"{of_two} under two typeids, all to train: {names}")
+            print(f"{of_two} under two typeids, none for validation: {names}")
         else:
             harmless.append(names)
     print_first(f"{of_one_class}, kept on one side", harmless)
+
+
+def print_spellings(typeids):
+    """Prints which typeids look the same or nearly: one class in two spellings would be two."""
+    spellings = {}
+    for typeid in typeids:
+        plain = unicodedata.normalize("NFC", typeid).casefold().strip()
+        spellings.setdefault(plain, []).append(ascii(typeid))
+    for same in spellings.values():
+        if len(same) > 1:
+            print(f"note: the typeids {', '.join(same)} differ in their spelling only: one class?")
 
 
 def print_table(result):
@@ -231,6 +178,7 @@ def print_table(result):
         print(f"{typeid:<{width}} {counts[typeid][TRAIN]:>7} {counts[typeid][VALID]:>7}")
     train, valid = (sum(count[side] for count in counts.values()) for side in SIDES)
     print(f"{'all':<{width}} {train:>7} {valid:>7}")
+    print_spellings(counts)
     print_groups(result.copies, "copies of one photo", "one photo")
     print_groups(result.near_duplicates, "near-duplicates", "near-duplicates")
     moves = [f"{name!r}: {before!r} -> {now!r}" for name, before, now in result.relabelled]
@@ -288,11 +236,11 @@ def main():
         sort_photos(
             args.raw,
             args.out,
-            args.valid_fraction,
-            args.seed,
-            args.link,
-            args.workers,
-            args.corrections,
+            valid_fraction=args.valid_fraction,
+            seed=args.seed,
+            link=args.link,
+            workers=args.workers,
+            corrections=args.corrections,
         )
     )
 

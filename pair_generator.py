@@ -107,7 +107,7 @@ def swap_partners(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Raises:
         ValueError: fewer than two images; nothing could be swapped.
 
-    Source: the seed's pair sampling; verification loss of arXiv:1611.05666.
+    Source: the pair sampling of the 2017 entry; verification loss of arXiv:1611.05666.
     """
     labels = np.asarray(labels)
     cycles, singles = [], []

@@ -15,10 +15,10 @@ Run it:  python -m experiments.folds --raw data/raw --out data/folds
 
 import pathlib
 
-from img2keras import inspect_photos, read_raw
 from pairs.command_line import Parser, add_workers_flag, run
 from pairs.errors import UserError
 from pairs.photos.place import place_photo
+from pairs.photos.raw import inspect_photos, read_raw, usable_classes
 from pairs.photos.split import group_photos, split_class, under_two_typeids
 
 VALID_FRACTION = 0.1
@@ -56,7 +56,8 @@ def cut_folds(raw, out, num_folds, seed, workers):
         raise UserError(f"--out {out}: not empty; photos of two cuts would mix, choose another one")
     classes, _ = read_raw(raw)
     inspected, _ = inspect_photos(raw, classes, workers)
-    groups = group_photos(classes, inspected)
+    classes, _ = usable_classes(inspected)
+    groups = group_photos(inspected)
     if not classes:
         raise UserError(f"--raw {raw}: no photos named typeid_hash.jpg")
     counts = [0] * num_folds

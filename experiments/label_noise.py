@@ -24,11 +24,12 @@ import pathlib
 import numpy as np
 
 from experiments.rankings import RANKINGS
-from img2keras import place_photo, read_raw
 from pairs.command_line import Parser, run
 from pairs.errors import UserError
 from pairs.files import unguard_cell, write_csv
 from pairs.photos.find import typeid_order
+from pairs.photos.place import place_photo
+from pairs.photos.raw import read_raw
 
 PREDICTIONS_HEADER = ["image", "typeid", "fold"]
 PLANTED_HEADER = ["image", "typeid", "true"]

@@ -41,12 +41,12 @@ from experiments.ablation import (
     training_facts,
 )
 from experiments.folds import VALID_FRACTION, cut_class
-from img2keras import inspect_photos, read_raw
 from pairs.command_line import Parser, add_workers_flag, positive_int, run
 from pairs.errors import UserError
 from pairs.files import read_json, write_json
 from pairs.photos.find import find_class_photos, typeid_order
 from pairs.photos.place import place_photo
+from pairs.photos.raw import inspect_photos, read_raw, usable_classes
 from pairs.photos.split import group_photos, split_class, under_two_typeids
 
 # One class in so many is left out; one photo in so many of the others is judged on.
@@ -62,7 +62,8 @@ def cut(raw, out, offset, workers):
     shutil.rmtree(unfinished, ignore_errors=True)
     classes, _ = read_raw(raw)
     inspected, _ = inspect_photos(raw, classes, workers)
-    groups = group_photos(classes, inspected)
+    classes, _ = usable_classes(inspected)
+    groups = group_photos(inspected)
     in_two = under_two_typeids(classes, groups)
     for place, typeid in enumerate(sorted(classes, key=typeid_order)):
         own = [name for name in classes[typeid] if groups[name] not in in_two]

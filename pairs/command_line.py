@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a wrong flag is one line; `--help` has the rest."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """The flags. An empty name, of a shell variable that is not set, is refused."""
@@ -105,7 +106,8 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout:  # a service may run without one
+            sys.stdout.flush()
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             sys.exit(141)
@@ -123,7 +125,7 @@ def one_line(text: str) -> str:
     """A text as one line that no name in it can forge, nor move the cursor of a terminal."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode()
-        for sign in " ".join(text.split())
+        for sign in re.sub(r"\s*[\r\n]\s*", " ", text.strip())
     )
 
 

@@ -1,4 +1,5 @@
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import img2keras
 from pairs.demo.breeds import draw_breeds
 from pairs.errors import UserError
 from pairs.photos import place, split
+from pairs.photos import raw as raw_photos
+from pairs.photos.find import find_class_photos
 
 
 def tree(folder):
@@ -228,11 +231,51 @@ def test_copies_of_one_photo_are_named_and_stay_on_one_side(tmp_path):
     assert done.returncode == 0, done.stderr
     copies = next(line for line in done.stdout.splitlines() if line.startswith("copies of one"))
     assert copies.count(".jpg") == 7
-    assert "two typeids, all to train: '10_stolen.jpg', 'pug_1,2.jpg'" in done.stdout
+    assert "two typeids, none for validation: '10_stolen.jpg', 'pug_1,2.jpg'" in done.stdout
     train, valid = sides(tmp_path / "out")
     same = {"2_0,0.jpg", *(f"2_copy{number}.jpg" for number in range(6))}
     assert same <= train or same <= valid
     assert {"10_stolen.jpg", "pug_1,2.jpg"} <= train
+
+
+def test_a_copy_in_a_class_that_is_skipped_makes_a_photo_unfit_for_validation(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    img2keras.sort_photos(raw, tmp_path / "plain")
+    valid = {name for name in sides(tmp_path / "plain")[1] if name.startswith("2_")}
+    for name in valid:
+        shutil.copy(raw / name, raw / f"typo{name[0]}_{name}")
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    train, now_valid = sides(tmp_path / "out")
+    assert valid <= train
+    assert any(name.startswith("2_") for name in now_valid)
+    for name in valid:
+        listed = f"one photo under two typeids, none for validation: '{name}', 'typo2_{name}'"
+        assert listed in done.stdout
+    assert "copies of one photo" not in done.stdout
+
+
+def test_one_class_in_two_spellings_is_noticed(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    for number, typeid in enumerate(["Caf\u00e9", "Cafe\u0301", "cafe"]):
+        for photo in range(2):
+            make_photo(raw / f"{typeid}_{photo}.jpg", (9, 9, 9), 700 + 2 * number + photo)
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: the typeids"))
+    assert r"'Cafe\u0301', 'Caf\xe9' differ in their spelling only" in note
+
+
+def test_classes_may_be_named_as_the_sides_are(tmp_path):
+    for number, typeid in enumerate(("train", "valid", "other")):
+        for photo in range(3):
+            (tmp_path / "raw").mkdir(exist_ok=True)
+            make_photo(tmp_path / "raw" / f"{typeid}_{photo}.jpg", (9, 9, 9), 3 * number + photo)
+    img2keras.sort_photos(tmp_path / "raw", tmp_path / "out")
+    found = find_class_photos(tmp_path / "out" / "train")
+    assert found.typeids == ["other", "train", "valid"]
+    with pytest.raises(UserError, match=r"class folders are expected; is it .*out/train or"):
+        find_class_photos(tmp_path / "out")
 
 
 def resave(path, target, mirror=False):
@@ -263,8 +306,8 @@ def test_near_duplicates_are_named_and_stay_on_one_side(tmp_path):
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
         assert sum(line.startswith("near-duplicates, kept on one side: ") for line in lines) == 8
-        stolen = f"near-duplicates under two typeids, all to train: '64_stolen.jpg', '{fair.name}'"
-        assert sorted(lines)[::-1].count(stolen) == 1
+        stolen = f"under two typeids, none for validation: '64_stolen.jpg', '{fair.name}'"
+        assert lines.count(f"near-duplicates {stolen}") == 1
         copies = next(line for line in lines if line.startswith("copies of one photo, kept"))
         assert copies.endswith(f": '{dogs[0].name}', '33_copy.jpg'")
         train, valid = sides(out)
@@ -304,7 +347,7 @@ def test_very_many_near_duplicates_are_not_all_listed(capsys):
     groups.append([("2", "2_x.jpg"), ("3", "3_x.jpg")])
     img2keras.print_groups(groups, "near-duplicates", "near-duplicates")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("near-duplicates under two typeids, all to train")
+    assert lines[0].startswith("near-duplicates under two typeids, none for validation")
     assert len(lines) == 22
     assert lines[-1] == "near-duplicates, kept on one side: and 5 more"
 
@@ -359,7 +402,7 @@ def test_any_split_keeps_copies_together_and_both_sides_filled(names, copies, fr
 @given(name=st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=60))
 def test_no_name_makes_a_typeid_that_leads_out(name):
     name = f"{name}.jpg"
-    if place.why_not_a_name(name) is None:
+    if raw_photos.why_not_a_name(name) is None:
         typeid = name.partition("_")[0]
         folder = os.path.normpath(os.path.join("/out/train", typeid))
         assert os.path.dirname(folder) == "/out/train"
@@ -427,7 +470,7 @@ def test_the_plan_is_the_split_of_each_class_with_its_copies_together():
     }
     copies_in_valid, choices = 0, set()
     for seed in range(4):
-        places = split.plan_copies(classes, digests, valid_fraction=0.25, seed=seed)
+        places = split.plan_places(classes, digests, set(), valid_fraction=0.25, seed=seed)
         for typeid, names in classes.items():
             valid = {name for name in names if places[name].parts == ("valid", typeid, name)}
             assert {places[name].parts[0] for name in names} == {"train", "valid"}
@@ -500,10 +543,36 @@ def test_a_disk_that_takes_no_more_than_bytes_is_enough(tmp_path, monkeypatch):
 
 def test_a_source_that_vanished_is_blamed_and_not_the_disk(tmp_path):
     gone = tmp_path / "2_gone.jpg"
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(UserError, match=f"^{gone}: could not be read"):
         place.place_photo(gone, tmp_path / "out" / "2_gone.jpg", link=False)
-    assert caught.value.filename == str(gone)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs /proc")
+def test_a_source_on_a_failing_disk_is_blamed_and_not_the_disk_that_is_written_to(tmp_path):
+    broken = pathlib.Path("/proc/self/mem")  # opens; its first byte cannot be read
+    target = tmp_path / "2_a.jpg"
+    with pytest.raises(UserError, match=r"^/proc/self/mem: could not be read \(Input/output"):
+        place.place_photo(broken, target, link=False)
+    assert not list(tmp_path.iterdir())
+    target.write_bytes(b"")
+    with pytest.raises(UserError, match=r"/proc/self/mem and .* could not be compared"):
+        place.has_same_bytes(broken, target)
+
+
+def test_without_standard_output_the_work_is_done_all_the_same(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    words = f"{sys.executable} {ROOT / 'img2keras.py'} --raw {raw} --out {tmp_path / 'out'} >&-"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == len(list(raw.iterdir()))
+
+
+def test_an_error_about_flags_and_names_is_one_line_with_the_name_as_it_is(tmp_path):
+    done = run_script("img2keras.py", "--raw", tmp_path, "--nothing", "a\nimg2keras.py: all fine")
+    assert_one_line_error(done, "a img2keras.py: all fine")
+    done = run_script("img2keras.py", "--raw", tmp_path / "two  spaces", "--out", tmp_path)
+    assert_one_line_error(done, "two  spaces: no such folder")
 
 
 def test_whoever_reads_only_the_first_lines_sees_no_error(tmp_path):

@@ -30,12 +30,13 @@ def run_demo(seed: int, workers: int) -> None:
         workers: threads that read photos.
     """
     start = time.perf_counter()
-    raw, test = DATA / f"raw-{seed}", DATA / f"test-{seed}"
+    raw, test, data = (DATA / f"{what}-{seed}" for what in ("raw", "test", "sorted"))
+    for folder in (raw, test, data):
+        shutil.rmtree(folder, ignore_errors=True)  # another version may have drawn it
     print(f"drawing {len(breeds.BREEDS)} breeds into {DATA}", flush=True)
     breeds.draw_breeds(raw, PHOTOS_PER_BREED, seed=2 * seed)
     answers = breeds.draw_breeds(test, TEST_PHOTOS_PER_BREED, seed=2 * seed + 1, labelled=False)
-    data, submission = DATA / f"sorted-{seed}", WEIGHTS / "predict.txt"
-    shutil.rmtree(data, ignore_errors=True)  # another version may have drawn it
+    submission = WEIGHTS / "predict.txt"
     with run_folder.locked(WEIGHTS):  # a demo shows the training again
         run_folder.remove_run(WEIGHTS)
     for command in (

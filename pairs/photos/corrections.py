@@ -102,7 +102,7 @@ def correct(
     Near-duplicates that are of two classes now are for training, as they are without corrections.
 
     Args:
-        places: of `split.plan_copies`: they say which side every photo is on.
+        places: of `split.plan_places`: they say which side every photo is on.
         corrections: of `read_corrections`. Those of photos without a place, which could
             not be read, do nothing.
         groups: of `split.group_photos`.

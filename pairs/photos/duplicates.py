@@ -4,8 +4,8 @@ The same photo comes back from the web in another size or compression, cropped
 or mirrored. On two sides of a split it flatters every error.
 
 A photo is described by the low frequencies of its brightness and colours (a
-DCT). Two photos are compared as they are, mirrored, and with up to a tenth
-cropped off: a crop is linear in the frequencies, so no photo is opened again. The
+DCT). Two photos are compared as they are, mirrored, and with up to 5 % cropped off at
+every side: a crop is linear in the frequencies, so no photo is opened again. The
 ImageHash package would need SciPy and PyWavelets, and its 64 bits do not survive
 a crop of 5 %.
 

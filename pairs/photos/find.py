@@ -120,7 +120,8 @@ def find_class_photos(folder: str | pathlib.Path, typeids: list[str] | None = No
         )
     if not root.is_dir():
         raise UserError(f"{folder}: no such folder; img2keras.py makes it from your photos")
-    if all((root / side).is_dir() for side in SIDES):
+    # Not in a side: there they are classes with these typeids.
+    if root.name not in SIDES and all((root / side).is_dir() for side in SIDES):
         places = f"{root / TRAIN} or {root / VALID}"
         raise UserError(f"{folder}: class folders are expected; is it {places}?")
     found = {

@@ -9,30 +9,16 @@ import contextlib
 import filecmp
 import os
 import pathlib
-import shutil
 import tempfile
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from pairs.errors import UserError
 from pairs.files import replacing
-from pairs.photos.find import PHOTO_SUFFIXES, SIDES, TRAIN, VALID, is_hidden, walk, why_not_a_typeid
+from pairs.photos.find import PHOTO_SUFFIXES, SIDES, TRAIN, VALID, walk
 from pairs.photos.read import printable
 
-
-def why_not_a_name(name: str) -> str | None:
-    """The reason why a file name is not `typeid_hash.jpg`, or None if it is."""
-    typeid, underscore, _ = name.partition("_")
-    if is_hidden(name):
-        return "a hidden file"
-    if pathlib.Path(name).suffix.lower() not in PHOTO_SUFFIXES:
-        return "not named as a photo (.jpg, .png, ...)"
-    if not underscore:
-        return "no '_' in the name, so no typeid"
-    if not typeid.strip():
-        return "nothing before the first '_', so no typeid"
-    reason = why_not_a_typeid(typeid)
-    return f"the typeid {typeid!r} {reason}" if reason else None
+CHUNK = 2**20  # bytes that are read at once
 
 
 def check_case(classes: Iterable[str], places: Iterable[pathlib.Path], out: pathlib.Path) -> None:
@@ -121,7 +107,35 @@ def is_copy(source: pathlib.Path, target: pathlib.Path) -> bool:
     """Whether a file has the bytes of another, and is none that it leads to."""
     if not target.is_file() or source.resolve() == target.resolve():
         return False
-    return filecmp.cmp(source, target, shallow=False)
+    return has_same_bytes(source, target)
+
+
+def has_same_bytes(source: pathlib.Path, target: pathlib.Path) -> bool:
+    """Whether two files are the same, byte by byte.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    try:
+        return filecmp.cmp(source, target, shallow=False)
+    except OSError as error:  # of a failing disk it has no name
+        raise UserError(
+            f"{source} and {target} could not be compared ({error.strerror})"
+        ) from error
+
+
+def read_chunks(source: pathlib.Path) -> Iterator[bytes]:
+    """Yields the bytes of a file, `CHUNK` at a time.
+
+    Raises:
+        UserError: it cannot be read: else the disk that is written to would be blamed.
+    """
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise UserError(f"{source}: could not be read ({error.strerror})") from error
 
 
 def place_photo(source: pathlib.Path, target: pathlib.Path, link: bool) -> bool:
@@ -131,10 +145,10 @@ def place_photo(source: pathlib.Path, target: pathlib.Path, link: bool) -> bool:
         True if it was written, False if it was there.
 
     Raises:
-        UserError: a different photo has that name.
+        UserError: a different photo has that name, or this one cannot be read or written.
     """
     if os.path.lexists(target):
-        if target.exists() and filecmp.cmp(source, target, shallow=False):
+        if target.exists() and has_same_bytes(source, target):
             return False
         raise UserError(f"{target} differs from {source}. Remove it if the new photo is right")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,12 +161,8 @@ def place_photo(source: pathlib.Path, target: pathlib.Path, link: bool) -> bool:
             ) from error
     else:
         # Bytes only: not every disk takes the rest.
-        with (
-            source.open("rb") as photo,
-            replacing(target) as temporary,
-            temporary.open("wb") as copy,
-        ):
-            shutil.copyfileobj(photo, copy)
+        with replacing(target) as temporary, temporary.open("wb") as copy:
+            copy.writelines(read_chunks(source))
     return True
 
 

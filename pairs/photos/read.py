@@ -2,7 +2,7 @@
 
 Training and prediction read a photo through `open_photo`, so they cannot
 disagree about its size, colours or rotation. Photos come from the web: what
-cannot be read is reported and replaced; it never ends a training.
+cannot be read is reported and replaced, as long as its class has others.
 """
 
 import collections

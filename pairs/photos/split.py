@@ -14,18 +14,17 @@ from pairs.photos.duplicates import find_groups
 from pairs.photos.find import TRAIN, VALID
 
 
-def group_photos(classes: dict[str, list[str]], inspected: dict[str, Inspection]) -> dict[str, str]:
-    """Finds copies and near-duplicates among the photos of all classes.
+def group_photos(inspected: dict[str, Inspection]) -> dict[str, str]:
+    """Finds copies and near-duplicates among photos.
 
     Args:
-        classes: the file names of each typeid.
         inspected: of each readable photo, by file name.
 
     Returns:
         the group of each file name: the first digest of it. A photo that is like
         no other is a group of its own.
     """
-    names = sorted(name for members in classes.values() for name in members)
+    names = sorted(inspected)
     digests = [str(inspected[name].digest) for name in names]
     hashes = [inspected[name].perceptual_hash or "" for name in names]
     groups = dict(zip(names, digests, strict=True))
@@ -34,8 +33,8 @@ def group_photos(classes: dict[str, list[str]], inspected: dict[str, Inspection]
     return groups
 
 
-def find_copies(classes: dict[str, list[str]], keys: dict[str, str]) -> list[list[tuple[str, str]]]:
-    """Lists photos that are the same.
+def find_alike(classes: dict[str, list[str]], keys: dict[str, str]) -> list[list[tuple[str, str]]]:
+    """Lists photos that share a key.
 
     Args:
         classes: the file names of each typeid.
@@ -85,10 +84,10 @@ def split_class(
         return set()
     count = min(max(1, round(valid_fraction * len(names))), len(names) - 1)
     valid: set[str] = set()
-    drawn = sorted(members.values(), key=lambda copies: draw(copies[0]))
-    for copies in drawn:
-        if len(valid) + len(copies) <= count:
-            valid.update(copies)
+    drawn = sorted(members.values(), key=lambda group: draw(group[0]))
+    for group in drawn:
+        if len(valid) + len(group) <= count:
+            valid.update(group)
     fewest: list[str] = min(drawn, key=len)
     return valid or set(fewest)
 
@@ -102,27 +101,31 @@ def under_two_typeids(classes: dict[str, list[str]], groups: dict[str, str]) -> 
     """
     return {
         groups[group[0][1]]
-        for group in find_copies(classes, groups)
+        for group in find_alike(classes, groups)
         if len({typeid for typeid, _ in group}) > 1
     }
 
 
-def plan_copies(
-    classes: dict[str, list[str]], groups: dict[str, str], valid_fraction: float, seed: int
+def plan_places(
+    classes: dict[str, list[str]],
+    groups: dict[str, str],
+    in_two: set[str],
+    valid_fraction: float,
+    seed: int,
 ) -> dict[str, pathlib.Path]:
-    """Places every photo.
+    """The side of every photo.
 
     A class whose photos are all near-duplicates of one is for training.
 
     Args:
         classes: the file names of each typeid.
         groups: of `group_photos`.
+        in_two: of `under_two_typeids`; their photos are for training.
         valid_fraction, seed: of `split_class`.
 
     Returns:
         the place of each file name below `--out`, e.g. `valid/64/64_a.jpg`.
     """
-    in_two = under_two_typeids(classes, groups)
     places = {}
     for typeid, names in classes.items():
         own = [name for name in names if groups[name] not in in_two]

@@ -6,7 +6,7 @@ from pairs.photos.fit import SQUASH
 from pairs.photos.read import read_photo
 
 # Side of a crop, as a share of the photo's.
-CROP = 7 / 8
+CROP_SHARE = 7 / 8
 MAX_VIEWS = 12
 
 
@@ -24,7 +24,7 @@ def read_views(path: str, image_size: int, num_views: int, fit: str = SQUASH) ->
     """
     views = [read_photo(path, image_size, fit)]
     if num_views > 2:
-        large = read_photo(path, round(image_size / CROP), fit)
+        large = read_photo(path, round(image_size / CROP_SHARE), fit)
         rest = len(large) - image_size
         # The middle, then the corners.
         for top, left in ((rest // 2, rest // 2), (0, 0), (0, rest), (rest, 0), (rest, rest)):
