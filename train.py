@@ -34,15 +34,15 @@ from pairs.errors import UserError
 from pairs.files import read_json, replacing
 from pairs.network import trunks, weights_folder
 from pairs.photos.check import (
+    as_it_began,
     check_sides,
-    keep_vanished,
     list_photos,
     read_check,
     write_check,
 )
 from pairs.photos.draw import draw_pairs
 from pairs.photos.find import SIDES, VALID
-from pairs.photos.folds import pool_sides, write_folds
+from pairs.photos.folds import FOLDS, pool_sides, write_folds
 from pairs.training import recipe, run_folder, splits
 from pairs.training.flags import parse_args
 from pairs.training.settings import RESTART, make_settings
@@ -80,62 +80,67 @@ def train(args):
             finish_folds(folder, fold_splits[0].pool)
         clean_up(folder, devices)
     if not args.folds:
-        print_stages(runs[0].log.results)
+        runs[0].log.print_results()
     print_next(args)
 
 
 def prepare(args, stages, folder, listed, devices):
-    """Checks photos and settings, and builds the first model if it is not there.
+    """Checks photos and settings; begins the run, unless it is there already.
 
     Returns:
         list of `Split`: one, or one a fold.
     """
     restarts = args.restart and devices.is_main_process
-    begins = restarts or not read_json(folder / weights_folder.SETTINGS, RESTART)
     known = {side: {} for side in SIDES} if restarts else read_check(folder, RESTART)
     sides, found = check_sides(args.data, listed, known, args.workers)
-    if not begins:
-        sides, found = keep_vanished(args.data, sides, known, found)
+    if not restarts and read_json(folder / weights_folder.SETTINGS, RESTART):
+        sides, found = as_it_began(args.data, sides, known, found)
     sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
     splits.check_enough(*sides, args.folds)
-    pool = pool_sides(sides) if args.folds else None
     splits.print_counts(args.data, *sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
     machine = inventory.prepare(args.precision, args.distribute, args.jit)
     settings = make_settings(vars(args), stages, devices, sides[0].typeids, found)
     if args.folds:
         run_folder.check_fold_folders(folder, args.folds)
-    if args.folds and begins:
-        folds = splits.choose_folds(pool, found, args.folds, args.seed)
-    photos = pool or sides[0]
-    if restarts:
-        model = build_first_model(args, photos)  # what fails leaves the old run where it is
-        run_folder.set_aside(folder)
-    resumes = run_folder.holds_run(folder, settings, known, found)
-    if devices.is_main_process:
-        if found != known:
-            write_check(folder, found)
-        if not resumes:
-            if not restarts:
-                model = build_first_model(args, photos)
-            save_first_model(model, folder)
-            draw_first_pairs(args, stages, photos, folder / weights_folder.PAIRS_PICTURE)
-            if args.folds:
-                write_folds(folder, pool, folds)
-            if machine.gpus:
-                from pairs.training import trial
-
-                tried = make_run(args, stages, splits.Split(folder, *sides), devices, [])
-                trial.try_stages(tried, num_photos=sum(map(len, sides)))
-            run_folder.write_settings(folder, settings)
-    elif not resumes:
+    resumes = not restarts and run_folder.holds_run(folder, settings, known, found)
+    if not (resumes or devices.is_main_process):
         raise UserError(
             f"--weights {folder}: process {devices.process} does not find there what process 0 "
             f"wrote; all of them need the same shared folder"
         )
+    if devices.is_main_process and not restarts and found != known:
+        write_check(folder, found)  # also for a start that fails: it took minutes
+    if not resumes:
+        begin_run(args, stages, folder, sides, found)
+        if machine.gpus:
+            from pairs.training import trial
+
+            tried = make_run(args, stages, splits.Split(folder, *sides), devices, [])
+            trial.try_stages(tried, num_photos=sum(map(len, sides)))
+        run_folder.write_settings(folder, settings)
     if args.folds:
-        return splits.split_folds(folder, pool, args.folds)
+        return splits.split_folds(folder, pool_sides(sides), args.folds)
     return [splits.Split(folder, *sides)]
+
+
+def begin_run(args, stages, folder, sides, found):
+    """Writes what a run begins with: its folds, if any, its first model and their drawings.
+
+    An earlier run moves aside, with `--restart`: what fails before leaves it where it is.
+    """
+    photos = pool_sides(sides) if args.folds else sides[0]
+    folds = splits.choose_folds(photos, found, args.folds, args.seed) if args.folds else None
+    model = build_first_model(args, photos)
+    if args.restart:
+        run_folder.set_aside(folder)
+        write_check(folder, found)
+    save_first_model(model, folder)
+    draw_first_pairs(args, stages, photos, folder / weights_folder.PAIRS_PICTURE)
+    if folds is None:
+        (folder / FOLDS).unlink(missing_ok=True)  # of a start that failed
+    else:
+        write_folds(folder, photos, folds)
 
 
 def build_first_model(args, photos):
@@ -292,16 +297,6 @@ def finish_folds(folder, pool):
     fitted = calibration.fit(found.probabilities, pool.labels, found.likeness, pairs)
     calibration.write_calibration(folder, fitted)
     out_of_fold.print_results(found)
-
-
-def print_stages(results):
-    """Prints how each stage of a single model ended."""
-    from pairs.training.log import shown
-
-    columns = [key for key in ("error", "same", "different") if key in results[-1]]
-    print("\nstage   " + "".join(f"{column:>11}" for column in columns))
-    for result in results:
-        print(f"{result['stage']:<8}" + "".join(f"{shown(result.get(key)):>11}" for key in columns))
 
 
 def print_next(args):

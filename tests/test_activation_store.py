@@ -82,17 +82,30 @@ def test_a_killed_run_goes_on_after_its_last_shard(tmp_path, below, photos, monk
     np.testing.assert_allclose(again.read(order), whole[order], atol=1e-5 * np.abs(whole).max())
 
 
-def test_a_store_half_built_on_a_disk_now_full_is_given_up(
+def test_a_store_half_built_on_a_disk_now_full_waits_for_room(
     tmp_path, below, photos, monkeypatch, capsys
 ):
     monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
     store = open_store(tmp_path, below, photos)
     store.shard(2).unlink()
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(2e9, 1e9, 1e9))
-    assert open_store(tmp_path, below, photos) is None
-    assert "not stored but computed" in capsys.readouterr().out
-    assert not list(tmp_path.rglob("*.npy"))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage(2e9, 1e9, 1e9))
+        with pytest.raises(UserError, match=r"1.1 GB for all else, 1\.0 GB free; make room"):
+            open_store(tmp_path, below, photos)
+    assert len(list(store.path.iterdir())) == 2  # of three shards: nothing is lost
+    assert open_store(tmp_path, below, photos) == store
+    assert len(list(store.path.iterdir())) == 3
+
+
+def test_what_was_not_stored_when_a_run_began_is_not_stored_when_there_is_room(
+    tmp_path, below, photos, monkeypatch, capsys
+):
+    usage = collections.namedtuple("usage", "total used free")
+    for free, said in ((1e9, "1.0 GB free: not stored but"), (9e12, "as decided when there was")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage(1e13, 0, free))
+        assert open_store(tmp_path, below, photos) is None
+        assert said in capsys.readouterr().out
 
 
 def test_each_process_builds_some_of_the_shards(tmp_path, below, photos, monkeypatch):
@@ -215,15 +228,22 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
     smaller = "batch size 32: add --batch-size 24 and --restart; or, if nvidia-smi lists other"
     with pytest.raises(UserError, match=smaller):
         stage.fit(Full(), batches, SEED[0], [], Checkpoint())
-    assert [memory.next_batch_size(size) for size in (64, 32, 24, 16, 8, 4, 3)] == [
-        *(48, 24, 16, 8, 6, 3, 2)
+    assert [memory.smaller_share(size, ALONE) for size in (64, 32, 24, 16, 8, 4, 3, 2)] == [
+        *(48, 24, 16, 8, 6, 3, 2, None)
     ]
-    # Where photos pass what is frozen, no batch size helps.
-    with (
-        pytest.raises(UserError, match="in stage heads: add a smaller --image-size"),
-        memory.memory_errors(SEED[0], None),
+    for devices, batch_size, advice in (
+        # Where photos pass what is frozen, no batch size helps.
+        (ALONE, None, "add a smaller --image-size"),
+        (ALONE, 2, "add a smaller --image-size"),
+        # Of 6 devices, one that can be divided among them: 8 images each become 6.
+        (Cluster(num_devices=6), 48, "add --batch-size 36 and"),
+        (Cluster(num_devices=2, num_groups=2), 8, "add a smaller --image-size"),
     ):
-        raise MemoryError
+        with (
+            pytest.raises(UserError, match=f"in stage heads.*: {advice}"),
+            memory.memory_errors(SEED[0], devices, batch_size),
+        ):
+            raise MemoryError
     assert not memory.is_out_of_memory(ValueError("shapes differ"))
     # XLA's own words, where autotuning and launching failed on a full card.
     for words in (
@@ -279,7 +299,7 @@ def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
     moved = [path + ".away" for path in photos.paths]
     for old, new in zip(photos.paths, moved, strict=True):
         os.rename(old, new)  # no photo is read again
-    store = open_store(tmp_path, whole, photos, mirror=True, lower=(lower, upper))
+    store = open_store(tmp_path, whole, photos, mirror=True, source=(lower, upper))
     images = np.stack([read_photo(path, SIZE) for path in moved])
     expected = whole.predict(np.concatenate([images, images[:, :, ::-1]]), verbose=0)
     rows = store.read(np.tile(np.arange(5), 2), np.repeat([False, True], 5))

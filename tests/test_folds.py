@@ -19,15 +19,26 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import COLOURS, ROOT, SIZE, SMALL_TRUNK, assert_one_line_error, make_raw, run_script
+from conftest import (
+    COLOURS,
+    ROOT,
+    SIZE,
+    SMALL_TRUNK,
+    assert_one_line_error,
+    make_photo,
+    make_raw,
+    run_script,
+)
 from PIL import Image, ImageOps
 
+from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
 from pairs.evaluation.flags import is_of_training
-from pairs.photos import folds
+from pairs.files import file_digest
+from pairs.photos import check, folds
 from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
-from pairs.training import run_folder
+from pairs.training import recipe, run_folder, splits
 
 pytestmark = pytest.mark.usefixtures("small_trunk")
 NUM_FOLDS = 3
@@ -112,6 +123,24 @@ def test_in_the_place_of_a_vanished_photo_stands_one_of_its_fold():
     photos = dataclasses.replace(photos_of([6, 2]), folds=np.array([1, 2, 1, 2, 1, 2, 1, 2]))
     assert list(photos.neighbours(2)) == [2, 4, 0, 3, 5, 1]
     assert list(photos.take(np.arange(1, 8)).neighbours(0)) == [0, 2, 4, 1, 3]
+
+
+def test_where_no_other_of_the_fold_is_left_one_of_another_fold_stands(tmp_path):
+    paths = [tmp_path / typeid / f"{number}.jpg" for typeid in "ab" for number in range(2)]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        make_photo(path, (200, 60, 50), seed)
+    names = [str(path) for path in paths]
+    digests = [file_digest(path) for path in paths]
+    pool = Photos(names, np.array([0, 0, 1, 1], np.int32), ["a", "b"], digests)
+    folds.write_folds(tmp_path, pool, np.array([1, 2, 1, 2]))
+    held_out = splits.split_folds(tmp_path, pool, 2)[0].valid
+    paths[0].unlink()
+    with Image.open(paths[1]) as other:
+        assert np.array_equal(held_out.open(0, other.width), other.resize(2 * [other.width], 2))
+    paths[1].unlink()
+    with pytest.raises(UserError, match="no photo of class 'a' can be read any more"):
+        held_out.open(0, 80)
 
 
 def test_a_file_of_the_same_name_beside_the_weights_is_somebody_elses(tmp_path):
@@ -206,6 +235,24 @@ def train(data, weights, *flags):
 def read_table(weights):
     with (weights / "out_of_fold.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_folds_of_a_start_that_failed_are_forgotten_by_the_next(sorted_photos, tmp_path):
+    import train as script
+
+    def begin(*flags):
+        words = ["--data", sorted_photos, "--weights", tmp_path, "--pretrained", "none", *flags]
+        args = script.parse_args(list(map(str, words)))
+        tmp_path.mkdir(exist_ok=True)
+        listed = check.list_photos(args.data)
+        script.prepare(args, recipe.plan("seed"), tmp_path, listed, ALONE)
+
+    begin("--folds", 3)
+    assert (tmp_path / "folds.json").exists()
+    (tmp_path / "settings.json").unlink()  # a trial of the stages would have failed before it
+    begin()
+    assert not (tmp_path / "folds.json").exists()
 
 
 @pytest.mark.slow

@@ -131,6 +131,30 @@ def test_a_few_photos_may_vanish_but_nothing_else_may_change():
         assert len(check.vanished(many, fewer)) == allowed
 
 
+def test_what_could_not_be_read_when_a_run_began_stays_out_of_it(folder, capsys):
+    """A network may have been down: else a run could not be resumed once it is up again."""
+    away = [folder / "a" / "a_1.jpg", folder / "b" / "b_0.jpg"]
+    for path in away:
+        path.rename(path.with_suffix(".away"))
+        path.symlink_to(folder / "nowhere")
+    data = folder.parent / f"{folder.name}-data"
+    data.mkdir()
+    for side in ("train", "valid"):
+        (data / side).symlink_to(folder)
+    nothing = {"train": {}, "valid": {}}
+    begun, known = check.check_sides(data, check.list_photos(data), nothing, 2)
+    for path in away:
+        path.unlink()
+        path.with_suffix(".away").rename(path)
+    sides, found = check.check_sides(data, check.list_photos(data), known, 2)
+    assert [len(side) for side in sides] == [6, 6]
+    sides, found = check.as_it_began(data, sides, known, found)
+    assert found == known
+    assert [side.paths for side in sides] == [side.paths for side in begun]
+    note = "note: 2 train photos could not be read when the run began: 'a/a_1.jpg'"
+    assert note in capsys.readouterr().out
+
+
 def test_the_photos_of_a_check_are_those_of_the_folder(folder):
     usable, found = check_folder(folder)
     again = check.photos_of(found, folder, usable.typeids)

@@ -103,16 +103,18 @@ def test_files_of_unknown_origin_are_not_overwritten(tmp_path, found, name):
         go_on(tmp_path, found)
 
 
-def test_restart_keeps_the_old_run_and_what_the_user_brought(begun):
+def test_restart_keeps_the_old_run_and_what_the_user_brought(begun, capsys):
     (begun / "log.csv").write_text("old")
     (begun / "xception.h5").write_text("brought")
     (begun / "README.md").write_text("read me")
     run_folder.set_aside(begun)
+    assert capsys.readouterr().out == f"the run that was there: {begun / 'run-1'}\n"
     assert (begun / "run-1" / "log.csv").read_text() == "old"
     assert (begun / "xception.h5").exists()
     assert (begun / "README.md").exists()
     assert not (begun / "settings.json").exists()
     run_folder.set_aside(begun)  # nothing to move
+    assert capsys.readouterr().out == ""
     assert not (begun / "run-2").exists()
     for number in (2, 3):  # with settings and without: nothing is ever overwritten
         (begun / "log.csv").write_text(f"run {number}")

@@ -1,7 +1,7 @@
-"""What lies in a weights folder: the name of every file that a training or an evaluation writes.
+"""What lies in a weights folder: the files that a training or an evaluation writes (`FILES`).
 
-Names of files are here, those of a stage in `stage_files`. What else lies there is somebody
-else's: `--restart` leaves it where it is. Loads no Keras.
+Those of a stage are in `stage_files`; stored activations are no results. What else lies there
+is somebody else's: `--restart` leaves it where it is. Loads no Keras.
 """
 
 import pathlib

@@ -187,16 +187,17 @@ def report_skipped(folder: pathlib.Path, reasons: list[str]) -> None:
         print(f"{folder}: {len(reasons)} photos skipped")
 
 
-def keep_vanished(
+def as_it_began(
     data: str | pathlib.Path,
     sides: list[Photos],
     known: dict[str, Known],
     found: dict[str, Known],
 ) -> tuple[list[Photos], dict[str, Known]]:
-    """Puts photos that vanished since a run began back into its lists.
+    """The photos that a run began with, if it can still be resumed with them.
 
-    While it ran, others of their class took their place (`Photos.open`); so they
-    do when it resumes.
+    Photos that vanished since are back in its lists: while it ran, others of their class
+    took their place (`Photos.open`), and so they do when it resumes. Photos that could
+    not be read when it began, and can now, are not in them: a network may have been down.
 
     Args:
         data: folder with both sides.
@@ -208,12 +209,18 @@ def keep_vanished(
     """
     kept, kept_found = [], {}
     for side, photos in zip(SIDES, sides, strict=True):
-        gone = vanished(known[side], found[side])
-        if gone:
-            print(f"note: {len(gone)} {side} photos have vanished since the run began: {gone[0]!r}")
-            photos = photos_of(known[side], pathlib.Path(data, side), photos.typeids)
+        before, now = known[side], dict(found[side])
+        back = [name for name in readable(now) if name in before and not before[name].digest]
+        now.update({name: before[name] for name in back})
+        gone = vanished(before, now)
+        for names, what in ((gone, "have vanished since"), (back, "could not be read when")):
+            if names:
+                print(f"note: {len(names)} {side} photos {what} the run began: {names[0]!r}")
+        now = before if gone else now
+        if gone or back:
+            photos = photos_of(now, pathlib.Path(data, side), photos.typeids)
         kept.append(photos)
-        kept_found[side] = known[side] if gone else found[side]
+        kept_found[side] = now
     return kept, kept_found
 
 

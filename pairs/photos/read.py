@@ -52,6 +52,7 @@ class Photos:
         folds: int array, shape `(len(paths),)`: the fold that holds out each photo;
             None: there are no folds.
         fit: how they become squares, see `fit_photo`.
+        pool: what these are some of, if that has substitutes for them: of all folds.
     """
 
     paths: list[str]
@@ -63,6 +64,7 @@ class Photos:
     broken: set[str] = dataclasses.field(default_factory=set, repr=False, compare=False)
     folds: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
     fit: str = SQUASH
+    pool: "Photos | None" = dataclasses.field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -97,6 +99,8 @@ class Photos:
                 if path not in self.broken:
                     self.broken.add(path)
                     print(f"{error}; another of its class takes its place", file=sys.stderr)
+        if self.pool is not None:
+            return self.pool.open(self.pool.paths.index(self.paths[index]), image_size)
         typeid = self.typeids[self.labels[index]]
         raise UserError(f"no photo of class {typeid!r} can be read any more, e.g. {path}")
 

@@ -34,8 +34,6 @@ from pairs.training.settings import installed_versions
 BATCH_SIZE = 16
 # A multiple of it. At 299 pixels half a gigabyte, and minutes of work on a CPU.
 SHARD_ROWS = 512
-# A quota may leave less than the disk seems to have.
-NO_ROOM = "make room, or add --cache off, and run the same command again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +130,7 @@ def open_store(
     below: keras.Model,
     photos: Photos,
     mirror: bool = False,
-    lower: tuple[ActivationStore, keras.Model] | None = None,
+    source: tuple[ActivationStore, keras.Model] | None = None,
 ) -> ActivationStore | None:
     """Opens the store of some photos, and builds what is not there.
 
@@ -142,12 +140,15 @@ def open_store(
         below: the frozen part, of `parts.split`.
         photos: whose activations.
         mirror: store every photo a second time, mirrored.
-        lower: `(store, between)`: a store of the same photos and views further
-            down, and the model from its rows to these. None: from the photos.
+        source: `(store, between)`: a store of the same photos and views further
+            down, and the model from its rows to these. None: the photos.
 
     Returns:
         the store, or None if it is off or the disk is too small; one printed
         line says what was decided.
+
+    Raises:
+        UserError: of `room.decide`.
     """
     if run.cache == "off":
         return None
@@ -182,7 +183,7 @@ def open_store(
         if number % devices.num_processes == devices.process and rows in missing
     ]
     if own:
-        build(run, store, own, below, photos, lower)
+        build(run, store, own, below, photos, source)
     devices.barrier()
     return store
 
@@ -193,19 +194,19 @@ def build(
     ranges: list[range],
     below: keras.Model,
     photos: Photos,
-    lower: tuple[ActivationStore, keras.Model] | None = None,
+    source: tuple[ActivationStore, keras.Model] | None = None,
 ) -> None:
     """Computes the activations of some shards and writes each of them, whole or not at all.
 
     Args:
-        run, below, photos, lower: as in `open_store`.
+        run, below, photos, source: as in `open_store`.
         store: its folder exists.
         ranges: the rows of each shard.
     """
     progress = tqdm(total=sum(map(len, ranges)), desc="frozen layers", unit=" photos", disable=None)
     for rows in ranges:
-        if lower:
-            batches = from_store(rows, *lower)
+        if source:
+            batches = from_store(rows, *source)
         else:
             batches = from_photos(rows, below, photos, run.workers)
         header = {
@@ -213,7 +214,10 @@ def build(
             "fortran_order": False,
             "shape": (len(rows), *below.output_shape[1:]),
         }
-        with replacing(store.shard_of(rows), NO_ROOM) as temporary, temporary.open("wb") as file:
+        with (
+            replacing(store.shard_of(rows), room.NO_ROOM) as temporary,
+            temporary.open("wb") as file,
+        ):
             np.lib.format.write_array_header_2_0(file, header)
             for batch in batches:
                 batch.astype(run.cache, copy=False).tofile(file)

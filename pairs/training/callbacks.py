@@ -77,14 +77,13 @@ class Validate(keras.callbacks.Callback):
     further up, from stored activations.
     """
 
-    def __init__(self, judge: keras.Model, batches: KerasBatches) -> None:
+    def __init__(self, judged: keras.Model, batches: KerasBatches) -> None:
         super().__init__()
-        self.judge = judge
+        self.judged = judged
         self.batches = batches
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         with self.batches.original_errors():
-            measured = self.judge.evaluate(self.batches.for_keras, verbose=0, return_dict=True)
-        (logs if logs is not None else {}).update(
-            {f"val_{name}": value for name, value in measured.items()}
-        )
+            measured = self.judged.evaluate(self.batches.for_keras, verbose=0, return_dict=True)
+        assert logs is not None  # Keras' own, which the callbacks after this one read
+        logs.update({f"val_{name}": value for name, value in measured.items()})

@@ -24,6 +24,7 @@ from pairs.errors import UserError
 from pairs.files import write_arrays
 from pairs.network.weights_folder import CHECKPOINT
 from pairs.training.log import RunLog, Seldom
+from pairs.training.settings import RESTART
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
     except FileNotFoundError:
         return Checkpoint()
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged ({error}); --restart starts over") from error
+        raise UserError(f"{path}: damaged ({error}); {RESTART}") from error
 
 
 def remove_checkpoint(folder: pathlib.Path) -> None:
@@ -115,7 +116,7 @@ def restore(variables: list[keras.Variable], values: list[np.ndarray], path: pat
         UserError: they are those of another model.
     """
     if [v.shape for v in variables] != [value.shape for value in values]:
-        raise UserError(f"{path}: of another version of this project; --restart starts over")
+        raise UserError(f"{path}: of another version of this project; {RESTART}")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

@@ -141,5 +141,9 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "names (JAX); --batch-size is that of all of them together",
     )
     add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
-    add("--restart", action="store_true", help="start over; the old run moves to WEIGHTS/run-1")
+    add(
+        "--restart",
+        action="store_true",
+        help="start over; the old run moves to WEIGHTS/run-1, run-2, ...",
+    )
     add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")

@@ -134,6 +134,14 @@ class RunLog:
             text += f"; all folds: {duration(rest + self.folds_left * a_fold)}"
         return text
 
+    def print_results(self) -> None:
+        """Prints how each stage ended."""
+        columns = [key for key in ("error", "same", "different") if key in self.results[-1]]
+        print("\nstage   " + "".join(f"{column:>11}" for column in columns))
+        for result in self.results:
+            shares = "".join(f"{shown(result.get(key)):>11}" for key in columns)
+            print(f"{result['stage']:<8}{shares}")
+
     def add_result(self, stage: Stage, result: dict[str, Any]) -> None:
         """Adds and prints how good a stage's best epoch is, see `scoring.Judgement`."""
         self.results.append({"stage": stage.name, **result})

@@ -3,17 +3,19 @@
 import contextlib
 from collections.abc import Iterator
 
+from pairs.devices.cluster import MIN_IMAGES_A_REPLICA, Cluster
 from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
 from pairs.training.recipe import Stage
 
 
 @contextlib.contextmanager
-def memory_errors(stage: Stage, batch_size: int | None) -> Iterator[None]:
+def memory_errors(stage: Stage, devices: Cluster, batch_size: int | None) -> Iterator[None]:
     """Turns running out of memory into a line that says what to change.
 
     Args:
         stage: that runs.
+        devices: what trains.
         batch_size: of the training; None where batches do not depend on it.
     """
     try:
@@ -21,9 +23,10 @@ def memory_errors(stage: Stage, batch_size: int | None) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        share = smaller_share((batch_size or 0) // devices.num_devices, devices)
         smaller = (
-            f"add --batch-size {next_batch_size(batch_size)} and --restart"
-            if batch_size and batch_size > 2
+            f"add --batch-size {share * devices.num_devices} and --restart"
+            if share
             else "add a smaller --image-size, and --restart"
         )
         of_size = f" at batch size {batch_size}" if batch_size else ""
@@ -33,7 +36,18 @@ def memory_errors(stage: Stage, batch_size: int | None) -> Iterator[None]:
         ) from error
 
 
-def next_batch_size(batch_size: int) -> int:
-    """Three quarters of a batch size, a multiple of 8 if it can be, at least 2."""
-    smaller = batch_size * 3 // 4
-    return smaller - smaller % 8 if smaller >= 8 else max(2, smaller)
+def smaller_share(share: int, devices: Cluster) -> int | None:
+    """The next number of images a device to try; None: fewer make no pairs.
+
+    Args:
+        share: images of a batch that each device has.
+        devices: what trains.
+
+    Returns:
+        three quarters, a multiple of 8 if it can be.
+    """
+    smaller = share * 3 // 4
+    if smaller >= 8:
+        return smaller - smaller % 8
+    smallest = MIN_IMAGES_A_REPLICA if devices.num_groups > 1 else 2
+    return max(smallest, smaller) if share > smallest else None

@@ -3,10 +3,13 @@
 import pathlib
 import shutil
 
+from pairs.errors import UserError
 from pairs.training.run import Run
 
 # Left free on the disk for checkpoints and everybody else, beside what models will take.
 SPARE_BYTES = 1 << 30
+# A quota may leave less than the disk seems to have.
+NO_ROOM = "make room, or add --cache off, and run the same command again"
 
 
 def spare_bytes(run: Run) -> int:
@@ -25,11 +28,16 @@ def has_room(folder: pathlib.Path, size: int, spare: int) -> bool:
 def decide(store: pathlib.Path, what: str, missing: int, spare: int) -> None:
     """Decides, and says, whether there is room for a store; makes its folder if so.
 
+    A run that resumes decides as it did, whatever is free now: the same bits.
+
     Args:
         store: its folder; may be there in part.
         what: human-readable.
         missing: bytes that are not there yet.
         spare: `spare_bytes`.
+
+    Raises:
+        UserError: there was room when the run began, and is no more.
     """
     folder = store.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,19 +47,22 @@ def decide(store: pathlib.Path, what: str, missing: int, spare: int) -> None:
     for leftover in folder.rglob(".tmp-*"):  # of a killed run; it would count as used
         leftover.unlink()
     free = shutil.disk_usage(folder).free
-    # A resumed run decides as it did, whatever is free now: the same bits.
+    needed = f"{gigabytes(missing)} needed and {gigabytes(spare)} for all else"
     computed_anew = store.with_suffix(".off")
-    if computed_anew.exists() or not has_room(folder, missing, spare):
+    if computed_anew.exists():
+        print(f"{what}: not stored but computed in every epoch, as decided when there was no room")
+    elif has_room(folder, missing, spare):
+        print(f"{what}: {gigabytes(missing)} of {gigabytes(free)} free: computed once and stored")
+        store.mkdir(exist_ok=True)
+    elif store.is_dir():
+        raise UserError(f"{what}: {needed}, {gigabytes(free)} free; {NO_ROOM}")
+    else:
         computed_anew.touch()
-        shutil.rmtree(store, ignore_errors=True)  # what a killed run had of it
         half = " (--cache float16 takes half)" if what.endswith("float32") else ""
         print(
-            f"{what}: {gigabytes(missing)} needed and {gigabytes(spare)} for all else, "
-            f"{gigabytes(free)} free: not stored but computed in every epoch{half}"
+            f"{what}: {needed}, {gigabytes(free)} free: not stored but computed in every "
+            f"epoch{half}"
         )
-        return
-    print(f"{what}: {gigabytes(missing)} of {gigabytes(free)} free: computed once and stored")
-    store.mkdir(exist_ok=True)
 
 
 def gigabytes(size: int) -> str:

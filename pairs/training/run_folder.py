@@ -122,6 +122,8 @@ def set_aside(folder: pathlib.Path) -> None:
         os.replace(folder / path, aside / path)
         if str(path) == SETTINGS:  # nothing resumes that run any more
             remove_activations(folder)
+    if files:
+        print(f"the run that was there: {aside}")
     for parent in {path.parent for path in files} - {pathlib.Path()}:
         with contextlib.suppress(OSError):  # what else the user keeps there stays
             (folder / parent).rmdir()
@@ -147,9 +149,7 @@ def holds_run(
     old = read_json(folder / SETTINGS, RESTART)
     if old:
         if not isinstance(old, dict) or not settings.keys() <= old.keys():
-            raise UserError(
-                f"{folder / 'settings.json'}: of another version of this project; {RESTART}"
-            )
+            raise UserError(f"{folder / SETTINGS}: of another version of this project; {RESTART}")
         try:
             check_same_run(folder, old, settings, known, found)
         except (TypeError, KeyError, AttributeError) as error:

@@ -114,7 +114,7 @@ class Setup:
 
 
 def run_stage(
-    run: Run, stage: Stage, pairs: Pairs, valid_pairs: Pairs, start_file: pathlib.Path
+    run: Run, stage: Stage, pairs: Pairs, valid_pairs: Pairs, model_file: pathlib.Path
 ) -> pathlib.Path:
     """Trains one stage, from its beginning or from its last epoch.
 
@@ -123,7 +123,7 @@ def run_stage(
         stage: a row of its plan.
         pairs: `PairBatches` to train on.
         valid_pairs: `PairBatches` to validate on.
-        start_file: the model to start from; not changed.
+        model_file: the model to start from; not changed.
 
     Returns:
         the model file of the epoch with the lowest validation loss.
@@ -132,7 +132,7 @@ def run_stage(
         UserError: the loss is not finite, or memory is too small.
         RuntimeError: a frozen weight changed.
     """
-    setup = set_up(run, stage, pairs, valid_pairs, start_file)
+    setup = set_up(run, stage, pairs, valid_pairs, model_file)
     best_file, last_file = stage_files(run.folder, stage.name)
     best = train(run, stage, setup)
     if run.log.writes:
@@ -145,12 +145,12 @@ def run_stage(
         # `load_weights` of a .keras file takes three times as long.
         setup.parts.model.set_weights(load_model(best_file).get_weights())
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run, ALONE)
-    with memory_errors(stage, run.batch_size):
+    with memory_errors(stage, run.devices, run.batch_size):
         judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
         if stage == run.stages[-1]:
             trained = Trained(setup.parts.model, setup.parts.cut, best_file, run.workers)
-            with memory_errors(stage, None):
+            with memory_errors(stage, run.devices, None):
                 judgement = keep_features(
                     run, trained, setup.batches, setup.valid_batches, judgement
                 )
@@ -160,16 +160,16 @@ def run_stage(
 
 
 def set_up(
-    run: Run, stage: Stage, pairs: Pairs, valid_pairs: Pairs, start_file: pathlib.Path
+    run: Run, stage: Stage, pairs: Pairs, valid_pairs: Pairs, model_file: pathlib.Path
 ) -> Setup:
     """Gets a stage ready to train. Args: as `run_stage`."""
     forget_models()
-    parts = load_parts(run, stage, start_file)
+    parts = load_parts(run, stage, model_file)
     print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
-    with memory_errors(stage, None):
+    with memory_errors(stage, run.devices, None):
         store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
     with run.devices.scope():
-        distributed = load_parts(run, stage, start_file) if run.devices.engine else parts
+        distributed = load_parts(run, stage, model_file) if run.devices.engine else parts
         padded = uses_xla(run.jit)
         trained, batches = distributed.feed(pairs, store, run, run.devices, padded)
         judged, valid_batches = distributed.feed(valid_pairs, valid_store, run, run.devices, padded)
@@ -237,16 +237,16 @@ def open_stores(
         for other in run.stages[run.stages.index(stage) + 1 :]
         if other.unfreeze and other.image_scale == stage.image_scale
     ]
-    lower = None
+    lower_parts = None
     if later and not stage.unfreeze:
         trunk = parts.model.get_layer("trunk")
-        lower = split_trunk(parts.model, TRUNKS[run.trunk].cut(trunk))
+        lower_parts = split_trunk(parts.model, TRUNKS[run.trunk].cut(trunk))
     mirrors = stage.augment == "mirror"
     if run.pool is not None:
         # Every photo is held out by one fold and trained on by the others: one
         # store of all of them, which stays for the folds to come.
         needed_later = mirrors in [other.augment == "mirror" for other in later]
-        pooled = open_both(run, parts, run.pool, mirrors, lower if needed_later else None)[-1]
+        pooled = open_both(run, parts, run.pool, mirrors, lower_parts if needed_later else None)[-1]
         run.devices.barrier()
         if pooled is None:
             if run.cache == "off" and run.log.writes:  # what is left of a run that stored them
@@ -254,12 +254,12 @@ def open_stores(
             return None, None
         own = None if stage.augment == "affine" else pooled.part(run.pool, photos)
         return own, pooled.part(run.pool, valid)
-    stores = open_both(run, parts, valid, False, lower)
+    stores = open_both(run, parts, valid, False, lower_parts)
     valid_store = stores[-1]
     train_store = None  # affine transforms are new every epoch
     if stage.augment != "affine":
         needed_later = stage.augment in [other.augment for other in later]
-        stores += open_both(run, parts, photos, mirrors, lower if needed_later else None)
+        stores += open_both(run, parts, photos, mirrors, lower_parts if needed_later else None)
         train_store = stores[-1]
     if run.log.writes:
         remove_stores(run.folder, keep=stores)
@@ -272,7 +272,7 @@ def open_both(
     parts: Parts,
     photos: Photos,
     mirror: bool,
-    lower: tuple[keras.Model, keras.Model] | None,
+    lower_parts: tuple[keras.Model, keras.Model] | None,
 ) -> list[ActivationStore | None]:
     """The store of a later stage, if there is one, and that of a stage, made from it.
 
@@ -281,14 +281,14 @@ def open_both(
     Args:
         run, photos, mirror: as in `open_store`.
         parts: of the stage.
-        lower: `split_trunk` where the later stage starts; None: none needs these photos.
+        lower_parts: `split_trunk` where the later stage starts; None: none needs these photos.
     """
-    if lower is None:
+    if lower_parts is None:
         return [open_store(run, parts.below, photos, mirror)]
-    below, between = lower
+    below, between = lower_parts
     first = open_store(run, below, photos, mirror)
-    lower_store = (first, between) if first else None
-    return [first, open_store(run, parts.below, photos, mirror, lower_store)]
+    source = (first, between) if first else None
+    return [first, open_store(run, parts.below, photos, mirror, source)]
 
 
 def fit(
@@ -303,7 +303,8 @@ def fit(
     if num_done:
         print(f"stage {stage.name}: resumes after epoch {num_done}", flush=True)
     batches.pairs.epoch = num_done
-    with memory_errors(stage, batches.pairs.batch_size), batches.original_errors():
+    size = batches.pairs.batch_size
+    with memory_errors(stage, batches.devices, size), batches.original_errors():
         model.fit(
             batches.for_keras,
             initial_epoch=num_done,

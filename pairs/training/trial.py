@@ -12,12 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from pairs.devices.cluster import MIN_IMAGES_A_REPLICA
 from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
 from pairs.network.parts import forget_models
 from pairs.training.activation_store import BATCH_SIZE
-from pairs.training.memory import next_batch_size
+from pairs.training.memory import smaller_share
 from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.room import has_room, spare_bytes
@@ -41,17 +40,17 @@ def try_stages(run: Run, num_photos: int) -> None:
     start = time.perf_counter()
     num_devices = run.devices.num_devices
     share = run.batch_size // num_devices
-    smallest = MIN_IMAGES_A_REPLICA if run.devices.num_groups > 1 else 2
     too_large = None
     for stage in run.stages:
         while not has_memory(run, stage, share, num_photos):
             too_large = too_large or stage.name
-            if next_batch_size(share) < smallest or share <= 2:
+            smaller = smaller_share(share, run.devices)
+            if smaller is None:
                 raise UserError(
                     f"out of memory in a trial of stage {stage.name}, even with {share} images: "
                     f"use a smaller --image-size"
                 )
-            share = next_batch_size(share)
+            share = smaller
     if too_large:
         raise UserError(
             f"--batch-size {run.batch_size} takes more memory than there is in stage {too_large}: "
