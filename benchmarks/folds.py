@@ -29,8 +29,10 @@ def time_training(words, weights):
         the error at the end, of all folds or of the validation photos.
 
     Raises:
-        UserError: it failed; its last line.
+        UserError: the folder is there already, or it failed; its last line.
     """
+    if weights.exists():
+        raise UserError(f"{weights}: there already; choose another --keep")
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", *words, "--weights", weights],

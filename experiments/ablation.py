@@ -245,6 +245,7 @@ def main():
     args = parse_args()
     for row in args.rows:
         split_row(row)
+    table.check_against(args.against, args.rows)
     args.data, args.test, args.out = (p.resolve() for p in (args.data, args.test, args.out))
     find_class_photos(args.test)  # a wrong folder is to be known before the night
     args.out.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,8 @@ def judge(weights, data):
     is_known = np.repeat([True, False], [len(scores[0]), len(scores[1])])
     numbers["none: largest p"] = metrics.roc_auc(np.concatenate(surest), is_known)
     numbers["none: score"] = metrics.roc_auc(np.concatenate(scores), is_known)
-    numbers["none: refused"] = float((scores[1] < np.quantile(scores[0], 0.05)).mean())
+    for name, own in zip(("known", "new"), scores, strict=True):
+        numbers[f"none: {name} refused"] = float((own < fitted.none_below).mean())
     return numbers
 
 

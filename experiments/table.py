@@ -252,6 +252,12 @@ def shown(mean, error):
     return f"{mean:.4f} ± {error:.4f}"
 
 
+def check_against(against, rows):
+    """Raises a UserError if the row to compare with is none of those in the table."""
+    if against and against not in rows:
+        raise UserError(f"--against {against}: not a row of this table ({', '.join(rows)})")
+
+
 def difference(compared):
     """A paired difference, human-readable; "" if there is none."""
     if compared is None:
@@ -279,6 +285,7 @@ def main():
     rows = [row for row in commands if all(row in of_folder for of_folder in done)]
     if not rows:
         raise UserError(f"{', '.join(map(str, tables))}: no row is done in all of them")
+    check_against(args.against, rows)
     results = collect(trainings, rows, args.against, {})
     for row in results["rows"]:
         row["command"] = commands[row["row"]]

@@ -25,8 +25,10 @@ from pairs.training import recipe, settings
 # Of trunks that do not scale bytes themselves.
 INPUT_SCALE = "pairs.network.trunks.INPUT_SCALE"
 # What only pairs notice: nothing of `--loss softmax`.
-OF_ALL_PAIRS = {"pairs.training.recipe.COMPARE_ALL_PAIRS", "pairs.training.recipe.ALL_PAIRS_WEIGHT"}
-OF_PAIRS = {"pair_generator.swap_partners", "pairs.training.recipe.LOSS_WEIGHTS", *OF_ALL_PAIRS}
+COMPARES = "pairs.training.recipe.COMPARE_ALL_PAIRS"
+LOSS_WEIGHTS = "pairs.training.recipe.LOSS_WEIGHTS"
+OF_ALL_PAIRS = {COMPARES, "pairs.training.recipe.ALL_PAIRS_WEIGHT"}
+OF_PAIRS = {"pair_generator.swap_partners", LOSS_WEIGHTS, *OF_ALL_PAIRS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Variant:
             works -= OF_PAIRS
         if args.recipe not in recipe.COMPARE_ALL_PAIRS:
             works -= OF_ALL_PAIRS
+        elif COMPARES not in works:
+            works -= {LOSS_WEIGHTS}  # of the seed's pair head, which nothing trains then
         if TRUNKS[args.trunk].scales_itself:
             works -= {INPUT_SCALE}
         if args.demo or not (changes_plan or works):
@@ -117,7 +121,7 @@ def loss_weights(pairs):
 
 def pair_weight(weight):
     """Another weight of the pair loss."""
-    weights = {"pairs.training.recipe.LOSS_WEIGHTS": loss_weights(weight)}
+    weights = {LOSS_WEIGHTS: loss_weights(weight)}
     return Variant(f"pair loss weighted {weight} instead of 0.5", weights)
 
 
@@ -175,7 +179,7 @@ CANDIDATES = {
     ),
     "one-permutation": Variant(
         "the seed's pairs and pair head instead of all pairs of a batch",
-        {"pairs.training.recipe.COMPARE_ALL_PAIRS": ()},
+        {COMPARES: ()},
     ),
     "pair-weight-0": pair_weight(0.0),
     "pair-weight-2": pair_weight(2.0),

@@ -197,6 +197,7 @@ def test_every_variant_replaces_what_is_there():
         *("larger-last --recipe tuned", "larger --recipe tuned", "not-larger", "plateau"),
         *("one-in-four --loss softmax", "pair-weight-2 --loss softmax", "nearest --demo"),
         "scale-0-1 --trunk convnexttiny",  # it scales bytes itself
+        "pair-weight-2 --recipe tuned",  # which compares all pairs of a batch instead
     ],
 )
 def test_a_variant_that_changes_nothing_is_refused(words):
@@ -213,6 +214,13 @@ def test_a_variant_that_changes_something_is_not(words):
     from experiments import variants
 
     assert variants.parse_args(words.split())[0] == words.split()[0]
+
+
+def test_a_row_to_compare_with_that_is_not_there_is_refused_before_the_night(data, tmp_path):
+    words = ("--data", data, "--test", data / "valid", "--out", tmp_path)
+    done = run_script("experiments.ablation", *words, "--against", "xception-sofmax")
+    assert_one_line_error(done, "--against xception-sofmax: not a row of this table")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -65,6 +65,24 @@ def test_what_was_not_fitted_refuses_no_photo_however_unlike_the_classes_it_is()
     assert Calibration(none_below=0.01, photos=9).shows_none(predictions).all()
 
 
+def test_five_percent_of_photos_to_come_are_called_none_of_the_classes():
+    predictions, labels = judged_photos()
+    rng = np.random.default_rng(0)
+    refused = []
+    for _ in range(300):
+        chosen = rng.permutation(len(labels))
+        some, others = predictions.take(chosen[:40]), predictions.take(chosen[40:])
+        pairs = same.compare(some.features, some.probabilities, labels[chosen[:40]], None)
+        fitted = calibration.fit(some.probabilities, labels[chosen[:40]], some.likeness, pairs)
+        refused.append(fitted.shows_none(others).mean())
+    assert np.mean(refused) == pytest.approx(0.05, abs=0.006)  # NumPy's own quantile: 0.073
+
+
+def test_the_mean_of_several_models_is_not_made_less_sure_again():
+    assert Calibration(temperature=1.4, photos=9).of_mean() == Calibration(photos=9)
+    assert Calibration(temperature=0.8, photos=9).of_mean().temperature == 0.8
+
+
 def test_both_kinds_of_pairs_are_wrong_equally_often_from_the_threshold_on():
     predictions, labels = judged_photos()
     fitted = fit(predictions, labels)

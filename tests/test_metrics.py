@@ -87,11 +87,41 @@ def test_the_fitted_temperature_undoes_a_known_one(wrong):
 
 
 def test_a_model_that_is_always_right_gets_a_finite_temperature():
-    temperature = metrics.fit_temperature(np.eye(3)[[0, 1, 2]] * 0.9 + 0.1 / 3, np.arange(3))
-    assert 0.04 < temperature < 0.2
-    unsure = np.eye(3)[[0, 1, 2]] * 0.1 + 0.9 / 3
-    assert metrics.fit_temperature(unsure, np.arange(3)) == pytest.approx(1 / 20, rel=1e-3)
-    assert metrics.fit_temperature(unsure, np.array([1, 2, 0])) == pytest.approx(20, rel=1e-3)
+    unsure = np.eye(3)[np.arange(300) % 3] * 0.1 + 0.9 / 3
+    right = np.arange(300) % 3
+    assert 0.05 < metrics.fit_temperature(unsure, right) < 0.3
+    assert 3 < metrics.fit_temperature(unsure, (right + 1) % 3) < 20
+
+
+def test_few_photos_without_an_error_do_not_make_a_model_sure_of_everything():
+    """A model that is calibrated as it is, judged on few photos: it must not be made worse."""
+
+    def draw(num_photos, rng):
+        logits = rng.normal(size=(num_photos, 20))
+        logits[np.arange(num_photos), rng.integers(0, 20, num_photos)] += rng.gamma(
+            6, 1.3, num_photos
+        )
+        true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        labels = (true.cumsum(axis=1) > rng.random((num_photos, 1))).argmax(axis=1)
+        return true, labels
+
+    def loss(probabilities, labels, temperature):
+        scaled = metrics.apply_temperature(probabilities, temperature)
+        return -np.log(scaled[np.arange(len(labels)), labels]).mean()
+
+    many = draw(20_000, np.random.default_rng(0))
+    few = [draw(40, np.random.default_rng(seed)) for seed in range(1, 40)]
+    losses = [loss(*many, metrics.fit_temperature(*own)) for own in few]
+    without_error = [(own[0].argmax(axis=1) == own[1]).all() for own in few]
+    assert any(without_error)
+    assert max(losses) < 1.35 * loss(*many, 1)
+
+
+def test_where_no_photo_is_wrong_the_highest_share_is_about_three_of_them():
+    assert metrics.highest_share(1000) == pytest.approx(3 / 1000, rel=0.01)
+    rng = np.random.default_rng(0)
+    share = metrics.highest_share(30)
+    assert (rng.random((20_000, 30)) < share).any(axis=1).mean() == pytest.approx(0.95, abs=0.005)
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=30), st.integers(1, 12))

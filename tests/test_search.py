@@ -9,6 +9,7 @@ import pytest
 from conftest import run_script
 
 from pairs.evaluation import metrics, search
+from pairs.evaluation.matches import take_rows
 
 TINY_BLOCKS = {"QUERY_BLOCK": 3, "GALLERY_BLOCK": 4, "MOST_AT_ONCE": 50}
 IDENTITIES = ["-1", "0000", "0001", "0002", "pug", None]
@@ -339,6 +340,14 @@ def test_without_identities_nothing_is_judged():
     assert judge_ranking(nothing, task[1], [], ["a"], [], [None]) is None
     unreadable = np.full((1, 4), np.nan, np.float32)
     assert judge_ranking(task[0], unreadable, ["a", "b"], ["a"], [1, 1], [2]) is None
+
+
+def test_rows_that_follow_each_other_are_not_copied():
+    unit = np.arange(12.0).reshape(6, 2)
+    for rows, is_view in (([0, 1, 2, 3, 4, 5], True), ([4, 5], True), ([1, 0], False)):
+        taken = take_rows(unit, np.array(rows))
+        assert np.array_equal(taken, unit[rows])
+        assert np.shares_memory(taken, unit) == is_view
 
 
 def test_the_benchmark_finds_the_same_photos_both_ways():

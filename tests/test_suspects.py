@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pairs.evaluation.metrics import apply_temperature
 from pairs.evaluation.suspects import find_suspects, label_scores, write_suspects
 from pairs.photos.read import Photos
 
@@ -110,6 +111,16 @@ def test_a_photo_without_probabilities_is_neither_suspect_nor_neighbour():
     assert found
     for suspect in found:
         assert unread not in {suspect.index, *suspect.near_suggested, *suspect.near_own}
+
+
+def test_probabilities_that_are_shown_do_not_rank():
+    photos = Photos(list("abc"), np.zeros(3, np.int32), ["2", "10"])
+    probabilities = np.array([[1e-5, 1 - 1e-5], [1e-9, 1 - 1e-9], [1e-7, 1 - 1e-7]])
+    features, folds = np.zeros((3, 3)), np.zeros(3, int)
+    shown = apply_temperature(probabilities, 0.2)  # all the same, but for what is lost
+    found = find_suspects(photos, probabilities, features, folds, calibrated=shown)
+    assert [suspect.index for suspect in found] == [1, 2, 0]
+    assert {suspect.probability for suspect in found} == {1}
 
 
 def test_fewer_photos_in_a_fold_are_fewer_neighbours():

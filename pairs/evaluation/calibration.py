@@ -56,6 +56,14 @@ class Calibration:
         # Not fitted, it refuses nothing: scores of photos that are unlike all are below 0.
         return (scores < self.none_below) & (self.none_below != 0)
 
+    def of_mean(self) -> "Calibration":
+        """For the mean of several models, of what was fitted on each of them alone.
+
+        The mean is less sure than each of them: a temperature that makes them less sure
+        would do so twice.
+        """
+        return dataclasses.replace(self, temperature=min(1.0, self.temperature))
+
     def answers_pairs(self) -> bool:
         """Whether "same" was fitted; it is not where no two photos were of one class."""
         return self.photos > 0 and self.same_known != Calibration.same_known
@@ -93,7 +101,9 @@ def fit(
         pairs: of these photos, of `same.compare`.
     """
     temperature = metrics.fit_temperature(probabilities, labels)
-    none_below = float(np.quantile(class_scores(probabilities, likeness), REFUSED))
+    scores = class_scores(probabilities, likeness)
+    # Weibull's rule: of photos to come, too, 5 % are below. NumPy's own refuses more.
+    none_below = float(np.quantile(scores, REFUSED, method="weibull"))
     if pairs.same.all() or not pairs.same.any():  # nothing to tell apart
         return Calibration(temperature, none_below=none_below, photos=len(labels))
     known = same.fit(pairs, with_agreement=True)

@@ -50,7 +50,7 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
     """Compares predictions with the classes of photos.
 
     Args:
-        predictor: answers "same or different", if its model can.
+        predictor: whose predictions they are.
         photos: with the predictor's typeids.
         predictions: of these photos.
 
@@ -114,18 +114,16 @@ def ask_pair_head(predictor: Predictor, predictions: Predictions, pairs: np.ndar
     folds = predictions.folds[pairs[:, 0]]
     for fold in np.unique(folds):
         own = folds == fold
-        # Features of photos that no fold has seen are those of the first one's model.
-        judge = predictor.of_folds[max(fold - 1, 0)]
-        scores[own] = judge.same_probabilities(features, pairs[own])
+        scores[own] = predictor.judge_of(fold).same_probabilities(features, pairs[own])
     return scores
 
 
-def judge_pairs(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
+def judge_pairs(scores: np.ndarray, is_same: np.ndarray) -> dict[str, Any]:
     """How well probabilities tell "same" from "different".
 
     Args:
         scores: float array, shape `(pairs,)`: the probability of "same".
-        same: bool array, shape `(pairs,)`: whether they are of one class.
+        is_same: bool array, shape `(pairs,)`: whether they are of one class.
 
     Returns:
         number of `pairs`, `roc_auc`; `missed` (share of same-class pairs
@@ -133,14 +131,14 @@ def judge_pairs(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
         probability 0.5; the `threshold` at which both are equal, and the
         `equal_error` there. Where there is only one kind of pairs, `pairs` alone.
     """
-    if same.all() or not same.any():
-        return {"pairs": len(same)}
-    threshold, equal = metrics.equal_error(scores, same)
+    if is_same.all() or not is_same.any():
+        return {"pairs": len(is_same)}
+    threshold, equal = metrics.equal_error(scores, is_same)
     return {
-        "pairs": len(same),
-        "roc_auc": metrics.roc_auc(scores, same),
-        "missed": float((scores[same] < 0.5).mean()),
-        "false": float((scores[~same] >= 0.5).mean()),
+        "pairs": len(is_same),
+        "roc_auc": metrics.roc_auc(scores, is_same),
+        "missed": float((scores[is_same] < 0.5).mean()),
+        "false": float((scores[~is_same] >= 0.5).mean()),
         "threshold": threshold,
         "equal_error": equal,
     }
@@ -185,8 +183,12 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     if "roc_auc" in pairs:
         print(
             f"the same with --new-classes, {pairs['pairs']} pairs of classes left out of its fit: "
-            f"ROC AUC {pairs['roc_auc']:.4f}, error {pairs['equal_error']:.4f}"
+            f"ROC AUC {pairs['roc_auc']:.4f}, error {pairs['equal_error']:.4f} (the network knows "
+            f"these classes; of others expect less)"
         )
+    if not numbers["error"]:
+        highest = metrics.highest_share(numbers["photos"])
+        print(f"no photo was wrong: at 95 % confidence the error is below {highest:.4f}")
     print(
         f"error {numbers['error']:.4f}, top-5 error {numbers['top5_error']:.4f} "
         f"({numbers['photos']} photos; standard errors {numbers['error_standard_error']:.4f}, "

@@ -143,10 +143,11 @@ def write_pages(
         groups = unseen.find_near_duplicates(predictor, [digest_of[path] for path in photos.paths])
         suspects = find_suspects(
             photos,
-            evaluation.calibrated,
+            predictions.probabilities,
             predictions.features,
             np.zeros(len(photos), int) if folds is None else folds,
             groups,
+            evaluation.calibrated,
         )
         write_suspects(suspects, photos, folder / "suspects.csv")
         write_suspects_page(suspects, photos, names, folder, groups)

@@ -103,6 +103,8 @@ class Predictor:
         self.check_models()
         # Fitted on photos as they are, and on the usual heads: of nothing else.
         self.calibration = read_calibration(self.weights) if self.is_plain else Calibration()
+        if len(self.models) > 1:
+            self.calibration = self.calibration.of_mean()
 
     def check_models(self) -> None:
         """Raises a UserError if the models of the folds are not of one training."""
@@ -166,6 +168,10 @@ class Predictor:
             Predictor(fold_folder(self.weights, fold), *flags, [model])
             for fold, model in enumerate(self.models, start=1)
         ]
+
+    def judge_of(self, fold: int) -> "Predictor":
+        """The model of a fold; of photos that no fold has seen (0), that of the first."""
+        return self.of_folds[max(fold - 1, 0)]
 
     def predict(self, paths: Sequence[str], keep_features: bool = True) -> Predictions:
         """Predicts photos; reports those that it cannot read.
@@ -231,8 +237,7 @@ class Predictor:
             unit = np.empty(features.shape, np.float32)
             for fold in np.unique(folds):
                 own = folds == fold
-                # Features of photos that no fold has seen are those of the first one's model.
-                unit[own] = self.of_folds[max(fold - 1, 0)].unit(features[own])
+                unit[own] = self.judge_of(fold).unit(features[own])
             return unit
         parts = np.split(features, len(self.models), axis=1)
         units = [

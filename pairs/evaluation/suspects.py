@@ -50,7 +50,7 @@ class Suspect:
 def label_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How suspicious labels are: how much more probable another class is, in powers of ten.
 
-    A temperature changes no order. Of the candidates in `experiments/rankings.py`
+    Of the candidates in `experiments/rankings.py`
     it finds most planted labels: docs/results.md.
 
     Args:
@@ -75,6 +75,7 @@ def find_suspects(
     features: np.ndarray,
     folds: np.ndarray,
     groups: Sequence[Sequence[int]] = (),
+    calibrated: np.ndarray | None = None,
 ) -> list[Suspect]:
     """Finds the photos whose label should be checked.
 
@@ -90,10 +91,13 @@ def find_suspects(
         folds: int array, shape `(photos,)`: which model a photo's row is of.
             Features of different models cannot be compared.
         groups: of near-duplicates, exact copies included: indices of photos.
+        calibrated: the probabilities that are shown; None: the same. They do not rank:
+            sharpened, many are 1.
 
     Returns:
         the highest score first.
     """
+    shown = probabilities if calibrated is None else calibrated
     labels = photos.labels
     known = ~np.isnan(probabilities).any(axis=1)
     scores = label_scores(probabilities, labels)
@@ -115,8 +119,8 @@ def find_suspects(
                 index,
                 suggested,
                 score=float(scores[index]),
-                own_probability=float(probabilities[index, labels[index]]),
-                probability=float(probabilities[index, suggested]),
+                own_probability=float(shown[index, labels[index]]),
+                probability=float(shown[index, suggested]),
                 near_suggested=nearest(features, features[index], members & (labels == suggested)),
                 near_own=nearest(features, features[index], members & (labels == labels[index])),
                 duplicates=others,
