@@ -87,14 +87,14 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         choices=RECIPES,
         default="seed",
-        help="the plan of stages; seed is that of 2017, tuned errs less, night is tuned with larger "
-        "images (default: %(default)s)",
+        help="the plan of stages; seed is that of 2017, tuned errs less, night is tuned with "
+        "larger images (default: %(default)s)",
     )
     add(
         "--image-size",
         type=int,
         default=299,
-        help="side in pixels; tuned takes 1.6 times, night 2.2 times as many (default: %(default)s)",
+        help="side in pixels; tuned takes 1.6 and night 2.2 times as many (default: %(default)s)",
     )
     add(
         "--fit",
@@ -108,7 +108,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=epochs_count,
         nargs="+",
-        help="at most so many for each stage, 0 skips it (default: the recipe's; seed: 30 30 10, tuned and night: 10 12)",
+        help="at most so many for each stage, 0 skips it (default: the recipe's; seed: 30 30 10, "
+        "tuned and night: 10 12)",
     )
     add(
         "--folds",
