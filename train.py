@@ -295,7 +295,7 @@ def finish_folds(folder, pool):
     out_of_fold.write_results(folder, found)
     pairs = same.compare(found.unit, found.probabilities, pool.labels, found.folds)
     fitted = calibration.fit(found.probabilities, pool.labels, found.likeness, pairs)
-    calibration.write_calibration(folder, fitted)
+    calibration.write_calibration(folder, fitted.of_mean())
     out_of_fold.print_results(found)
 
 

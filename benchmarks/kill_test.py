@@ -124,7 +124,9 @@ def kill_once(data, weights, args, target, delay):
         time.sleep(0.0005)
     was_over = training.poll() is not None
     training.kill()
-    training.communicate()
+    errors = training.communicate()[1]
+    if was_over and training.returncode:
+        raise RuntimeError(f"ended by itself: {errors.strip().splitlines()[-1]}")
     where = f"writing {target}" if target and is_writing(weights, target) else "at"
     where = f"process {victim} {where} {time.perf_counter() - begin:.1f} s"
     for other in processes:

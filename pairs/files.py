@@ -43,8 +43,8 @@ def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Pa
         mend: what to do where it cannot be written.
 
     Raises:
-        UserError: `path` is a folder, a device or another special file; another process
-            is writing it; the disk is full or the folder read-only; `path` is unchanged.
+        UserError: `path` is a folder, a device or another special file; the disk
+            is full or the folder read-only; `path` is unchanged.
     """
     path = pathlib.Path(path)
     try:
@@ -56,55 +56,22 @@ def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Pa
         raise UserError(f"{path}: cannot be written ({error})") from error
     temporary = temporary_path(path)
     try:
-        with held(temporary, path):
-            try:
-                yield temporary
-                flush(temporary)
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        reason = error.strerror or error  # without "[Errno 13]"
-        raise UserError(
-            f"{path}: could not be written ({reason}). What stood there before is unchanged: {mend}"
-        ) from error
+        temporary.unlink(missing_ok=True)  # a killed run's may be read-only
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error  # without "[Errno 13]"
+            raise UserError(
+                f"{path}: could not be written ({reason}). What stood there before is unchanged: "
+                f"{mend}"
+            ) from error
+        raise
     with contextlib.suppress(OSError):  # some shared folders cannot be flushed
         flush(path.parent)  # the rename itself
-
-
-@contextlib.contextmanager
-def held(temporary: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
-    """Holds a temporary file, which is made if it is not there, for one process (POSIX only).
-
-    Two would mix their bytes. The lock ends with the process, however that ends.
-
-    Args:
-        temporary: of `temporary_path`.
-        path: what it is for.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{path}: another process is writing it; wait, or choose another name"
-            ) from error
-        except OSError:
-            pass  # some shared folders have no locks
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def temporary_path(path: pathlib.Path) -> pathlib.Path:

@@ -36,6 +36,7 @@ SIZE = 71  # the smallest image Xception takes
 # A small trunk in Xception's place, for the processes that tests start.
 SMALL_TRUNK = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "small_trunk")])}
 REAL_TRUNK = {"PYTHONPATH": str(ROOT)}
+SMALL_CUT = 9  # the last layer that is frozen, as 105 of Xception
 # Of the training behind `trained`.
 FLAGS = f"--image-size {SIZE} --batch-size 6 --epochs 3 1 2 --pretrained none --workers 2"
 COLOURS = {"2": (200, 60, 50), "10": (60, 160, 70), "pug": (50, 70, 190)}
@@ -231,9 +232,8 @@ def data(make_once):
     return make_once("data", make)
 
 
-@pytest.fixture(scope="session")
-def trunk_and_weights():
-    """`trunk`, and its weights as they were made."""
+def make_trunk():
+    """A random trunk with the statistics of noise, and its weights."""
     import keras
 
     from pairs.network.trunks import build_trunk, estimate_statistics
@@ -247,18 +247,39 @@ def trunk_and_weights():
 
 
 @pytest.fixture(scope="session")
+def trunk_and_weights():
+    """`trunk`, and its weights as they were made."""
+    return make_trunk()
+
+
+@pytest.fixture(scope="session")
+def small_trunk_and_weights():
+    """`built_small_trunk`, and its weights as they were made."""
+    with pytest.MonkeyPatch.context() as patch:
+        put_small_trunk(patch)
+        return make_trunk()
+
+
+@pytest.fixture(scope="session")
 def trunk(trunk_and_weights):
     """A small random Xception trunk with the statistics of noise."""
     return trunk_and_weights[0]
+
+
+@pytest.fixture(scope="session")
+def built_small_trunk(small_trunk_and_weights):
+    """The small trunk, where it does not matter what it is made of; cut at `SMALL_CUT`."""
+    return small_trunk_and_weights[0]
 
 
 @pytest.fixture(autouse=True)
 def untouched_trunk(request):
     """Some tests train the trunk: the next one finds it as it was, whatever their order."""
     yield
-    if "trunk" in request.fixturenames:
-        trunk, weights = request.getfixturevalue("trunk_and_weights")
-        trunk.set_weights(weights)
+    for name in ("trunk_and_weights", "small_trunk_and_weights"):
+        if name in request.fixturenames:
+            trunk, weights = request.getfixturevalue(name)
+            trunk.set_weights(weights)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import keras
 import numpy as np
 import pytest
-from conftest import COLOURS, SIZE, make_photo, make_run
+from conftest import COLOURS, SIZE, SMALL_CUT, make_photo, make_run
 
 import train
 from model import build_model
@@ -33,9 +33,9 @@ def photos(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def below(trunk):
+def below(built_small_trunk):
     keras.utils.set_random_seed(1)
-    return parts.split(build_model(trunk, ["a", "b"]), 105)[0]
+    return parts.split(build_model(built_small_trunk, ["a", "b"]), SMALL_CUT)[0]
 
 
 def open_store(tmp_path, below, photos, dtype="float32", **more):
@@ -290,11 +290,11 @@ def test_batches_from_a_store_mirror_the_same_images_as_batches_from_photos(
 
 
 def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
-    tmp_path, trunk, photos
+    tmp_path, built_small_trunk, photos
 ):
-    model = build_model(trunk, ["a", "b"])
+    model = build_model(built_small_trunk, ["a", "b"])
     whole, _ = parts.split(model, None)
-    below, upper = parts.split_trunk(model, 105)
+    below, upper = parts.split_trunk(model, SMALL_CUT)
     lower = open_store(tmp_path, below, photos, mirror=True)
     moved = [path + ".away" for path in photos.paths]
     for old, new in zip(photos.paths, moved, strict=True):
@@ -306,22 +306,24 @@ def test_the_pooled_feature_is_made_of_the_activations_that_a_later_stage_reads(
     np.testing.assert_allclose(rows, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def below_of(trunk, cut=105):
+def below_of(trunk, cut=SMALL_CUT):
     return parts.split(build_model(trunk, ["a", "b"]), cut)[0]
 
 
-def test_another_image_size_or_precision_is_another_store(tmp_path, below, photos, trunk):
+def test_another_image_size_or_precision_is_another_store(
+    tmp_path, below, photos, built_small_trunk, small_trunk
+):
     """The same weights, the same photos."""
     from pairs.network import trunks
 
     paths = {open_store(tmp_path, below, photos).path}
     larger = trunks.build_trunk("xception", SIZE + 10, "none", "no folder")
-    larger.set_weights(trunk.get_weights())
+    larger.set_weights(built_small_trunk.get_weights())
     paths.add(open_store(tmp_path, below_of(larger), photos).path)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         mixed = trunks.build_trunk("xception", SIZE, "none", "no folder")
-        mixed.set_weights(trunk.get_weights())
+        mixed.set_weights(built_small_trunk.get_weights())
         paths.add(open_store(tmp_path, below_of(mixed), photos).path)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -381,7 +383,7 @@ def test_where_a_quota_leaves_no_room_the_line_says_how_to_go_on(
 
 
 def test_what_a_store_needs_is_counted_in_bytes(tmp_path, below, photos, monkeypatch, capsys):
-    needed = 2 * 5 * 5 * 5 * 728 * 4  # views, photos, rows, columns, channels, bytes
+    needed = 2 * 5 * 17 * 17 * 16 * 4  # views, photos, rows, columns, channels, bytes
     spare = room.SPARE_BYTES
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed + spare - 1))
@@ -389,7 +391,7 @@ def test_what_a_store_needs_is_counted_in_bytes(tmp_path, below, photos, monkeyp
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed + spare))
     store = open_store(tmp_path / "enough", below, photos, mirror=True)
     assert store.shard(0).stat().st_size == pytest.approx(needed, abs=200)  # and a header
-    assert "0.7 MB of 1.1 GB free: computed once and stored" in capsys.readouterr().out
+    assert "0.2 MB of 1.1 GB free: computed once and stored" in capsys.readouterr().out
 
 
 def test_the_models_to_come_have_their_place_on_the_disk(tmp_path):
@@ -401,9 +403,9 @@ def test_the_models_to_come_have_their_place_on_the_disk(tmp_path):
 
 
 @pytest.mark.parametrize("folds", [False, True])
-def test_without_a_store_what_is_left_of_one_is_removed(tmp_path, trunk, photos, folds):
+def test_without_a_store_what_is_left_of_one_is_removed(tmp_path, built_small_trunk, photos, folds):
     """`--cache off` is the way out of a full disk."""
-    model_parts = stage.Parts(build_model(trunk, ["a", "b"]), 105)
+    model_parts = stage.Parts(build_model(built_small_trunk, ["a", "b"]), SMALL_CUT)
     run = make_run(tmp_path, pool=photos if folds else None)
     stage.open_stores(run, SEED[1], model_parts, photos, photos)
     assert len(list(tmp_path.glob("activations/*"))) == 1

@@ -44,20 +44,6 @@ def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_two_writers_of_one_file_do_not_mix(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_text("old")
-    (tmp_path / files.temporary_path(file).name).write_text("of a killed run, and longer")
-    with files.replacing(file) as temporary:
-        temporary.write_text("whole")
-        with pytest.raises(UserError, match=r"a\.txt: another process is writing it"):
-            files.write_text(file, "half")
-        assert temporary.read_text() == "whole"
-    assert file.read_text() == "whole"
-    files.write_text(file, "again")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
 def test_special_files_and_folders_are_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()

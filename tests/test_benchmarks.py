@@ -4,7 +4,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, SIZE, assert_one_line_error, run_here, run_script
+from conftest import ROOT, SIZE, SMALL_TRUNK, assert_one_line_error, run_here, run_script
 
 KEYS = (
     "stage1_ratio stage2_ratio stage3_ratio stage3_with_build_ratio validation_ratio "
@@ -84,9 +84,15 @@ def test_operations_are_those_that_are_published(monkeypatch):
 @pytest.mark.slow
 def test_contenders_take_turns_and_one_that_ends_does_not_stop_the_others(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "small_trunk"))
+    for name, value in SMALL_TRUNK.items():
+        monkeypatch.setenv(name, value)
+    import small
+
     from benchmarks import timm_speed
     from pairs.training.recipe import SEED
 
+    monkeypatch.setattr(timm_speed, "work", small.work)
     found = timm_speed.race(["ours", "nobody", "two-pass"], 1, SEED[2], 2, SIZE, 1, "float32")
     assert found["nobody"] is None
     for contender in ("ours", "two-pass"):
@@ -159,7 +165,8 @@ def test_time_to_accuracy_judges_every_contender_and_keeps_what_was_timed(data, 
     flags = ["--data", data, "--test", data / "valid", "--pretrained", "none", "--out", out]
     flags += ["--image-size", SIZE, "--seed-epochs", 1, 0, 0, "--keras-epochs", 1, 1]
     for contender in ("seed", "keras"):
-        done = run_script("benchmarks.time_to_accuracy", *flags, "--contenders", contender)
+        words = [*map(str, flags), "--contenders", contender]
+        done = run_here("benchmarks.time_to_accuracy", words, ROOT)
         assert done.returncode == 0, done.stderr
     found = json.loads((out / "times.json").read_text())["points"]
     assert {name: [point[0] for point in points] for name, points in found.items()} == {
@@ -172,5 +179,5 @@ def test_time_to_accuracy_judges_every_contender_and_keeps_what_was_timed(data, 
         assert seconds[0] > 0
         assert {round(6 * point[2], 6) % 1 for point in points} == {0}  # of six photos
     assert (out / "times.png").read_bytes().startswith(b"\x89PNG")
-    done = run_script("benchmarks.time_to_accuracy", *flags, "--seed", 1)
+    done = run_here("benchmarks.time_to_accuracy", [*map(str, flags), "--seed", "1"], ROOT)
     assert_one_line_error(done, "timed with", "choose another --out")

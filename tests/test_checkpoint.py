@@ -14,7 +14,7 @@ from pairs.training import log as record
 from pairs.training.batches import KerasBatches
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.log import RunLog
-from pairs.training.optimizer import compile_model, make_optimizer
+from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
 from pairs.training.recipe import PLATEAU, Stage
 
 STAGE = Stage(1, "heads", None, "adam", 0.05, epochs=12, augment=None, patience=5)
@@ -32,6 +32,7 @@ def make_network(plan=STAGE):
     model = keras.Model({"img_1": image}, outputs)
     compile_model(model, make_optimizer(plan, NUM_BATCHES))
     model.optimizer.build(model.trainable_variables)
+    make_metrics(model)  # as a stage does; else the step is traced twice
     return model
 
 

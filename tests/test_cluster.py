@@ -44,7 +44,9 @@ def test_the_parts_of_a_batch_are_the_batch(count, batch_size, num_processes, nu
 
 @pytest.mark.parametrize("num_devices", [1, 4])  # on one, for XLA
 @pytest.mark.parametrize("validation", [True, False])
-def test_padding_changes_no_validation_and_no_gradient(validation, num_devices, data, trunk):
+def test_padding_changes_no_validation_and_no_gradient(
+    validation, num_devices, data, built_small_trunk
+):
     import keras
 
     from model import build_model
@@ -56,7 +58,7 @@ def test_padding_changes_no_validation_and_no_gradient(validation, num_devices, 
     photos = find_class_photos(data / "valid")  # six: a batch of four, and a batch of two
     pairs = pair_generator.PairBatches(photos, SIZE, 4, 0, validation=validation)
     keras.utils.set_random_seed(0)
-    model = build_model(trunk, photos.typeids)
+    model = build_model(built_small_trunk, photos.typeids)
     whole = parts.connect(*parts.split(model, None))
     compile_model(whole, "sgd")
     heads = list(whole.output)
@@ -105,6 +107,11 @@ def test_a_replica_finds_every_partner_in_its_own_slice(count, num_groups):
     assert sorted(seen) == list(range(count))
 
 
+def with_devices(count):
+    """conftest's flags of XLA, and so many devices."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+
+
 @pytest.mark.slow
 @needs_jax
 def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_path, monkeypatch):
@@ -132,7 +139,7 @@ def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_pa
     assert errors.splitlines()[-1].startswith(f"train.py: error: {supervisor.LOST}")
 
     # On with one process of two devices.
-    more = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    more = {"KERAS_BACKEND": "jax", "XLA_FLAGS": with_devices(2)}
     done = run_script("train.py", *flags, two, "--distribute", **more)
     assert done.returncode == 0, done.stderr
     assert "stage plain: resumes after epoch" in done.stdout
@@ -143,34 +150,38 @@ def test_a_dead_process_ends_all_and_another_number_of_them_goes_on(data, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(data, tmp_path):
+def test_two_replicas_of_tensorflow_train_as_one_device_with_their_pairs(
+    data, tmp_path, monkeypatch
+):
     from benchmarks import loopback
+    from pairs.training import recipe
 
-    def train(weights, setting):
-        code = (
-            "import sys, tensorflow as tf\n"
-            "cpu = tf.config.list_physical_devices('CPU')[0]\n"
-            "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
-            "import train\nfrom pairs.devices import cluster\nfrom pairs.training import recipe\n"
-            "recipe.DROPOUT = 0.0\n"  # every replica draws the masks of its slice
-            f"{setting}\n"
-            "train.main()"
-        )
-        flags = [*FLAGS.split(), "--epochs", "0", "1", "1", "--distribute", "--data", data]
-        words = [sys.executable, "-c", code, *map(str, flags), "--weights", str(weights)]
-        done = subprocess.run(
-            words,
-            cwd=ROOT,
-            env={**os.environ, **SMALL_TRUNK},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return loopback.weights_of(weights / "model.keras")
-
-    mirrored = train(tmp_path / "two", "tf.config.set_logical_device_configuration(cpu, two)")
-    alone = train(tmp_path / "one", "cluster.join = lambda *_: cluster.Cluster(num_groups=2)")
+    flags = [*FLAGS.split(), "--epochs", "0", "1", "1", "--distribute", "--data", str(data)]
+    code = (
+        "import tensorflow as tf\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpu, two)\n"
+        "import train\nfrom pairs.training import recipe\n"
+        "recipe.DROPOUT = 0.0\n"  # every replica draws the masks of its slice
+        "train.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags, "--weights", str(tmp_path / "two")],
+        cwd=ROOT,
+        env={**os.environ, **SMALL_TRUNK},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(recipe, "DROPOUT", 0.0)
+    monkeypatch.setattr(cluster, "join", lambda *_: cluster.Cluster(num_groups=2))
+    done = run_script("train.py", *flags, "--weights", tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    mirrored, alone = (
+        loopback.weights_of(tmp_path / name / "model.keras") for name in ("two", "one")
+    )
     largest, relative = loopback.difference(mirrored, alone)
     assert largest < 1e-5
     assert relative < 1e-5

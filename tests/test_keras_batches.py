@@ -116,29 +116,30 @@ devices = cluster.join(8, "float32")
 JOIN = 'devices = cluster.join(8, "float32")'
 # Where it is a GPU, Keras moves a batch to the device one step ahead.
 LIKE_A_GPU = 'import jax\njax.default_backend = lambda: "gpu"\ndevices = cluster.ALONE'
-TWO_CPUS_OF_JAX = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+XLA_FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+TWO_CPUS_OF_JAX = {"XLA_FLAGS": XLA_FLAGS}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backend", "devices", "environment"),
+    ("backend", "devices", "environment", "workers"),
     [
-        ("jax", ON_ONE, {}),
-        ("jax", LIKE_A_GPU, {}),
-        ("jax", JOIN, TWO_CPUS_OF_JAX),
-        ("tensorflow", TWO_CPUS_OF_TENSORFLOW, {}),
-        ("torch", ON_ONE, {}),
+        ("jax", ON_ONE, {}, (1, 8)),
+        ("jax", LIKE_A_GPU, {}, (8,)),
+        ("jax", JOIN, TWO_CPUS_OF_JAX, (8,)),
+        ("tensorflow", TWO_CPUS_OF_TENSORFLOW, {}, (8,)),
+        ("torch", ON_ONE, {}, (1, 8)),
     ],
     ids=["jax", "like-a-gpu", "data-parallel", "mirrored", "torch"],
 )
-def test_so_it_is_on_every_backend_and_on_several_devices(backend, devices, environment):
+def test_so_it_is_on_every_backend_and_on_several_devices(backend, devices, environment, workers):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     code = (
         "import sys\nfrom pairs.devices import cluster\nsys.path.insert(0, 'tests')\n"
         f"{devices}\n"
         "import test_keras_batches as here\n"
-        "for workers in (1, 8):\n"
+        f"for workers in {workers}:\n"
         "    found = here.consumed(workers, devices)\n"
         "    assert found == (here.EXPECTED, here.EXPECTED_VALID), (workers, found)\n"
         "print('as expected')"

@@ -9,6 +9,7 @@ import pytest
 from conftest import (
     REAL_TRUNK,
     SIZE,
+    SMALL_CUT,
     assert_one_line_error,
     run_script,
 )
@@ -29,6 +30,12 @@ PARTNER = np.array([1, 0, 3, 4, 2, 5 - 5 + 6, 5], np.int32)
 def pair_model(trunk):
     keras.utils.set_random_seed(1)
     return build_model(trunk, TYPEIDS)
+
+
+@pytest.fixture(scope="module")
+def small_model(built_small_trunk):
+    keras.utils.set_random_seed(1)
+    return build_model(built_small_trunk, TYPEIDS)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +132,7 @@ def test_one_pass_gives_the_outputs_losses_and_gradients_of_two(exact_model, bat
         np.testing.assert_allclose(one, two, atol=1e-7 * scale)
     # What Keras itself computes from the same labels, heads not mixed up.
     compile_model(whole, keras.optimizers.SGD(0.0))
+    whole.run_eagerly = True  # one batch: tracing it would take longer
     measured = whole.evaluate(inputs, labels, verbose=0, return_dict=True)
     assert measured["loss"] == pytest.approx(loss_2, rel=1e-4)
     for head in weights:
@@ -137,6 +145,7 @@ def test_a_step_moves_the_unfrozen_convolutions_and_nothing_else(pair_model, bat
     unfreeze(pair_model, 105)
     whole = cut_of(pair_model, 105)
     compile_model(whole, keras.optimizers.SGD(0.1))
+    whole.run_eagerly = True  # one step: tracing it would take longer
     trunk_layers = pair_model.get_layer("trunk").layers
     before = [[weight.numpy() for weight in layer.weights] for layer in trunk_layers]
     whole.train_on_batch({"img_1": images, "partner": PARTNER}, labels)
@@ -154,11 +163,11 @@ def test_a_step_moves_the_unfrozen_convolutions_and_nothing_else(pair_model, bat
     }
 
 
-def test_dropout_is_on_in_training_and_off_in_prediction(pair_model, batch):
+def test_dropout_is_on_in_training_and_off_in_prediction(small_model, batch):
     images, _ = batch
     inputs = {"img_1": images, "partner": PARTNER}
-    for cut in (None, 105):
-        whole = cut_of(pair_model, cut)
+    for cut in (None, SMALL_CUT):
+        whole = cut_of(small_model, cut)
         calm = [np.asarray(whole(inputs, training=False)["ctg_out_1"]) for _ in range(2)]
         noisy = [np.asarray(whole(inputs, training=True)["ctg_out_1"]) for _ in range(2)]
         assert (calm[0] == calm[1]).all()
@@ -166,40 +175,40 @@ def test_dropout_is_on_in_training_and_off_in_prediction(pair_model, batch):
         assert (noisy[0] != calm[0]).any()
 
 
-def test_a_resized_model_is_the_same_network_for_other_photos(pair_model):
-    larger = resized(pair_model, build_trunk("xception", 96, "none", "no folder"))
+def test_a_resized_model_is_the_same_network_for_other_photos(small_model, small_trunk):
+    larger = resized(small_model, build_trunk("xception", 96, "none", "no folder"))
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
     feature = parts.photo_model([larger]).predict(images, verbose=0)["feature"]
     # By hand: the small model's own layers, one after the other, on larger images.
-    trunk = pair_model.get_layer("trunk")
+    trunk = small_model.get_layer("trunk")
     anew = keras.models.clone_model(trunk, input_tensors=keras.Input((None, None, 3)))
     anew.set_weights(trunk.get_weights())
     expected = anew.predict(images / np.float32(127.5) - 1, verbose=0)
     np.testing.assert_allclose(feature, expected, rtol=1e-4, atol=1e-6)
-    assert larger.get_layer("ctg_out_2").typeids == pair_model.get_layer("ctg_out_2").typeids
-    for one, two in zip(larger.get_weights(), pair_model.get_weights(), strict=True):
+    assert larger.get_layer("ctg_out_2").typeids == small_model.get_layer("ctg_out_2").typeids
+    for one, two in zip(larger.get_weights(), small_model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_saved_model_knows_everything_and_loads_in_safe_mode(pair_model, batch, tmp_path):
+def test_a_saved_model_knows_everything_and_loads_in_safe_mode(small_model, batch, tmp_path):
     images, _ = batch
-    pair_model.save(tmp_path / "model.keras")
+    small_model.save(tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")
     assert loaded.get_layer("ctg_out_1").typeids == TYPEIDS
-    expected = pair_model.predict([images, images[PARTNER]], verbose=0)
+    expected = small_model.predict([images, images[PARTNER]], verbose=0)
     got = loaded.predict([images, images[PARTNER]], verbose=0)
     for head in expected:
         np.testing.assert_array_equal(got[head], expected[head])
     mean = (
-        expected["ctg_out_1"] + pair_model.predict([images, images], verbose=0)["ctg_out_2"]
+        expected["ctg_out_1"] + small_model.predict([images, images], verbose=0)["ctg_out_2"]
     ) / 2
     photo = parts.photo_model([loaded]).predict(images, verbose=0)["probabilities"]
     np.testing.assert_allclose(photo, mean, atol=1e-6)
 
 
-def test_a_softmax_model_has_one_image_and_one_head(trunk, batch, tmp_path):
+def test_a_softmax_model_has_one_image_and_one_head(built_small_trunk, batch, tmp_path):
     images, labels = batch
-    model = build_model(trunk, TYPEIDS, paired=False)
+    model = build_model(built_small_trunk, TYPEIDS, paired=False)
     assert list(model.output) == ["ctg_out_1"]
     unfreeze(model, None)
     whole = cut_of(model, None)
@@ -326,20 +335,20 @@ def put_in(config, part):
         },
     ],
 )
-def test_a_config_that_names_a_program_is_refused_and_nothing_runs(pair_model, tmp_path, part):
+def test_a_config_that_names_a_program_is_refused_and_nothing_runs(small_model, tmp_path, part):
     trace = tmp_path / "it_ran"
     part = json.loads(json.dumps(part).replace("touch {}", f"touch {trace}"))
-    pair_model.save(tmp_path / "good.keras")
+    small_model.save(tmp_path / "good.keras")
     rewrite(tmp_path / "good.keras", tmp_path / "bad.keras", lambda config: put_in(config, part))
     with pytest.raises(UserError, match="not a model of this project"):
         load_model(tmp_path / "bad.keras")
     assert not trace.exists()
 
 
-def test_members_that_lead_out_of_a_model_file_are_never_written(pair_model, tmp_path):
+def test_members_that_lead_out_of_a_model_file_are_never_written(small_model, tmp_path):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
-    pair_model.save(folder / "good.keras")
+    small_model.save(folder / "good.keras")
     members = [("../evil.txt", "x"), ("../../evil.txt", "x"), (f"{tmp_path}/evil.txt", "x")]
     rewrite(folder / "good.keras", folder / "bad.keras", members=members)
     with contextlib.suppress(UserError):  # refusing is as good as ignoring
@@ -347,8 +356,8 @@ def test_members_that_lead_out_of_a_model_file_are_never_written(pair_model, tmp
     assert not list(tmp_path.rglob("evil.txt"))
 
 
-def test_a_truncated_model_file_is_one_line(pair_model, tmp_path):
-    pair_model.save(tmp_path / "model.keras")
+def test_a_truncated_model_file_is_one_line(small_model, tmp_path):
+    small_model.save(tmp_path / "model.keras")
     whole = (tmp_path / "model.keras").read_bytes()
     for length in (100, len(whole) // 2, len(whole) - 50):
         (tmp_path / "model.keras").write_bytes(whole[:length])
@@ -363,8 +372,8 @@ def test_a_keras_model_of_someone_else_is_refused(tmp_path):
         load_model(tmp_path / "other.keras")
 
 
-def test_our_model_file_holds_no_code(pair_model, tmp_path):
-    pair_model.save(tmp_path / "model.keras")
+def test_our_model_file_holds_no_code(small_model, tmp_path):
+    small_model.save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         text = json.dumps(json.loads(file.read("config.json")))
     assert "Lambda" not in text
@@ -378,14 +387,14 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path, content):
         load_model(tmp_path / "model.keras")
 
 
-def test_a_missing_graphviz_is_a_warning(pair_model, tmp_path, monkeypatch):
+def test_a_missing_graphviz_is_a_warning(small_model, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "no picture of the model" in draw_model(pair_model, tmp_path / "model.png")
+    assert "no picture of the model" in draw_model(small_model, tmp_path / "model.png")
     broken = tmp_path / "dot"  # as of a Graphviz whose plugins are not registered
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert "no picture of the model" in draw_model(pair_model, tmp_path / "model.png")
+    assert "no picture of the model" in draw_model(small_model, tmp_path / "model.png")
 
 
 def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):
@@ -407,9 +416,9 @@ def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):
     assert (breeds[likeness.argmax(axis=1)] == breeds).mean() > 0.6  # chance: 0.18
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(pair_model, tmp_path):
+def test_a_bomb_is_refused_before_it_is_unpacked(small_model, tmp_path):
     """1.5 MB that would take gigabytes."""
-    pair_model.save(tmp_path / "good.keras")
+    small_model.save(tmp_path / "good.keras")
     with (
         zipfile.ZipFile(tmp_path / "good.keras") as good,
         zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as bomb,
@@ -427,14 +436,14 @@ def test_a_bomb_is_refused_before_it_is_unpacked(pair_model, tmp_path):
 
 
 @pytest.mark.parametrize("typeid", ["a\n7\tforged", "\x1b[2J", "a/../b", "", 7])
-def test_typeids_that_would_forge_lines_are_refused_with_the_model(pair_model, tmp_path, typeid):
+def test_typeids_that_would_forge_lines_are_refused_with_the_model(small_model, tmp_path, typeid):
     def change(config):
         for layer in config["config"]["layers"]:
             if layer["name"] == "ctg_out_1":
                 layer["config"]["typeids"][1] = typeid
         return config
 
-    pair_model.save(tmp_path / "good.keras")
+    small_model.save(tmp_path / "good.keras")
     rewrite(tmp_path / "good.keras", tmp_path / "bad.keras", change)
     with pytest.raises(UserError, match="its typeid") as refused:
         load_model(tmp_path / "bad.keras")
@@ -480,23 +489,25 @@ def test_a_feature_and_all_after_it_are_float32_in_mixed_precision(trunk, batch)
     assert distance == pytest.approx(exact, rel=1e-5)
 
 
-def test_several_models_are_one_whether_or_not_their_trunks_begin_alike(trunk, batch):
+def test_several_models_are_one_whether_or_not_their_trunks_begin_alike(
+    built_small_trunk, small_trunk, batch
+):
     """Two heads on one trunk, of which one has trained its blocks; then another trunk."""
     keras.utils.set_random_seed(1)
     images, _ = batch
-    first = build_model(trunk, ["a", "b", "c"])
+    first = build_model(built_small_trunk, ["a", "b", "c"])
     second = build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b", "c"])
-    second.get_layer("trunk").set_weights(trunk.get_weights())
-    kernel = second.get_layer("trunk").get_layer("block14_sepconv2").pointwise_kernel
+    second.get_layer("trunk").set_weights(built_small_trunk.get_weights())
+    kernel = second.get_layer("trunk").layers[SMALL_CUT + 1].pointwise_kernel
     kernel.assign(1.1 * kernel)
-    for cut in (parts.shared_cut([first, second], 105), None):
+    alone = [parts.photo_model([model]).predict_on_batch(images) for model in (first, second)]
+    for cut in (parts.shared_cut([first, second], SMALL_CUT), None):
         found = parts.photo_model([first, second], cut=cut).predict_on_batch(images)
-        alone = [parts.photo_model([model]).predict_on_batch(images) for model in (first, second)]
         mean = np.mean([each["probabilities"] for each in alone], axis=0)
         np.testing.assert_allclose(found["probabilities"], mean, atol=1e-5)
         features = np.concatenate([each["feature"] for each in alone], axis=1)
         np.testing.assert_allclose(found["feature"], features, rtol=1e-4, atol=1e-5)
-    assert parts.shared_cut([first, second], 105) == 105
-    kernel = second.get_layer("trunk").get_layer("block10_sepconv1").pointwise_kernel
+    assert parts.shared_cut([first, second], SMALL_CUT) == SMALL_CUT
+    kernel = second.get_layer("trunk").layers[SMALL_CUT - 2].pointwise_kernel
     kernel.assign(1.1 * kernel)
-    assert parts.shared_cut([first, second], 105) is None
+    assert parts.shared_cut([first, second], SMALL_CUT) is None

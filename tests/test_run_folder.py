@@ -116,9 +116,14 @@ def test_restart_keeps_the_old_run_and_what_the_user_brought(begun, capsys):
     run_folder.set_aside(begun)  # nothing to move
     assert capsys.readouterr().out == ""
     assert not (begun / "run-2").exists()
+    (begun / "checkpoint.npz").write_bytes(b"")
     for number in (2, 3):  # with settings and without: nothing is ever overwritten
         (begun / "log.csv").write_text(f"run {number}")
         run_folder.set_aside(begun)
+    assert capsys.readouterr().out == (
+        f"the run that was there: {begun / 'run-2'} (its training had not ended)\n"
+        f"the run that was there: {begun / 'run-3'}\n"
+    )
     assert (begun / "run-1" / "log.csv").read_text() == "old"
     for number in (2, 3):
         assert (begun / f"run-{number}" / "log.csv").read_text() == f"run {number}"

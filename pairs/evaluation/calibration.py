@@ -57,7 +57,7 @@ class Calibration:
         return (scores < self.none_below) & (self.none_below != 0)
 
     def of_mean(self) -> "Calibration":
-        """For the mean of several models, of what was fitted on each of them alone.
+        """What to store for the mean of several models, of what was fitted on each alone.
 
         The mean is less sure than each of them: a temperature that makes them less sure
         would do so twice.

@@ -57,7 +57,10 @@ def judge(
     elif not predictor.is_plain:
         print("calibration not stored: it is of predictions without --tta and --head")
     else:
-        print(store_calibration(predictor, evaluation.calibration))
+        fitted = evaluation.calibration
+        if evaluation.predictions.folds is not None:  # of each model alone
+            fitted = fitted.of_mean()
+        print(store_calibration(predictor, fitted))
     if report:  # last: whatever goes wrong there, the rest is done
         pages = pathlib.Path(report)
         pages.mkdir(parents=True, exist_ok=True)

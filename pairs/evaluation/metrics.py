@@ -43,7 +43,7 @@ def share(hits: np.ndarray) -> Share:
 
 
 def highest_share(num_photos: int) -> float:
-    """The share of errors, in [0, 1], below which 19 of 20 samples of so many hold at least one.
+    """The share of errors, in [0, 1], from which on 19 of 20 samples of so many hold one.
 
     What can be said where no photo was wrong: the standard error is 0 then.
     """
@@ -183,8 +183,8 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The most probable temperature after seeing the labels, between 0.05 and 20.
 
     Source: arXiv:1706.04599, section 4.2. One number, fitted on the validation
-    photos, with a weak prior (`TEMPERATURE_SPREAD`). The loss has one minimum, which a
-    golden section search closes in on.
+    photos, with a weak prior (`TEMPERATURE_SPREAD`). A golden section search closes in on
+    the minimum.
     """
     rows = np.arange(len(labels))
 

@@ -103,8 +103,6 @@ class Predictor:
         self.check_models()
         # Fitted on photos as they are, and on the usual heads: of nothing else.
         self.calibration = read_calibration(self.weights) if self.is_plain else Calibration()
-        if len(self.models) > 1:
-            self.calibration = self.calibration.of_mean()
 
     def check_models(self) -> None:
         """Raises a UserError if the models of the folds are not of one training."""

@@ -123,9 +123,9 @@ def set_aside(folder: pathlib.Path) -> None:
         if str(path) == SETTINGS:  # nothing resumes that run any more
             remove_activations(folder)
     if files:
-        unfinished = pathlib.Path(CHECKPOINT) in [pathlib.Path(path.name) for path in files]
-        could = "; without --restart it would have resumed" if unfinished else ""
-        print(f"the run that was there: {aside}{could}")
+        unfinished = CHECKPOINT in [path.name for path in files]
+        remark = " (its training had not ended)" if unfinished else ""
+        print(f"the run that was there: {aside}{remark}")
     for parent in {path.parent for path in files} - {pathlib.Path()}:
         with contextlib.suppress(OSError):  # what else the user keeps there stays
             (folder / parent).rmdir()

@@ -104,11 +104,13 @@ def split_folds(folder: pathlib.Path, pool: Photos, num_folds: int) -> list[Spli
     if set(folds) != set(range(1, num_folds + 1)):
         raise UserError(f"{folder / FOLDS}: gone, or not of these photos; {RESTART}")
     pool = dataclasses.replace(pool, folds=folds)
-
-    def part(chosen):
-        return dataclasses.replace(pool.take(np.flatnonzero(chosen)), pool=pool)
-
     return [
-        Split(fold_folder(folder, fold), part(folds != fold), part(folds == fold), pool)
+        Split(
+            fold_folder(folder, fold),
+            pool.take(np.flatnonzero(folds != fold)),
+            # Others may stand in for what a model is judged by, not for what it learns.
+            dataclasses.replace(pool.take(np.flatnonzero(folds == fold)), pool=pool),
+            pool,
+        )
         for fold in range(1, num_folds + 1)
     ]

@@ -10,6 +10,14 @@ SMALL = Trunk(
 )
 
 
+def work(connection, contender, *setting):
+    """`timm_speed.work` in a process of its own, where the plain port has the small trunk, too."""
+    from benchmarks import reference, timm_speed
+
+    reference.APPLICATIONS["xception"] = (build, 10)
+    timm_speed.work(connection, contender, *setting)
+
+
 def build(weights, include_top, pooling, input_shape):
     """As `keras.applications.Xception`."""
     from keras import Input, Model, layers
