@@ -87,7 +87,7 @@ def test_a_model_trained_on_tensorflow_predicts_the_same_on_jax(trained, data, t
 @pytest.mark.slow
 @needs_jax
 def test_checkpoints_keep_their_promises_on_jax():
-    some = "cut_at or best_model or workers"
+    some = "cut_once or best_model or workers"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some, CHECKPOINTS],
         cwd=ROOT,
