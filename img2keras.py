@@ -14,7 +14,6 @@ Run it:  python img2keras.py --raw data/raw --out data --valid-fraction 0.1 --se
 
 import dataclasses
 import pathlib
-import unicodedata
 
 from tqdm import tqdm
 
@@ -22,7 +21,7 @@ from pairs.command_line import Parser, add_workers_flag, print_first, run
 from pairs.errors import UserError
 from pairs.photos.corrections import correct, read_corrections
 from pairs.photos.find import SIDES, TRAIN, VALID, typeid_order
-from pairs.photos.place import check_case, find_stale, place_photo, remove_places
+from pairs.photos.place import check_case, find_stale, folded, place_photo, remove_places
 from pairs.photos.raw import (
     group_by_typeid,
     inspect_photos,
@@ -159,8 +158,7 @@ def print_spellings(typeids):
     """Prints which typeids look the same or nearly: one class in two spellings would be two."""
     spellings = {}
     for typeid in typeids:
-        plain = unicodedata.normalize("NFC", typeid).casefold().strip()
-        spellings.setdefault(plain, []).append(ascii(typeid))
+        spellings.setdefault(folded(typeid).strip(), []).append(ascii(typeid))
     for same in spellings.values():
         if len(same) > 1:
             print(f"note: the typeids {', '.join(same)} differ in their spelling only: one class?")

@@ -97,6 +97,7 @@ def prepare(args, stages, folder, listed, devices):
         sides, found = as_it_began(args.data, sides, known, found)
     sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
     splits.check_enough(*sides, args.folds)
+    pool = pool_sides(sides) if args.folds else None
     splits.print_counts(args.data, *sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
     machine = inventory.prepare(args.precision, args.distribute, args.jit)
@@ -112,7 +113,7 @@ def prepare(args, stages, folder, listed, devices):
     if devices.is_main_process and not restarts and found != known:
         write_check(folder, found)  # also for a start that fails: it took minutes
     if not resumes:
-        begin_run(args, stages, folder, sides, found)
+        begin_run(args, stages, folder, pool or sides[0], found)
         if machine.gpus:
             from pairs.training import trial
 
@@ -120,16 +121,15 @@ def prepare(args, stages, folder, listed, devices):
             trial.try_stages(tried, num_photos=sum(map(len, sides)))
         run_folder.write_settings(folder, settings)
     if args.folds:
-        return splits.split_folds(folder, pool_sides(sides), args.folds)
+        return splits.split_folds(folder, pool, args.folds)
     return [splits.Split(folder, *sides)]
 
 
-def begin_run(args, stages, folder, sides, found):
+def begin_run(args, stages, folder, photos, found):
     """Writes what a run begins with: its folds, if any, its first model and their drawings.
 
     An earlier run moves aside, with `--restart`: what fails before leaves it where it is.
     """
-    photos = pool_sides(sides) if args.folds else sides[0]
     folds = splits.choose_folds(photos, found, args.folds, args.seed) if args.folds else None
     model = build_first_model(args, photos)
     if args.restart:

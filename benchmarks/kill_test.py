@@ -171,24 +171,23 @@ def main():
             weights = scratch / "killed"
             target = TARGETS[tries % len(TARGETS)]
             tries += 1
-            where, is_hit = "", True
+            shutil.rmtree(weights, ignore_errors=True)
+            where = ""
             try:
                 delay = random.uniform(0, duration)
                 where, is_hit = kill_once(scratch, weights, args, target, delay)
-                if is_hit:
-                    finish(scratch, weights, args)
-                    found = outcome(weights)
-                    differs = [name for name in expected if found.get(name) != expected[name]]
-                    verdict = f"differs in {', '.join(differs)}" if differs else "the same"
+                if not is_hit:
+                    print(f"{where}: it had ended before, and does not count", flush=True)
+                    continue
+                finish(scratch, weights, args)
+                found = outcome(weights)
+                differs = [name for name in expected if found.get(name) != expected[name]]
+                verdict = f"differs in {', '.join(differs)}" if differs else "the same"
             except RuntimeError as error:
                 verdict = f"did not resume: {error}"
-            if is_hit:
-                kills += 1
-                survived += verdict == "the same"
-                print(f"kill {kills} {where}: {verdict}", flush=True)
-            else:
-                print(f"{where}: it had ended before, and does not count", flush=True)
-            shutil.rmtree(weights, ignore_errors=True)
+            kills += 1
+            survived += verdict == "the same"
+            print(f"kill {kills} {where}: {verdict}", flush=True)
     print(f"survived {survived} of {kills}")
 
 

@@ -145,6 +145,11 @@ def put_small_trunk(patch):
     patch.setitem(trunks.TRUNKS, "xception", small.SMALL)
 
 
+def with_devices(count):
+    """XLA_FLAGS for a process of JAX with so many devices."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+
+
 def make_run(folder, **changes):
     """A `Run` in a folder, of two threads on one device."""
     from pairs.devices.cluster import ALONE

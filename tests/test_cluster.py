@@ -9,7 +9,14 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, SIZE, SMALL_TRUNK, assert_one_line_error, run_script
+from conftest import (
+    ROOT,
+    SIZE,
+    SMALL_TRUNK,
+    assert_one_line_error,
+    run_script,
+    with_devices,
+)
 
 import pair_generator
 from pairs.devices import cluster, sharding, supervisor
@@ -105,11 +112,6 @@ def test_a_replica_finds_every_partner_in_its_own_slice(count, num_groups):
         assert own_rows[own_places[is_image]].tolist() == partner[own_rows[is_image]].tolist()
         seen += own_rows[is_image].tolist()
     assert sorted(seen) == list(range(count))
-
-
-def with_devices(count):
-    """conftest's flags of XLA, and so many devices."""
-    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
 
 
 @pytest.mark.slow

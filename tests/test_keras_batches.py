@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_devices
 
 from pairs.devices.cluster import ALONE
 from pairs.training import stage
@@ -116,8 +116,7 @@ devices = cluster.join(8, "float32")
 JOIN = 'devices = cluster.join(8, "float32")'
 # Where it is a GPU, Keras moves a batch to the device one step ahead.
 LIKE_A_GPU = 'import jax\njax.default_backend = lambda: "gpu"\ndevices = cluster.ALONE'
-XLA_FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-TWO_CPUS_OF_JAX = {"XLA_FLAGS": XLA_FLAGS}
+TWO_CPUS_OF_JAX = {"XLA_FLAGS": with_devices(2)}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable
 from pairs.errors import UserError
 from pairs.files import unguard_cell
 from pairs.photos.find import TRAIN, VALID, typeid_order
+from pairs.photos.raw import typeid_of
 from pairs.photos.read import printable
 from pairs.photos.split import under_two_typeids
 from pairs.tables import DELIMITERS, read_text, split_rows
@@ -179,7 +180,7 @@ def decide(row: Row, image: str, typeids: Collection[str], place: str) -> str | 
     Raises:
         UserError: an unknown decision or typeid.
     """
-    decision, own = row.decision.strip().lower(), image.partition("_")[0]
+    decision, own = row.decision.strip().lower(), typeid_of(image)
     if decision not in DECISIONS:
         raise UserError(
             f"{place}: the decision about {image!r} is {row.decision[:100]!r}; it must be "

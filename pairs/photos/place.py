@@ -31,13 +31,18 @@ def check_case(classes: Iterable[str], places: Iterable[pathlib.Path], out: path
     for what, paths in (("typeids", typeids), ("photos", places)):
         by_place: dict[str, pathlib.Path] = {}
         for path in paths:
-            other = by_place.setdefault(unicodedata.normalize("NFC", str(path)).casefold(), path)
+            other = by_place.setdefault(folded(str(path)), path)
             if other != path and not tells_apart(out, other.name, path.name):
                 raise UserError(
                     f"the {what} {other.name!r} and {path.name!r} would share a place: the disk of "
                     f"--out {out} does not tell them apart. Rename one, or choose an --out on "
                     f"another disk"
                 )
+
+
+def folded(text: str) -> str:
+    """What is equal for two texts that differ in case or in how their letters are composed."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def tells_apart(out: pathlib.Path, name: str, other: str) -> bool:

@@ -31,7 +31,7 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
     """
     if not pathlib.Path(raw).is_dir():
         raise UserError(f"--raw {raw}: no such folder; it should hold typeid_hash.jpg files")
-    classes: dict[str, list[str]] = {}
+    names: list[str] = []
     skipped: list[Skipped] = []
     with os.scandir(raw) as entries:
         for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
@@ -39,8 +39,8 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
             if reason:
                 skipped.append((entry.name, reason))
             else:
-                classes.setdefault(typeid_of(entry.name), []).append(entry.name)
-    return classes, skipped
+                names.append(entry.name)
+    return group_by_typeid(names), skipped
 
 
 def typeid_of(name: str) -> str:
