@@ -3,7 +3,8 @@
     data/raw/64_2043,1136.jpg  ->  data/train/64/64_2043,1136.jpg
                                or  data/valid/64/64_2043,1136.jpg
 
-The typeid is what stands before the first `_`. Which side a photo goes to
+The typeid is what stands before the first `_`. Photos that are in class folders already,
+`data/raw/64/2043,1136.jpg`, are sorted into the same places. Which side a photo goes to
 depends on the names of its class and the seed: not on the order of the directory, nor on
 the machine. Copies and near-duplicates of one photo stay on one side (of two typeids: in
 training). What cannot be read is skipped and listed. Sources are copied, never moved or
@@ -60,7 +61,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
     """Sorts all photos of `raw` into `out/train` and `out/valid`.
 
     Args:
-        raw: folder of `typeid_hash.jpg` files.
+        raw: folder of `typeid_hash.jpg` files, or of class folders.
         out: folder for `train/<typeid>/` and `valid/<typeid>/`.
         valid_fraction: share of each class for validation, between 0 and 1.
         seed: int, chooses which photos.
@@ -85,8 +86,8 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
     skipped += unreadable + alone
     if not classes:
         raise UserError(
-            f"--raw {raw}: no class with two different photos named typeid_hash.jpg "
-            f"({len(skipped)} other entries"
+            f"--raw {raw}: no class with two different photos, named typeid_hash.jpg or in class "
+            f"folders ({len(skipped)} other entries"
             + (f", e.g. {skipped[0][0]!r}: {skipped[0][1]})" if skipped else ")")
         )
     groups = group_photos(inspected)
@@ -138,7 +139,7 @@ def with_correction(name, reason, decided):
     typeid = decided.get(name)
     if typeid is None or typeid == typeid_of(name):
         return reason
-    return f"{reason}; its correction to {typeid!r} does nothing, name it {typeid}_... in --raw"
+    return f"{reason}; its correction to {typeid!r} does nothing, give it that typeid in --raw"
 
 
 def print_groups(groups, of_one_class, of_two):
@@ -199,9 +200,12 @@ def print_table(result):
 
 def parse_args(argv=None):
     parser = Parser(
-        description="Sort photos named typeid_hash.jpg into train/<typeid>/ and valid/<typeid>/."
+        description="Sort photos named typeid_hash.jpg, or in class folders, into train/<typeid>/ "
+        "and valid/<typeid>/."
     )
-    parser.add_argument("--raw", default="data/raw", help="folder of photos (default: %(default)s)")
+    parser.add_argument(
+        "--raw", default="data/raw", help="folder of photos or class folders (default: %(default)s)"
+    )
     parser.add_argument("--out", default="data", help="folder to sort into (default: %(default)s)")
     parser.add_argument(
         "--valid-fraction",

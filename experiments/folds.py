@@ -18,7 +18,7 @@ import pathlib
 from pairs.command_line import Parser, add_workers_flag, run
 from pairs.errors import UserError
 from pairs.photos.place import place_photo
-from pairs.photos.raw import inspect_photos, read_raw, usable_classes
+from pairs.photos.raw import contest_name, inspect_photos, read_raw, usable_classes
 from pairs.photos.split import group_photos, split_class, under_two_typeids
 
 VALID_FRACTION = 0.1
@@ -73,7 +73,7 @@ def cut_folds(raw, out, num_folds, seed, workers):
             counts[number] += len(test)
             for name in (*test, *rest, *others_too):
                 side = "test" if name in test else "valid" if name in valid else "train"
-                target = out / f"fold-{number}" / side / typeid / name
+                target = out / f"fold-{number}" / side / typeid / contest_name(name)
                 place_photo(raw / name, target, link=False)
     return counts
 

@@ -29,7 +29,7 @@ from pairs.errors import UserError
 from pairs.files import unguard_cell, write_csv
 from pairs.photos.find import typeid_order
 from pairs.photos.place import place_photo
-from pairs.photos.raw import read_raw
+from pairs.photos.raw import contest_name, read_raw
 
 PREDICTIONS_HEADER = ["image", "typeid", "fold"]
 PLANTED_HEADER = ["image", "typeid", "true"]
@@ -106,8 +106,8 @@ def plant(raw, out, share, seed, partners=None):
     """Copies photos, a share of them under a wrong typeid.
 
     Args:
-        raw: `pathlib.Path` of a folder of `typeid_hash.jpg` files.
-        out: `pathlib.Path`; gets `raw/` and `planted.csv`.
+        raw: `pathlib.Path` of a folder of raw photos.
+        out: `pathlib.Path`; gets class folders in `raw/`, and `planted.csv`.
         share: of the photos that get a wrong label, in (0, 0.5].
         seed: chooses photos and labels.
         partners: dict from each typeid to the wrong one; None: any other.
@@ -121,7 +121,7 @@ def plant(raw, out, share, seed, partners=None):
     """
     classes, _ = read_raw(raw)
     if len(classes) < 2:
-        raise UserError(f"--raw {raw}: {len(classes)} classes of typeid_hash.jpg, 2 are needed")
+        raise UserError(f"--raw {raw}: {len(classes)} classes of photos, 2 are needed")
     target = out / "raw"
     if target.exists():
         raise UserError(f"{target} is there already; remove it, or choose another --out")
@@ -130,22 +130,22 @@ def plant(raw, out, share, seed, partners=None):
         if partners is not None and partners.get(typeid) not in classes:
             raise UserError(f"--pairs-from: no class of --raw to confuse {typeid!r} with")
     photos = [(typeid, name) for typeid in typeids for name in classes[typeid]]
-    names = {name for _, name in photos}
+    names = {contest_name(name) for _, name in photos}
     rng = np.random.default_rng(seed)
     count = max(1, round(share * len(photos)))
     chosen = set(rng.choice(len(photos), count, replace=False).tolist())
     rows = []
     for index, (typeid, name) in enumerate(photos):
-        new_name = name
+        label, new_name = typeid, contest_name(name)
         if index in chosen:
             others = [other for other in typeids if other != typeid]
-            wrong = partners[typeid] if partners else others[rng.integers(len(others))]
-            new_name = f"{wrong}_{name}"
+            label = partners[typeid] if partners else others[rng.integers(len(others))]
+            new_name = f"{label}_{new_name}"
             while new_name in names:
-                new_name = f"{wrong}_{new_name}"
+                new_name = f"{label}_{new_name}"
             names.add(new_name)
-            rows.append([new_name, wrong, typeid])
-        place_photo(raw / name, target / new_name, link=False)
+            rows.append([new_name, label, typeid])
+        place_photo(raw / name, target / label / new_name, link=False)
     write_csv(out / "planted.csv", PLANTED_HEADER, rows)
     return rows
 

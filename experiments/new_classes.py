@@ -46,7 +46,7 @@ from pairs.errors import UserError
 from pairs.files import read_json, write_json
 from pairs.photos.find import find_class_photos, typeid_order
 from pairs.photos.place import place_photo
-from pairs.photos.raw import inspect_photos, read_raw, usable_classes
+from pairs.photos.raw import contest_name, inspect_photos, read_raw, usable_classes
 from pairs.photos.split import group_photos, split_class, under_two_typeids
 
 # One class in so many is left out; one photo in so many of the others is judged on.
@@ -76,7 +76,8 @@ def cut(raw, out, offset, workers):
             sides = {"train": train, "valid": valid, "test": test}
         for side, names in sides.items():
             for name in names:
-                place_photo(raw / name, unfinished / side / typeid / name, link=True)
+                target = unfinished / side / typeid / contest_name(name)
+                place_photo(raw / name, target, link=True)
     unfinished.rename(out)
 
 

@@ -319,7 +319,7 @@ def test_an_image_that_the_sorting_skips_is_no_error(raw, tmp_path):
     assert (result.relabelled, result.left_out) == ([], [])
     reasons = dict(result.skipped)
     assert reasons["2_broken.jpg"].endswith(
-        "; its correction to 'pug' does nothing, name it pug_... in --raw"
+        "; its correction to 'pug' does nothing, give it that typeid in --raw"
     )
     assert "correction" not in reasons["notes.txt"]
 

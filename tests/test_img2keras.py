@@ -402,7 +402,7 @@ def test_any_split_keeps_copies_together_and_both_sides_filled(names, copies, fr
 @given(name=st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=60))
 def test_no_name_makes_a_typeid_that_leads_out(name):
     name = f"{name}.jpg"
-    if raw_photos.why_not_a_name(name) is None:
+    if raw_photos.why_no_typeid(name) is None:
         typeid = name.partition("_")[0]
         folder = os.path.normpath(os.path.join("/out/train", typeid))
         assert os.path.dirname(folder) == "/out/train"

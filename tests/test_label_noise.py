@@ -92,7 +92,7 @@ def test_planting_copies_every_photo_and_names_a_share_wrongly(tmp_path):
     raw = make_raw(tmp_path / "raw")
     rows = label_noise.plant(raw, tmp_path / "out", 0.25, seed=0)
     before = {path.name: path.read_bytes() for path in raw.iterdir()}
-    after = {path.name: path.read_bytes() for path in (tmp_path / "out" / "raw").iterdir()}
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out" / "raw").rglob("*.jpg")}
     assert collections.Counter(before.values()) == collections.Counter(after.values())
     assert len(rows) == 6
     for image, typeid, true in rows:
@@ -117,7 +117,7 @@ def test_a_planted_name_that_is_taken_becomes_another(tmp_path):
             (raw / f"{typeid}_{path.name}").write_bytes(b"another")
     before = sum(1 for _ in raw.iterdir())
     rows = label_noise.plant(raw, tmp_path / "out", 0.5, seed=0)
-    assert sum(1 for _ in (tmp_path / "out" / "raw").iterdir()) == before
+    assert sum(1 for _ in (tmp_path / "out" / "raw").rglob("*.jpg")) == before
     assert len({image for image, _, _ in rows}) == len(rows)
 
 
@@ -170,7 +170,7 @@ def test_the_steps_meet_through_files(tmp_path):
         row["image"]: row for row in csv.DictReader((tmp_path / "out" / "planted.csv").open())
     }
     typeids = ["2", "10", "pug"]
-    images = sorted(path.name for path in (tmp_path / "out" / "raw").iterdir())
+    images = sorted(path.name for path in (tmp_path / "out" / "raw").rglob("*.jpg"))
     given = [typeids.index(image.split("_")[0]) for image in images]
     true = [
         typeids.index(planted[image]["true"]) if image in planted else label

@@ -1,7 +1,7 @@
 """What people decided about suspicious labels: corrections of the sorting.
 
 A file has the columns `image`, `decision` and `typeid`. The image is the name of
-a raw photo; the decision is `keep`, `relabel` or `remove`. `img2keras.py` sorts
+a photo, sorted or raw; the decision is `keep`, `relabel` or `remove`. `img2keras.py` sorts
 accordingly, and changes nothing in the folder of raw photos.
 
     image,decision,typeid
@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 from pairs.errors import UserError
 from pairs.files import unguard_cell
 from pairs.photos.find import TRAIN, VALID, typeid_order
-from pairs.photos.raw import typeid_of
+from pairs.photos.raw import contest_name, typeid_of
 from pairs.photos.read import printable
 from pairs.photos.split import under_two_typeids
 from pairs.tables import DELIMITERS, read_text, split_rows
@@ -58,10 +58,11 @@ def read_corrections(
         UserError: no such file, or one that is damaged, contradicts itself, or is of
             other photos.
     """
+    known = {spelled: name for name in names for spelled in (contest_name(name), name)}
     corrections: Corrections = {}
     for path in paths:
         rows = read_rows(path)
-        images = [find_known(row.image, names) for row in rows]
+        images = [known.get(find_known(row.image, known), "") for row in rows]
         unknown = [row.image for row, image in zip(rows, images, strict=True) if not image]
         if unknown:
             raise UserError(
@@ -126,7 +127,7 @@ def correct(
             )
         if typeid != before:
             corrected.relabelled.append((name, before, typeid))
-        corrected.places[name] = pathlib.Path(side, typeid, name)
+        corrected.places[name] = pathlib.Path(side, typeid, place.name)
     now: dict[str, list[str]] = {}
     for name, place in corrected.places.items():
         now.setdefault(place.parts[1], []).append(name)

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pairs.errors import UserError
 from pairs.files import replacing
 from pairs.photos.find import PHOTO_SUFFIXES, SIDES, TRAIN, VALID, walk
+from pairs.photos.raw import contest_name
 from pairs.photos.read import printable
 
 CHUNK = 2**20  # bytes that are read at once
@@ -78,6 +79,7 @@ def find_stale(
         UserError: counts the photos that are no copies of those in `raw`.
     """
     planned, stale, foreign = set(places.values()), [], []
+    sources = {contest_name(name): name for name in names}
     for side in SIDES:
         if not (out / side).is_dir():
             continue
@@ -87,10 +89,10 @@ def find_stale(
                 is_photo = place.suffix.lower() in PHOTO_SUFFIXES  # a training takes it for one
                 if place in planned or not is_photo:
                     continue
-                if name in places and is_same_folder(out / place, out / places[name]):
+                source = sources.get(name)
+                if source in places and is_same_folder(out / place, out / places[source]):
                     continue
-                is_of_sorting = name in names and len(place.parts) == 3
-                if is_of_sorting and is_copy(raw / name, out / place):
+                if source and len(place.parts) == 3 and is_copy(raw / source, out / place):
                     stale.append(place)
                 else:
                     foreign.append(place)

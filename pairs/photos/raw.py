@@ -1,4 +1,9 @@
-"""The folder of raw photos, `typeid_hash.jpg`: what is there, and what of it can be used."""
+"""The folder of raw photos: what is there, and what of it can be used.
+
+It holds photos named `typeid_hash.jpg`, or one folder a class, named by its typeid. A photo
+goes by its name, `64_2043.jpg`, or by its folder and name, `64/2043.jpg`; from here on
+both mean the same, and both are `64_2043.jpg` once they are sorted (`contest_name`).
+"""
 
 import os
 import pathlib
@@ -11,7 +16,7 @@ from pairs.photos.check import Inspection, inspect_photo
 from pairs.photos.find import PHOTO_SUFFIXES, is_hidden, why_not_a_typeid
 from pairs.photos.read import read_ahead
 
-# A file name, and why it is skipped.
+# The name of a file or folder, and why it is skipped.
 Skipped = tuple[str, str]
 
 
@@ -19,51 +24,114 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
     """Groups the photos of a folder by typeid.
 
     Args:
-        raw: folder of `typeid_hash.jpg` files.
+        raw: folder of `typeid_hash.jpg` files. Where none lies in it, of class folders.
 
     Returns:
-        `(classes, skipped)`: a dict from typeid to its file names in sorted
-        order, and a list of `(file name, reason)` for everything that, by its
+        `(classes, skipped)`: a dict from typeid to its photos' names in sorted
+        order, and a list of `(name, reason)` for everything that, by its
         name, is none.
 
     Raises:
-        UserError: `raw` is no folder.
+        UserError: `raw` is no folder, or two of its photos would have one name.
     """
-    if not pathlib.Path(raw).is_dir():
-        raise UserError(f"--raw {raw}: no such folder; it should hold typeid_hash.jpg files")
+    raw = pathlib.Path(raw)
+    if not raw.is_dir():
+        raise UserError(
+            f"--raw {raw}: no such folder; it should hold typeid_hash.jpg files, or class folders"
+        )
+    entries = sorted_entries(raw)
+    folders = [entry.name for entry in entries if is_folder(entry)]
     names: list[str] = []
     skipped: list[Skipped] = []
-    with os.scandir(raw) as entries:
-        for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
-            reason = why_not_a_photo(entry)
-            if reason:
-                skipped.append((entry.name, reason))
-            else:
-                names.append(entry.name)
+    for entry in entries:
+        if is_folder(entry):
+            continue
+        if reason := why_not_a_photo(entry) or why_no_typeid(entry.name):
+            skipped.append((entry.name, reason))
+        else:
+            names.append(entry.name)
+    if names:
+        skipped += [(folder, "a folder beside photos named typeid_hash.jpg") for folder in folders]
+    else:
+        for folder in folders:
+            found, others = scan_class_folder(raw, folder)
+            names += found
+            skipped += others
+    by_contest_name: dict[str, str] = {}
+    for name in names:
+        other = by_contest_name.setdefault(contest_name(name), name)
+        if other != name:
+            raise UserError(
+                f"--raw {raw}: once sorted, {other!r} and {name!r} would both be "
+                f"{contest_name(name)!r}. Rename one of them"
+            )
     return group_by_typeid(names), skipped
 
 
+def scan_class_folder(raw: pathlib.Path, folder: str) -> tuple[list[str], list[Skipped]]:
+    """The names of the photos in one class folder, and what else is there: see `read_raw`."""
+    if is_hidden(folder):
+        return [], [(folder, "a hidden folder")]
+    if reason := why_not_a_typeid(folder):
+        return [], [(folder, f"a folder whose name as a typeid {reason}")]
+    names: list[str] = []
+    skipped: list[Skipped] = []
+    for entry in sorted_entries(raw / folder):
+        name = f"{folder}/{entry.name}"
+        if is_folder(entry):
+            skipped.append((name, "a folder in a class folder"))
+        elif reason := why_not_a_photo(entry):
+            skipped.append((name, reason))
+        else:
+            names.append(name)
+    if not names:
+        skipped.append((folder, "a folder without a photo in it"))
+    return names, skipped
+
+
+def sorted_entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, in the same order on every machine."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one; `entry.is_dir` fails on a link to itself."""
+    return os.path.isdir(entry.path)
+
+
 def typeid_of(name: str) -> str:
-    """The typeid in the name of a raw photo."""
-    return name.partition("_")[0]
+    """The typeid of a raw photo: its folder, or what stands before the first `_`."""
+    folder, slash, _ = name.partition("/")
+    return folder if slash else name.partition("_")[0]
+
+
+def contest_name(name: str) -> str:
+    """The name of a raw photo once it is sorted, `typeid_hash.jpg`.
+
+    Class folders often number their photos alike; a relabelled one must not meet another.
+    A name that begins with its typeid stays: `64/64_2043.jpg` is not `64_64_2043.jpg`.
+    """
+    folder, slash, file_name = name.partition("/")
+    if not slash:
+        return name
+    return file_name if file_name.startswith(f"{folder}_") else f"{folder}_{file_name}"
 
 
 def why_not_a_photo(entry: os.DirEntry[str]) -> str | None:
-    """The reason to skip a directory entry, or None if it may be a photo."""
-    if os.path.isdir(entry.path):  # and not `entry.is_dir`, which fails on a link to itself
-        return "a folder"
+    """The reason to skip what is no folder, or None if it may be a photo."""
     if not os.path.isfile(entry.path):
         return "not a regular file, or a link to nowhere"
-    return why_not_a_name(entry.name)
-
-
-def why_not_a_name(name: str) -> str | None:
-    """The reason why a file name is not `typeid_hash.jpg`, or None if it is."""
-    typeid, underscore, _ = name.partition("_")
-    if is_hidden(name):
+    if is_hidden(entry.name):
         return "a hidden file"
-    if pathlib.Path(name).suffix.lower() not in PHOTO_SUFFIXES:
+    if pathlib.Path(entry.name).suffix.lower() not in PHOTO_SUFFIXES:
         return "not named as a photo (.jpg, .png, ...)"
+    return None
+
+
+def why_no_typeid(name: str) -> str | None:
+    """The reason why a photo's name is not `typeid_hash.jpg`, or None if it is."""
+    typeid, underscore, _ = name.partition("_")
     if not underscore:
         return "no '_' in the name, so no typeid"
     if not typeid.strip():
@@ -83,8 +151,8 @@ def inspect_photos(
         workers: threads that read photos.
 
     Returns:
-        `(inspected, skipped)`: dict from the file name of each readable photo, in the
-        order of the classes, to `check.Inspection`, and a list of `(file name, reason)`.
+        `(inspected, skipped)`: dict from the name of each readable photo, in the
+        order of the classes, to `check.Inspection`, and a list of `(name, reason)`.
     """
     names = [name for members in classes.values() for name in members]
     inspections = read_ahead(lambda name: inspect_photo(raw / name), names, workers)

@@ -12,6 +12,7 @@ import pathlib
 from pairs.photos.check import Inspection
 from pairs.photos.duplicates import find_groups
 from pairs.photos.find import TRAIN, VALID
+from pairs.photos.raw import contest_name
 
 
 def group_photos(inspected: dict[str, Inspection]) -> dict[str, str]:
@@ -75,7 +76,7 @@ def split_class(
 
     def draw(name):
         # A hash, not a random generator: the same on every machine and version.
-        return hashlib.sha256(os.fsencode(f"{seed}\0{typeid}\0{name}")).digest()
+        return hashlib.sha256(os.fsencode(f"{seed}\0{typeid}\0{contest_name(name)}")).digest()
 
     members: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -124,12 +125,13 @@ def plan_places(
         valid_fraction, seed: of `split_class`.
 
     Returns:
-        the place of each file name below `--out`, e.g. `valid/64/64_a.jpg`.
+        the place of each photo below `--out`, e.g. `valid/64/64_a.jpg`.
     """
     places = {}
     for typeid, names in classes.items():
         own = [name for name in names if groups[name] not in in_two]
         valid = split_class(typeid, own, valid_fraction, seed, groups) if own else set()
         for name in names:
-            places[name] = pathlib.Path(VALID if name in valid else TRAIN, typeid, name)
+            side = VALID if name in valid else TRAIN
+            places[name] = pathlib.Path(side, typeid, contest_name(name))
     return places
