@@ -43,7 +43,7 @@ from pairs.photos.check import (
 from pairs.photos.draw import draw_pairs
 from pairs.photos.find import SIDES, VALID
 from pairs.photos.folds import FOLDS, pool_sides, write_folds
-from pairs.training import recipe, run_folder, splits
+from pairs.training import recipe, run_folder, splits, store_folder
 from pairs.training.flags import parse_args
 from pairs.training.settings import RESTART, make_settings
 
@@ -273,7 +273,7 @@ def clean_up(folder, devices):
     """Deletes what only a training that resumes needs."""
     devices.barrier()  # nobody reads them any more
     if devices.is_main_process:
-        run_folder.remove_activations(folder)
+        store_folder.remove_activations(folder)
     # Terabytes take time to delete, and JAX waits for 5 minutes at its end.
     devices.barrier()
 

@@ -17,7 +17,7 @@ from pairs.network import parts
 from pairs.network.files import load_model
 from pairs.photos.fit import FITS
 from pairs.photos.read import Photos, read_photo
-from pairs.training import activation_store, memory, room, run_folder, stage
+from pairs.training import activation_store, memory, room, stage, store_folder
 from pairs.training.batches import KerasBatches
 from pairs.training.checkpoint import Checkpoint
 from pairs.training.log import RunLog
@@ -152,8 +152,8 @@ def test_a_photo_that_vanished_gets_the_activation_of_a_neighbour(tmp_path, belo
 
 
 def test_what_a_killed_run_left_does_not_count_as_used(tmp_path, below, photos):
-    leftover = tmp_path / "activations" / ".tmp-1234.npy"
-    leftover.parent.mkdir()
+    leftover = tmp_path / "activations" / ("0" * 32) / ".tmp-1234.npy"
+    leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half a store")
     open_store(tmp_path, below, photos)
     assert not leftover.exists()
@@ -179,16 +179,16 @@ def test_a_disk_too_small_is_said_and_nothing_is_written(
     assert open_store(tmp_path, below, photos) is None
     assert "not stored but computed in every epoch" in capsys.readouterr().out
     assert [path.suffix for path in (tmp_path / "activations").iterdir()] == [".off"]
-    run_folder.remove_activations(tmp_path)
+    store_folder.remove_activations(tmp_path)
     assert open_store(tmp_path, below, photos)
 
 
 def test_stores_are_removed_but_for_those_in_use(tmp_path, below, photos):
     kept, old = (open_store(tmp_path, below, photos, dtype) for dtype in ("float32", "float16"))
-    activation_store.remove_stores(tmp_path, keep=[kept, None])
+    store_folder.remove_stores(tmp_path, keep=[kept.path])
     assert kept.shard(0).is_file()
     assert not old.path.exists()
-    run_folder.remove_activations(tmp_path)
+    store_folder.remove_activations(tmp_path)
     assert not (tmp_path / "activations").exists()
 
 

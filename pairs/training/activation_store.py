@@ -13,8 +13,7 @@ import hashlib
 import json
 import math
 import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
@@ -27,8 +26,8 @@ from pairs.photos.fit import SQUASH
 from pairs.photos.read import Photos, read_ahead
 from pairs.training import room
 from pairs.training.run import Run
-from pairs.training.run_folder import ACTIVATIONS
 from pairs.training.settings import installed_versions
+from pairs.training.store_folder import OFF, store_folder
 
 # Photos per forward pass of the frozen part, whatever the training batch is.
 BATCH_SIZE = 16
@@ -152,9 +151,7 @@ def open_store(
     """
     if run.cache == "off":
         return None
-    folder = run.home / ACTIVATIONS
     key = store_key(below, photos, run.cache, run.workers, mirror)
-    store = ActivationStore(folder / key, len(photos))
     num_rows = len(photos) * (2 if mirror else 1)
     shape = below.output_shape[1:]
     ranges = [
@@ -162,6 +159,7 @@ def open_store(
     ]
     devices = run.devices
     with devices.main_process_first():
+        store = ActivationStore(store_folder(run.home) / key, len(photos))
         missing = [rows for rows in ranges if not store.is_whole(rows, run.cache, shape)]
         if devices.is_main_process:
             views = " and their mirror images" if mirror else ""
@@ -170,7 +168,7 @@ def open_store(
             num_missing = sum(map(len, missing))
             size = num_missing * math.prod(shape) * np.dtype(run.cache).itemsize
             room.decide(store.path, what, size, room.spare_bytes(run))
-        if store.path.with_suffix(".off").exists():
+        if store.path.with_suffix(OFF).exists():
             return None
         if not store.path.is_dir():
             raise UserError(
@@ -278,11 +276,3 @@ def store_key(
     for photo in photo_digests:
         sha.update((photo or "unread").encode())
     return sha.hexdigest()[:32]
-
-
-def remove_stores(weights: pathlib.Path, keep: Sequence[ActivationStore | None]) -> None:
-    """Deletes the stores of a run, except those that are still in use."""
-    kept = {store.path for store in keep if store}
-    for path in (weights / ACTIVATIONS).glob("*"):
-        if path.is_dir() and path not in kept:
-            shutil.rmtree(path, ignore_errors=True)

@@ -5,6 +5,7 @@ import shutil
 
 from pairs.errors import UserError
 from pairs.training.run import Run
+from pairs.training.store_folder import OFF, remove_leftovers
 
 # Left free on the disk for checkpoints and everybody else, beside what models will take.
 SPARE_BYTES = 1 << 30
@@ -44,11 +45,10 @@ def decide(store: pathlib.Path, what: str, missing: int, spare: int) -> None:
     if not missing:
         print(f"{what}: there already")
         return
-    for leftover in folder.rglob(".tmp-*"):  # of a killed run; it would count as used
-        leftover.unlink()
+    remove_leftovers(folder)  # they would count as used
     free = shutil.disk_usage(folder).free
     needed = f"{gigabytes(missing)} needed and {gigabytes(spare)} for all else"
-    computed_anew = store.with_suffix(".off")
+    computed_anew = store.with_suffix(OFF)
     if computed_anew.exists():
         print(f"{what}: not stored but computed in every epoch, as decided when there was no room")
     elif has_room(folder, missing, spare):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,9 +25,8 @@ from pairs.photos.check import PHOTOS, Known
 from pairs.photos.folds import FOLDS, MOST_FOLDS, fold_folder
 from pairs.training.recipe import RECIPES
 from pairs.training.settings import RESTART, check_same_run
+from pairs.training.store_folder import remove_activations
 
-# Its folder of stored activations, see `activation_store`.
-ACTIVATIONS = "activations"
 # What a run writes, or wrote (`half`: a stage of `--recipe night` once). Nothing else in the
 # folder is ever moved: it may hold weights that the user brought.
 RUN_FILES = (
@@ -90,18 +88,6 @@ def remove_run(folder: pathlib.Path) -> None:
     for path in run_files(folder):
         path.unlink()
     remove_activations(folder)
-
-
-def remove_activations(folder: pathlib.Path) -> None:
-    """Deletes the stored activations of a run, and what was decided about them."""
-    activations = folder / ACTIVATIONS
-    if activations.is_symlink():  # to a larger disk: the link stays
-        for path in activations.glob("*"):
-            shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                path.unlink()
-        return
-    shutil.rmtree(activations, ignore_errors=True)
 
 
 def set_aside(folder: pathlib.Path) -> None:

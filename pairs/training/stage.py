@@ -32,11 +32,7 @@ from pairs.network.parts import (
 from pairs.network.trunks import TRUNKS
 from pairs.network.weights_folder import CHECKPOINT, MODEL, stage_files
 from pairs.photos.read import Photos
-from pairs.training.activation_store import (
-    ActivationStore,
-    open_store,
-    remove_stores,
-)
+from pairs.training.activation_store import ActivationStore, open_store
 from pairs.training.batches import KerasBatches, Pairs
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.checkpoint import Checkpoint, KeepCheckpoint, restore
@@ -46,6 +42,7 @@ from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.run import Run
 from pairs.training.scoring import judge
+from pairs.training.store_folder import remove_stores
 
 
 class Parts:
@@ -250,7 +247,7 @@ def open_stores(
         run.devices.barrier()
         if pooled is None:
             if run.cache == "off" and run.log.writes:  # what is left of a run that stored them
-                remove_stores(run.home, keep=[])
+                remove_stores(run.home)
             return None, None
         own = None if stage.augment == "affine" else pooled.part(run.pool, photos)
         return own, pooled.part(run.pool, valid)
@@ -262,7 +259,7 @@ def open_stores(
         stores += open_both(run, parts, photos, mirrors, lower_parts if needed_later else None)
         train_store = stores[-1]
     if run.log.writes:
-        remove_stores(run.folder, keep=stores)
+        remove_stores(run.home, keep=[store.path for store in stores if store])
     run.devices.barrier()
     return train_store, valid_store
 

@@ -21,8 +21,8 @@ from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
 from pairs.training.recipe import Stage
 from pairs.training.room import has_room, spare_bytes
 from pairs.training.run import Run
-from pairs.training.run_folder import ACTIVATIONS
 from pairs.training.stage import load_parts
+from pairs.training.store_folder import disk_of_stores
 
 
 def try_stages(run: Run, num_photos: int) -> None:
@@ -94,7 +94,7 @@ def is_stored(run: Run, shape: tuple[int, ...], num_photos: int) -> bool:
     if run.cache == "off":
         return False
     size = 2 * num_photos * math.prod(shape) * np.dtype(run.cache).itemsize
-    return has_room(run.home / ACTIVATIONS, size, spare_bytes(run))
+    return has_room(disk_of_stores(run.home), size, spare_bytes(run))
 
 
 def empty(tensor: keras.KerasTensor, batch_size: int) -> np.ndarray[Any, Any]:
