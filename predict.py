@@ -145,7 +145,10 @@ def read_names(file):
 def predict_photos(predictors, paths, keep_features=False):
     """What the models say of photos, averaged."""
     return average(
-        [predictor.predict(paths, keep_features) for predictor in predictors],
+        [
+            predictor.predict(paths, keep_features, quiet=predictor is not predictors[0])
+            for predictor in predictors
+        ],
         [predictor.typeids for predictor in predictors],
     )
 
@@ -181,8 +184,8 @@ def calibration_of(predictors):
     if not others and first.is_plain:
         if not first.calibration.photos:
             print(
-                "note: not calibrated yet, and none_of_these is not known: see predict.py "
-                "--evaluate"
+                "note: not calibrated yet, and whether a photo shows none of the classes is not "
+                "known: see predict.py --evaluate"
             )
         return first.calibration
     print(
@@ -222,6 +225,12 @@ def main():
         for weights in args.weights
     ]
     check_models(predictors, args)
+    if args.names and (nameless := [each for each in predictors[0].typeids if each not in names]):
+        num_classes = len(predictors[0].typeids)
+        print(
+            f"note: --names {printable(args.names)}: no name for {len(nameless)} of {num_classes} "
+            f"classes, e.g. {nameless[0]!r}"
+        )
     if args.evaluate:
         judge(predictors, args.evaluate, names, args.report, args.workers)
     elif args.export:

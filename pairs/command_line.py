@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -95,6 +96,9 @@ def run(main: Callable[[], None]) -> None:
     Exit codes: 0 done, 2 an error the user can fix, 130 stopped by Ctrl-C, 141 nobody
     reads what is printed (`| head`).
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # of a service; Keras and tqdm write to both
+            setattr(sys, name, pathlib.Path(os.devnull).open("w"))  # noqa: SIM115  for good
     # Names come in any script, and some in none; not every terminal can show them.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -106,8 +110,7 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main()
-        if sys.stdout:  # a service may run without one
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             sys.exit(141)

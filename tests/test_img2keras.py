@@ -568,6 +568,14 @@ def test_without_standard_output_the_work_is_done_all_the_same(tmp_path):
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == len(list(raw.iterdir()))
 
 
+def test_what_asks_the_outputs_of_a_service_gets_an_answer():
+    # As Keras and tqdm do.
+    code = "import sys; from pairs.command_line import run; run(lambda: print('1', file=sys.stderr)"
+    code += " or sys.stdout.isatty() or sys.stdout.write('2') and sys.stderr.flush())"
+    words = [*("bash", "-c", 'exec "$0" -c "$1" >&- 2>&-'), sys.executable, code]
+    assert subprocess.run(words, cwd=ROOT, check=False).returncode == 0
+
+
 def test_an_error_about_flags_and_names_is_one_line_with_the_name_as_it_is(tmp_path):
     done = run_script("img2keras.py", "--raw", tmp_path, "--nothing", "a\nimg2keras.py: all fine")
     assert_one_line_error(done, "a img2keras.py: all fine")

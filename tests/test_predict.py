@@ -321,6 +321,67 @@ def test_class_centres_speak_where_the_training_or_somebody_asks_them(trained, d
     assert_one_line_error(done, "--head all", "has no similarity.npz of its model")
 
 
+def test_damaged_settings_do_not_stop_a_model_that_needs_none(
+    trained, predictor, test_folder, tmp_path
+):
+    weights = shutil.copytree(trained, tmp_path / "w")
+    (weights / "settings.json").write_text('{"flags": ')
+    paths = find_photos(test_folder)
+    np.testing.assert_array_equal(
+        Predictor(weights, batch_size=2).predict(paths).probabilities,
+        predictor.predict(paths).probabilities,
+    )
+
+
+def test_where_each_length_would_be_compiled_all_batches_have_one(
+    predictor, test_folder, monkeypatch
+):
+    paths = find_photos(test_folder)[:3]
+    expected = predictor.predict(paths)
+    monkeypatch.setattr("pairs.network.parts.uses_xla", lambda: True)
+    lengths, ask = [], predictor.ask
+    monkeypatch.setattr(predictor, "ask", lambda images: lengths.append(len(images)) or ask(images))
+    found = predictor.predict(paths)
+    assert lengths == [2, 2]
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.features, expected.features, atol=1e-5)
+    del lengths[:]
+    predictor.predict(paths[:1])  # one photo takes no longer than before
+    assert lengths == [1]
+
+
+def test_with_two_models_an_unreadable_photo_is_reported_once(trained, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"<html>")
+    make_photo(tmp_path / "fine.jpg", (9, 9, 9), seed=0)
+    models = ("--weights", trained, "--weights", trained)
+    done = run_script("predict.py", *models, "--test", tmp_path, "--out", tmp_path / "p.txt")
+    assert done.returncode == 0
+    assert done.stderr.count("broken.jpg") == 1
+
+
+def test_names_that_fit_no_class_are_said(trained, test_folder, tmp_path):
+    (tmp_path / "names.txt").write_text("10\tMastiff\n0002\tAlabai\n")  # 0002 is class 2
+    photo = find_photos(test_folder)[0]
+    words = ("predict.py", photo, "--weights", trained, "--names", tmp_path / "names.txt")
+    assert "names.txt: no name for 2 of 3 classes, e.g. '2'" in run_script(*words).stdout
+    (tmp_path / "names.txt").write_text("10\tMastiff\n2\tAlabai\npug\tPug\n")
+    assert "no name for" not in run_script(*words).stdout
+
+
+def test_many_views_of_large_photos_do_not_wait_in_memory(trained, test_folder, monkeypatch):
+    ahead = []
+
+    def noted(read, items, workers, count):
+        ahead.append(count)
+        return map(read, items)
+
+    monkeypatch.setattr("pairs.evaluation.predictor.read_ahead", noted)
+    for views in (1, 12):
+        Predictor(trained, num_views=views).predict(find_photos(test_folder)[:1])
+    assert ahead[0] == 64
+    assert ahead[1] * 12 <= 64
+
+
 def test_running_out_of_memory_names_the_batch_size(predictor, test_folder, monkeypatch):
     def full(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 GiB")

@@ -86,7 +86,7 @@ def predict_unseen(
     """
     return average(
         [
-            predictor.predict(paths)
+            predictor.predict(paths, quiet=predictor is not predictors[0])
             if own is None
             else unseen.predict_held_out(predictor, paths, digests, own)
             for predictor, own in zip(predictors, folds, strict=True)

@@ -28,7 +28,7 @@ from pairs.network.similarity import (
 from pairs.network.trunks import TRUNKS
 from pairs.network.weights_folder import SETTINGS, SIMILARITY, model_files
 from pairs.photos.folds import fold_folder, fold_of_folder
-from pairs.photos.read import read_ahead
+from pairs.photos.read import AHEAD, read_ahead
 from pairs.photos.views import read_views
 
 
@@ -126,7 +126,10 @@ class Predictor:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Those of the training; empty if they are gone, or no longer what it wrote."""
-        settings = read_json(self.home / SETTINGS)
+        try:
+            settings = read_json(self.home / SETTINGS)
+        except UserError:
+            return {}
         return settings if isinstance(settings, dict) else {}
 
     @functools.cached_property
@@ -140,9 +143,9 @@ class Predictor:
         """`parts.photo_model` of all models; what the folds did not train, photos pass once."""
         from pairs.network import parts
 
-        row = TRUNKS.get(str(self.flags.get("trunk")))
+        row = TRUNKS.get(str(self.flags.get("trunk"))) if len(self.models) > 1 else None
         cut = None
-        if row and len(self.models) > 1:
+        if row:
             cut = parts.shared_cut(self.models, row.cut(self.models[0].get_layer("trunk")))
         return parts.photo_model(self.models, "mean" if self.head == "all" else self.head, cut)
 
@@ -171,16 +174,23 @@ class Predictor:
         """The model of a fold; of photos that no fold has seen (0), that of the first."""
         return self.of_folds[max(fold - 1, 0)]
 
-    def predict(self, paths: Sequence[str], keep_features: bool = True) -> Predictions:
+    def predict(
+        self, paths: Sequence[str], keep_features: bool = True, quiet: bool = False
+    ) -> Predictions:
         """Predicts photos; reports those that it cannot read.
 
         Args:
             paths: of the photos.
             keep_features: False leaves `features` empty, shape `(photos, 0)`: of the
                 models of ten folds they take 80 kB per photo.
+            quiet: nothing is reported: another model has had the same photos.
         """
+        from pairs.network import parts
+
         blank = np.zeros((self.num_views, self.image_size, self.image_size, 3), np.uint8)
-        photos = read_ahead(self.read_or_none, paths, self.workers)
+        read = functools.partial(self.read_or_none, quiet=quiet)
+        ahead = max(2, AHEAD // self.num_views)  # all views of a photo wait together
+        photos = read_ahead(read, paths, self.workers, ahead)
         shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
         width = self.num_features * len(self.models) if keep_features else 0
         probabilities = np.full((len(paths), len(self.typeids)), np.nan, np.float32)
@@ -190,10 +200,13 @@ class Predictor:
         for number, photo in enumerate(shown, start=1):
             batch.append(photo)
             if len(batch) == self.batch_size or number == len(paths):
+                first = number - len(batch)
+                if first and parts.uses_xla():  # which compiles each other length anew
+                    batch += [None] * (self.batch_size - len(batch))
                 views = np.stack([blank if photo is None else photo for photo in batch], axis=1)
                 found = [self.ask(images) for images in views]
                 readable = [row for row, photo in enumerate(batch) if photo is not None]
-                rows = np.array(readable, int) + number - len(batch)
+                rows = np.array(readable, int) + first
                 seen, guessed = (
                     np.mean([of_view[name] for of_view in found], axis=0)[readable]
                     for name in ("feature", "probabilities")
@@ -259,12 +272,13 @@ class Predictor:
             ]
         )
 
-    def read_or_none(self, path: str) -> np.ndarray | None:
+    def read_or_none(self, path: str, quiet: bool) -> np.ndarray | None:
         """The views of a photo; None, and a line printed, if it cannot be read."""
         try:
             return read_views(path, self.image_size, self.num_views, self.fit)
         except UserError as error:
-            print(error, file=sys.stderr)
+            if not quiet:
+                print(error, file=sys.stderr)
             return None
 
     def same_probabilities(self, features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
