@@ -13,7 +13,7 @@ second feature is gathered by the permutation (`connect` in pairs/network/parts.
 
 The seed's three losses are cross-entropies, weighted 1, 1 and 0.5, and its pair head
 looks at the squared difference of the features, number by number. That of recipes in
-`COMPARE_ALL_PAIRS` (pairs/training/recipe.py) looks at their cosine, one number, so
+`RECIPES` (pairs/training/recipe.py) looks at their cosine, one number, so
 that every pair of a batch can be compared in one matrix product.
 
 Source: the seed; the verification loss of arXiv:1611.05666; for all pairs the

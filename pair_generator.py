@@ -36,7 +36,7 @@ from pairs.photos.partners import (
     validation_partners,
 )
 from pairs.photos.read import Photos
-from pairs.training.recipe import AUGMENTATION, COMPARE_ALL_PAIRS, RECIPES
+from pairs.training.recipe import AUGMENTATION, RECIPES
 
 # From this share of same-class pairs on, the pair head hardly sees another one.
 MOSTLY_SAME = 0.9
@@ -300,14 +300,15 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     photos = dataclasses.replace(find_class_photos(args.data), fit=args.fit)
-    augmentation = None if args.no_augment else RECIPES[args.recipe or "seed"][0].augment
+    plan = RECIPES[args.recipe or "seed"]
+    augmentation = None if args.no_augment else plan.stages[0].augment
     batches = PairBatches(photos, args.image_size, args.batch_size, args.seed, augmentation)
     batch = batches[0]
     with replacing(args.out) as temporary:
         draw_pairs(batch, photos.typeids).save(temporary)
     same = int(batch[1]["bin_out"].sum())
     print(f"{args.out}: {len(batch[1]['bin_out'])} pairs, {same} of them of one class")
-    if args.recipe not in COMPARE_ALL_PAIRS and (note := note_on_pairs(batches)):
+    if not plan.all_pairs and (note := note_on_pairs(batches)):
         print(note)
 
 

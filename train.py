@@ -159,7 +159,7 @@ def build_first_model(args, photos):
         images = (batches[step][0]["img_1"] * scale + offset for step in range(count))
         trunks.estimate_statistics(trunk, images)
     num_photos = np.bincount(photos.labels, minlength=len(photos.typeids)).tolist()
-    heads = {"paired": args.loss == "paired", "all_pairs": args.recipe in recipe.COMPARE_ALL_PAIRS}
+    heads = {"paired": args.loss == "paired", "all_pairs": recipe.RECIPES[args.recipe].all_pairs}
     return build_model(trunk, photos.typeids, num_photos, **heads, fit=photos.fit)
 
 
@@ -180,8 +180,8 @@ def draw_first_pairs(args, stages, photos, picture):
         draw_pairs(batches[0], photos.typeids).save(temporary)
     print(f"drawing of some pairs: {picture}")
     trained = PairBatches(photos, 160, args.batch_size, args.seed)
-    compares_all = args.recipe in recipe.COMPARE_ALL_PAIRS
-    if args.loss == "paired" and not compares_all and (note := note_on_pairs(trained)):
+    all_pairs = recipe.RECIPES[args.recipe].all_pairs
+    if args.loss == "paired" and not all_pairs and (note := note_on_pairs(trained)):
         print(note)
 
 

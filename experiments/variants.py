@@ -25,10 +25,9 @@ from pairs.training import recipe, settings
 # Of trunks that do not scale bytes themselves.
 INPUT_SCALE = "pairs.network.trunks.INPUT_SCALE"
 # What only pairs notice: nothing of `--loss softmax`.
-COMPARES = "pairs.training.recipe.COMPARE_ALL_PAIRS"
 LOSS_WEIGHTS = "pairs.training.recipe.LOSS_WEIGHTS"
-OF_ALL_PAIRS = {COMPARES, "pairs.training.recipe.ALL_PAIRS_WEIGHT"}
-OF_PAIRS = {"pair_generator.swap_partners", LOSS_WEIGHTS, *OF_ALL_PAIRS}
+ALL_PAIRS_WEIGHT = "pairs.training.recipe.ALL_PAIRS_WEIGHT"
+OF_PAIRS = {"pair_generator.swap_partners", LOSS_WEIGHTS, ALL_PAIRS_WEIGHT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +39,13 @@ class Variant:
         replaced: dict from "module.NAME" to the constant or function instead.
         stages: dict from a stage's name, or "all", to the fields of
             `recipe.Stage` that change.
+        one_permutation: the seed's pairs and pair head, also of recipes with all pairs.
     """
 
     what: str
     replaced: dict = dataclasses.field(default_factory=dict)
     stages: dict = dataclasses.field(default_factory=dict)
+    one_permutation: bool = False
 
     def check(self, args):
         """Raises a UserError if the variant changes nothing of a training.
@@ -55,12 +56,13 @@ class Variant:
         before = recipe.plan(args.recipe, args.epochs)
         changes_plan = [self.changed(stage) for stage in before] != before
         works = set(self.replaced)
+        all_pairs = args.loss == "paired" and recipe.RECIPES[args.recipe].all_pairs
+        if all_pairs and self.one_permutation:
+            changes_plan = True
         if args.loss != "paired":
             works -= OF_PAIRS
-        if args.recipe not in recipe.COMPARE_ALL_PAIRS:
-            works -= OF_ALL_PAIRS
-        elif COMPARES not in works:
-            works -= {LOSS_WEIGHTS}  # of the seed's pair head, which nothing trains then
+        # Of two pair heads only one is trained.
+        works -= {LOSS_WEIGHTS} if all_pairs and not self.one_permutation else {ALL_PAIRS_WEIGHT}
         if TRUNKS[args.trunk].scales_itself:
             works -= {INPUT_SCALE}
         if args.demo or not (changes_plan or works):
@@ -76,8 +78,12 @@ class Variant:
         for place, value in self.replaced.items():
             owner, name = find(place)
             setattr(owner, name, value)
-        for name, stages in recipe.RECIPES.items():
-            recipe.RECIPES[name] = tuple(map(self.changed, stages))
+        for name, plan in recipe.RECIPES.items():
+            recipe.RECIPES[name] = dataclasses.replace(
+                plan,
+                stages=tuple(map(self.changed, plan.stages)),
+                all_pairs=plan.all_pairs and not self.one_permutation,
+            )
 
 
 def together(what, *variants):
@@ -88,7 +94,7 @@ def together(what, *variants):
         name: {key: v for variant in variants for key, v in variant.stages.get(name, {}).items()}
         for name in names
     }
-    return Variant(what, replaced, stages)
+    return Variant(what, replaced, stages, any(each.one_permutation for each in variants))
 
 
 def find(place):
@@ -175,11 +181,11 @@ CANDIDATES = {
     ),
     "all-pairs-0": Variant(
         "all pairs of a batch, weighted 0: what is left of a recipe without",
-        {"pairs.training.recipe.ALL_PAIRS_WEIGHT": 0.0},
+        {ALL_PAIRS_WEIGHT: 0.0},
     ),
     "one-permutation": Variant(
         "the seed's pairs and pair head instead of all pairs of a batch",
-        {COMPARES: ()},
+        one_permutation=True,
     ),
     "pair-weight-0": pair_weight(0.0),
     "pair-weight-2": pair_weight(2.0),

@@ -153,18 +153,6 @@ def test_it_counts_no_more_once_one_of_its_files_changes_or_goes(weights, capsys
     assert capsys.readouterr().err == ""
 
 
-def test_of_an_earlier_version_all_but_the_threshold_of_the_pair_head_counts(weights, capsys):
-    (weights / "similarity.npz").unlink()
-    write_calibration(weights, FITTED)
-    path = weights / "calibration.json"
-    model = json.loads(path.read_text())["model"]
-    for threshold in (0.93, None):
-        facts = {"model": model, "temperature": 0.7, "same_threshold": threshold, "photos": 60}
-        path.write_text(json.dumps(facts))
-        assert read_calibration(weights) == Calibration(temperature=0.7, photos=60)
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.parametrize(
     "changed",
     [

@@ -175,16 +175,6 @@ def test_the_best_model_is_there_before_the_stage_ends_but_seldom_new(
         np.testing.assert_array_equal(one, two)
 
 
-def test_the_best_epoch_of_an_earlier_version_is_its_last_or_was_saved(undisturbed, tmp_path):
-    best = 1 + int(np.argmin([row["val_loss"] for row in undisturbed[2]]))
-    with pytest.raises(Stop):
-        train_from(tmp_path, cut_at=best)
-    old = dataclasses.replace(checkpoint.read_checkpoint(tmp_path), best=[])
-    checkpoint.write_checkpoint(tmp_path, old)
-    for one, two in zip(train_from(tmp_path)[1], undisturbed[1], strict=True):
-        np.testing.assert_array_equal(one, two)
-
-
 def test_a_checkpoint_of_another_stage_holds_no_best_epoch_of_this_one(undisturbed, tmp_path):
     with pytest.raises(Stop):
         train_from(tmp_path, cut_at=2)

@@ -30,6 +30,7 @@ def test_epochs_that_fit_no_plan_are_refused(recipe, epochs, words):
 
 
 def test_stages_of_a_recipe_are_numbered_and_named_apart():
-    for stages in RECIPES.values():
+    for chosen in RECIPES.values():
+        stages = chosen.stages
         assert [stage.number for stage in stages] == list(range(1, len(stages) + 1))
         assert len({stage.name for stage in stages}) == len(stages)

@@ -20,7 +20,8 @@ CONSTANTS = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
 
 def settings(found, typeids=("a", "b"), stages=SEED, constants=None, **flags):
-    flags = {"trunk": "xception", "seed": 0, "batch_size": 32, "workers": 2, **flags}
+    flags = {"trunk": "xception", "recipe": "seed", "loss": "paired", "seed": 0, **flags}
+    flags = {"batch_size": 32, "workers": 2, **flags}
     made = make_settings(flags, stages, ALONE, list(typeids), found)
     return {**made, "constants": constants or CONSTANTS}
 
@@ -168,12 +169,20 @@ def test_a_run_of_an_older_version_is_one_line(begun, found):
         go_on(begun, found)
 
 
-def test_a_run_from_before_there_was_a_fit_or_a_balance_goes_on(begun, found):
+def test_a_run_from_before_there_was_a_flag_did_what_is_its_default(begun, found):
     assert go_on(begun, found, fit="squash", balance=False)
     with pytest.raises(UserError, match="--fit was squash, is now crop"):
         go_on(begun, found, fit="crop", balance=False)
     with pytest.raises(UserError, match="--balance was not given, is now given"):
         go_on(begun, found, fit="squash", balance=True)
+    old = read_json(begun / "settings.json")
+    for stage in old["stages"]:
+        del stage["image_scale"], stage["schedule"]  # nor did stages have these
+    run_folder.write_settings(begun, old)
+    assert go_on(begun, found)
+    larger = [dataclasses.replace(stage, image_scale=2.0) for stage in SEED[:1]] + [*SEED[1:]]
+    with pytest.raises(UserError, match=r"image_scale of stage heads was 1\.0, is now 2\.0\. Undo"):
+        go_on(begun, found, stages=larger)
 
 
 def test_a_damaged_settings_file_is_one_line(begun, found):
@@ -204,21 +213,14 @@ def test_a_training_of_its_own_in_the_folder_of_a_fold_is_not_taken_for_the_fold
         run_folder.check_fold_folders(tmp_path, 3)
 
 
-def test_a_run_that_numbered_layers_goes_on_where_it_trained_the_same_ones(
-    tmp_path, found, monkeypatch
-):
-    """Settings of earlier versions: of all trunks, by the indices of their layers."""
+def test_of_the_trunks_only_the_row_of_its_own_makes_another_run(tmp_path, found, monkeypatch):
     from pairs.network.trunks import TRUNKS
 
-    constants = {
-        "input scale": [1 / 127.5, -1.0],
-        "unfreezing": {"xception": [105, 105], "inceptionv3": [249, 248]},
-    }
     check.write_check(tmp_path, found)
     for trunk, other in (("xception", "inceptionv3"), ("inceptionv3", "xception")):
         flags = {"trunk": trunk, "recipe": "seed", "loss": "softmax"}
-        run_folder.write_settings(tmp_path, settings(found, constants=constants, **flags))
         now = settings(found, constants=constants_of(flags), **flags)
+        run_folder.write_settings(tmp_path, now)
         assert run_folder.holds_run(tmp_path, now, found, found)
         with monkeypatch.context() as patched:  # another row is no other run
             patched.setitem(TRUNKS, other, None)
@@ -369,20 +371,6 @@ def test_every_difference_between_two_plans_is_named(begun, found):
         assert words in message
     assert message.count("; ") == 2
     assert f"--weights {begun} holds" in message
-
-
-def test_a_night_run_of_before_is_refused_in_one_line_and_moved_whole(begun, found):
-    """It trained the upper half of the trunk, in a stage of that name."""
-    old = read_json(begun / "settings.json")
-    old["flags"]["recipe"] = "night"
-    old["stages"] = [dataclasses.asdict(TUNED[0]), {"name": "half", "unfreeze": "half"}]
-    run_folder.write_settings(begun, old)
-    with pytest.raises(UserError, match=r"of another version .* had a stage half: choose another"):
-        go_on(begun, found, recipe="night", stages=TUNED, loss="paired")
-    (begun / "half-best.keras").write_bytes(b"old")
-    run_folder.set_aside(begun)
-    assert not (begun / "half-best.keras").exists()
-    assert (begun / "run-1" / "half-best.keras").read_bytes() == b"old"
 
 
 def test_the_same_classes_in_another_order_are_another_run(begun, found):

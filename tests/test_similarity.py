@@ -234,10 +234,6 @@ def test_what_is_written_is_read_back(beside_a_model, capsys):
     assert found.votes is False
     write_similarity(model.parent, dataclasses.replace(fitted, votes=True))
     assert read_similarity(model).votes is True
-    # Those of earlier versions did not say.
-    parts = {name: getattr(fitted, name) for name in ("model", "mean", "axes", "gains", "centres")}
-    np.savez(model.with_name("similarity.npz"), **parts)
-    assert read_similarity(model).votes is False
     assert capsys.readouterr().err == ""
 
 

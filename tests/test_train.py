@@ -71,6 +71,7 @@ def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
     ("flags", "words"),
     [
         ("--image-size 70", "at least 71 pixels"),
+        ("--recipe night --image-size 931", "--recipe night takes at most 930"),
         ("--trunk inceptionv3 --image-size 74", "at least 75 pixels"),
         ("--batch-size 1", "at least 2 images"),
         ("--epochs 1 -1 1", "0 (skip the stage) or more"),
@@ -330,7 +331,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     data, tmp_path, monkeypatch, small_trunk
 ):
     wild = Stage(1, "heads", None, "sgd", float("inf"), epochs=2, augment=None)
-    monkeypatch.setitem(recipe.RECIPES, "seed", (wild,))
+    monkeypatch.setitem(recipe.RECIPES, "seed", recipe.Recipe("wild", (wild,)))
     flags = f"--data {data} --weights {tmp_path} --image-size {SIZE} --batch-size 6 "
     args = train.parse_args((flags + "--pretrained none --epochs 2").split())
     with pytest.raises(UserError, match=r"loss is nan in stage heads, epoch 1, step 2"):
@@ -445,7 +446,7 @@ def test_the_best_epoch_is_the_model_and_the_next_stages_start_also_after_a_cut(
         Stage(2, "blocks", "blocks", "sgd", 0.0, epochs=1, augment=None),
         Stage(3, "plain", None, "sgd", 0.1, epochs=2, augment=None),
     )
-    monkeypatch.setitem(recipe.RECIPES, "seed", plan)
+    monkeypatch.setitem(recipe.RECIPES, "seed", recipe.Recipe("short", plan))
     seeds = []
 
     class Noted(PairBatches):

@@ -154,8 +154,6 @@ def read_calibration(weights: pathlib.Path) -> Calibration:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts.pop("model") == models_digest(weights):
-            if "same_known" not in facts:  # of an older version: a threshold of the pair head
-                del facts["same_threshold"]
             found = Calibration(**facts).checked()
             return dataclasses.replace(  # JSON knows no tuples
                 found, same_known=tuple(found.same_known), same_new=tuple(found.same_new)

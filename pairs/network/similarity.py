@@ -171,16 +171,14 @@ def read_similarity(model_file: pathlib.Path) -> Similarity | None:
     """Reads what lies beside a model file.
 
     Returns:
-        None if there is none, as of trainings of earlier versions, or it belongs to
-        another model; a line says so.
+        None if there is none, or it belongs to another model; a line says so.
     """
     path = model_file.with_name(SIMILARITY)
     names = ("mean", "axes", "gains", "centres")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            votes = "votes" in arrays and bool(arrays["votes"])  # earlier versions have none
             parts = {name: arrays[name] for name in names}
-            found = Similarity(str(arrays["model"]), votes=votes, **parts)
+            found = Similarity(str(arrays["model"]), votes=bool(arrays["votes"]), **parts)
         num_features, num_axes = found.axes.shape
         shapes = [found.mean.shape, found.gains.shape, found.centres.shape[1:]]
         if shapes != [(num_features,), (num_axes,), (num_features,)]:

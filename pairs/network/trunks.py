@@ -136,11 +136,6 @@ TRUNKS = {
     ),
 }
 
-# What settings.json said of these cuts when it numbered layers, and said it of all trunks;
-# and how the cuts were named then: not to be changed with the table above.
-NUMBERED = {"xception": [105, 105], "inceptionv3": [249, 248]}
-NAMED = {"xception": "before block12_sepconv1_act", "inceptionv3": "after mixed8"}
-
 
 def build_trunk(
     name: str, image_size: int, pretrained: str, weights_folder: str | pathlib.Path

@@ -43,8 +43,7 @@ class Facts:
             whenever the bytes do. None: not even these could be read.
         digest: SHA-256 of its bytes; None: they could not be read.
         reason: why it is not usable; None: it is.
-        perceptual_hash: what it shows, see `duplicates`; None: it could not be
-            read, or an earlier version did.
+        perceptual_hash: what it shows, see `duplicates`; None: it could not be read.
     """
 
     size: int | None

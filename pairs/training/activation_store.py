@@ -22,7 +22,6 @@ from tqdm import tqdm
 from pairs.errors import UserError
 from pairs.files import digest_or_none, map_array, replacing
 from pairs.network.parts import digest
-from pairs.photos.fit import SQUASH
 from pairs.photos.read import Photos, read_ahead
 from pairs.training import room
 from pairs.training.run import Run
@@ -261,12 +260,10 @@ def store_key(
     # Not the layers' names: Keras numbers them anew at each build.
     layers = [[type(layer).__name__, layer.compute_dtype] for layer in frozen.layers]
     scaling = [scale.scale, scale.offset]
-    # Named only where it is not that of runs begun before there was a choice.
-    fit = [photos.fit] if photos.fit != SQUASH else []
     facts = [
         installed_versions(),
         keras.backend.backend(),
-        *(layers, scaling, below.input_shape, dtype, mirror, *fit),
+        *(layers, scaling, below.input_shape, dtype, mirror, photos.fit),
     ]
     sha.update(json.dumps(facts).encode())
     sha.update(digest(below.weights).encode())

@@ -37,8 +37,7 @@ class Checkpoint:
         seconds: how long each of these epochs took.
         stopped: whether the stage has ended early.
         values: in the order of `changing_variables`.
-        best: trained weights of the epoch with the lowest validation loss; none
-            in the files of earlier versions.
+        best: trained weights of the epoch with the lowest validation loss.
     """
 
     stage: str = ""
@@ -166,8 +165,6 @@ class KeepCheckpoint(keras.callbacks.Callback):
             callback.verbose = verbose
         variables = changing_variables(self.model)
         restore(variables, self.checkpoint.values, self.log.folder / CHECKPOINT)
-        if not self.best and is_best(rows):  # an earlier version may not have saved it yet
-            self.best = self.checkpoint.values[: len(self.model.trainable_variables)]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.log.writes:

@@ -4,33 +4,31 @@ import argparse
 import importlib.util
 import os
 import pathlib
+from collections.abc import Callable
 
 from pairs.command_line import Parser, add_workers_flag, whole_number
 from pairs.devices.cards import PRECISIONS
 from pairs.network.trunks import TRUNKS
 from pairs.photos.fit import FITS, SQUASH
 from pairs.photos.folds import MOST_FOLDS
-from pairs.training.recipe import RECIPES
+from pairs.training.recipe import RECIPES, Recipe
 
 # One image of this size takes 12 GB in the blocks stage; a larger number is a slip.
 MAX_IMAGE_SIZE = 2048
-# NumPy's generators take 32 bits, and every stage makes a seed of its own from it.
-MAX_SEED = 2**32 // 10 - max(map(len, RECIPES.values()))
+# NumPy's generators take 32 bits; a stage's seed is 10 times this, and its number.
+MAX_SEED = 2**32 // 10 - 1
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses and checks the flags; a wrong one ends the process with one line."""
-    parser = Parser(
-        description="Train on data/train, validate on data/valid, write weights/model.keras."
-    )
-    add_recipe_flags(parser)
-    add_machine_flags(parser)
+    parser = make_parser()
     args = parser.parse_args(argv)
     smallest = TRUNKS[args.trunk].min_image_size
-    if not smallest <= args.image_size <= MAX_IMAGE_SIZE:
+    largest = int(MAX_IMAGE_SIZE / RECIPES[args.recipe].image_scale)
+    if not smallest <= args.image_size <= largest:
         parser.error(
             f"--image-size {args.image_size}: {args.trunk} needs at least {smallest} pixels, "
-            f"at most {MAX_IMAGE_SIZE}"
+            f"--recipe {args.recipe} takes at most {largest}"
         )
     if args.batch_size < 2:
         parser.error(f"--batch-size {args.batch_size}: a pair needs at least 2 images")
@@ -51,12 +49,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def make_parser() -> Parser:
+    """The flags and their defaults."""
+    parser = Parser(
+        description="Train on data/train, validate on data/valid, write weights/model.keras."
+    )
+    add_recipe_flags(parser)
+    add_machine_flags(parser)
+    return parser
+
+
 def epochs_count(text: str) -> int:
     """An argparse type: an integer of at least 0."""
     value = whole_number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} given, 0 (skip the stage) or more is needed")
     return value
+
+
+def of_recipes(say: Callable[[Recipe], str]) -> str:
+    """What is to be said of each recipe, for `--help`."""
+    return ", ".join(f"{name}: {say(plan)}" for name, plan in RECIPES.items())
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
@@ -87,14 +100,14 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         choices=RECIPES,
         default="seed",
-        help="the plan of stages; seed is that of 2017, tuned errs less, night is tuned with "
-        "larger images (default: %(default)s)",
+        help=f"the plan of stages; {of_recipes(lambda plan: plan.what)} (default: %(default)s)",
     )
     add(
         "--image-size",
         type=int,
         default=299,
-        help="side in pixels; tuned takes 1.6 and night 2.2 times as many (default: %(default)s)",
+        help="side in pixels, multiplied by the recipe: "
+        f"{of_recipes(lambda plan: f'{plan.image_scale:g}')} (default: %(default)s)",
     )
     add(
         "--fit",
@@ -108,8 +121,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=epochs_count,
         nargs="+",
-        help="at most so many for each stage, 0 skips it (default: the recipe's; seed: 30 30 10, "
-        "tuned and night: 10 12)",
+        help="at most so many for each stage, 0 skips it (default: the recipe's; "
+        f"{of_recipes(lambda plan: ' '.join(str(stage.epochs) for stage in plan.stages))})",
     )
     add(
         "--folds",

@@ -67,7 +67,7 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
     similarities = [read_similarity(own / MODEL) for own in folders]
     probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
     unit = np.zeros((len(photos), kept[0].features.shape[1]), np.float32)
-    # Folds that an earlier version has trained have no space of similarities.
+    # Somebody may have deleted one.
     likeness = np.zeros(len(photos), np.float32) if all(similarities) else None
     for fold, (held_out, similarity) in enumerate(zip(kept, similarities, strict=True), start=1):
         row = {digest: number for number, digest in enumerate(held_out.digests.tolist())}

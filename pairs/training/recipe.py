@@ -1,23 +1,20 @@
 """The training plans: one table of stages each. `train.py --recipe` chooses.
 
 Reading a table is reading the plan. `seed` is the 2017 recipe and the default.
-The numbers above the tables belong to the plans that use them: augmentation and plateau
-to `seed`, all pairs to `COMPARE_ALL_PAIRS`, the others to each. Which layers train is
+The numbers above the tables belong to the plans that use them: augmentation, plateau and
+the weight of `bin_out` to `seed`, that of all pairs to the others. Which layers train is
 a matter of the trunk: `pairs.network.trunks.TRUNKS`.
 """
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pairs.errors import UserError
 
-# The seed's.
 LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
 DROPOUT = 0.5
-# Recipes whose pair loss looks at every pair of a batch, not at one permutation of
-# it, and the weight of that loss. Chosen by experiment: docs/results.md.
-COMPARE_ALL_PAIRS = ("tuned", "night")
+# The weight of the pair loss of all pairs. Chosen by experiment: docs/results.md.
 ALL_PAIRS_WEIGHT = 2.0
 # The settings of 2017. Their shear of 0.2 was in radians; ImageDataGenerator takes
 # degrees today. The edges are filled with the nearest pixel, its default.
@@ -78,22 +75,48 @@ SEED = (
     # Photos as they will be at test time; the plateaus take it down to 1e-6.
     Stage(3, "plain", "blocks", "sgd", 1e-4, epochs=10, augment=None),
 )
+
+
 # Measured against SEED in docs/results.md. Mirrored photos can be stored, affine
 # transforms cannot: the time that saves goes into larger images.
-STORED: dict[str, Any] = {"augment": "mirror", "schedule": "cosine"}
-
-
-def stored_and_larger(image_scale: float) -> tuple[Stage, ...]:
+def stored_and_larger(scale: float) -> tuple[Stage, ...]:
     """Two stages of stored activations, at so many times `--image-size`."""
     return (
-        Stage(1, "heads", None, "adam", 1e-3, epochs=10, **STORED, image_scale=image_scale),
-        Stage(2, "blocks", "blocks", "sgd", 6e-3, epochs=12, **STORED, image_scale=image_scale),
+        Stage(1, "heads", None, "adam", 1e-3, 10, "mirror", None, "cosine", scale),
+        Stage(2, "blocks", "blocks", "sgd", 6e-3, 12, "mirror", None, "cosine", scale),
     )
 
 
 TUNED = stored_and_larger(1.6)
 NIGHT = stored_and_larger(2.2)  # whether that pays: docs/results.md
-RECIPES = {"seed": SEED, "tuned": TUNED, "night": NIGHT}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What `--recipe` chooses.
+
+    Attributes:
+        what: it in some words, for `--help`.
+        stages: in their order.
+        all_pairs: whether the pair loss looks at every pair of a batch, not at one
+            permutation of it.
+    """
+
+    what: str
+    stages: tuple[Stage, ...]
+    all_pairs: bool = False
+
+    @property
+    def image_scale(self) -> float:
+        """The largest of its stages."""
+        return max(stage.image_scale for stage in self.stages)
+
+
+RECIPES = {
+    "seed": Recipe("that of 2017", SEED),
+    "tuned": Recipe("errs less", TUNED, all_pairs=True),
+    "night": Recipe("tuned with larger images", NIGHT, all_pairs=True),
+}
 
 
 def plan(recipe: str, epochs: list[int] | None = None) -> list[Stage]:
@@ -107,7 +130,7 @@ def plan(recipe: str, epochs: list[int] | None = None) -> list[Stage]:
     Raises:
         UserError: another number of stages, or nothing left to train.
     """
-    stages = RECIPES[recipe]
+    stages = RECIPES[recipe].stages
     if epochs is None:
         return list(stages)
     if len(epochs) != len(stages):

@@ -27,13 +27,13 @@ from pairs.training.recipe import RECIPES
 from pairs.training.settings import RESTART, check_same_run
 from pairs.training.store_folder import remove_activations
 
-# What a run writes, or wrote (`half`: a stage of `--recipe night` once). Nothing else in the
-# folder is ever moved: it may hold weights that the user brought.
+# What a run writes. Nothing else in the folder is ever moved: it may hold weights that the
+# user brought.
 RUN_FILES = (
     *FILES,
     *(
         path.name
-        for name in sorted({"half", *(s.name for stages in RECIPES.values() for s in stages)})
+        for name in sorted({stage.name for plan in RECIPES.values() for stage in plan.stages})
         for path in stage_files(pathlib.Path(), name)
     ),
 )

@@ -17,6 +17,7 @@ from pairs.photos import fit
 from pairs.photos.check import Known, fingerprint, readable
 from pairs.photos.find import SIDES
 from pairs.training import recipe
+from pairs.training.flags import make_parser
 from pairs.training.recipe import Stage
 
 PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
@@ -26,11 +27,8 @@ NOT_COMPARED = (
     *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
 )
 UNFREEZING = "unfreezing"
-# Constants that only some recipes have.
+# A constant that only some recipes have.
 ALL_PAIRS_WEIGHT = "weight of all pairs"
-OF_RECIPE = (ALL_PAIRS_WEIGHT, "upper half")  # the second: of `--recipe night` once
-# What runs did that began before there was such a flag.
-BEFORE_FLAGS = {"fit": fit.SQUASH, "balance": False}
 
 
 def installed_versions() -> dict[str, str]:
@@ -88,7 +86,7 @@ def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
     """The same, of the run's own trunk and recipe."""
     trunk = trunks.TRUNKS[flags["trunk"]]
     found: dict[str, Any] = {"input scale": list(trunk.input_scale), UNFREEZING: trunk.blocks}
-    if flags.get("recipe") in recipe.COMPARE_ALL_PAIRS and flags["loss"] == "paired":
+    if recipe.RECIPES[flags["recipe"]].all_pairs and flags["loss"] == "paired":
         found[ALL_PAIRS_WEIGHT] = recipe.ALL_PAIRS_WEIGHT
     return found
 
@@ -111,7 +109,8 @@ def check_same_run(
     Raises:
         UserError: spells out every difference; of another recipe only its name.
     """
-    flags = {**BEFORE_FLAGS, **old["flags"]}
+    # A run that began before there was a flag did what is its default now.
+    flags = {**vars(make_parser().parse_args([])), **old["flags"]}
     differences = [
         f"--{name.replace('_', '-')} was {given(flags.get(name))}, is now {given(value)}"
         for name, value in new["flags"].items()
@@ -124,14 +123,10 @@ def check_same_run(
         print(f"note: --cache was {cache}, is now off: results may differ in the last digits")
     was, is_now = dict(old["constants"]), dict(new["constants"])
     if flags.get("recipe") == new["flags"].get("recipe"):
-        check_same_version(folder, old)
         differences += stage_differences(old["stages"], new["stages"])
     else:  # all stages differ, and what is of one recipe only
-        for name in OF_RECIPE:
-            was.pop(name, None)
-            is_now.pop(name, None)
-    if was.get(UNFREEZING) == trunks.NUMBERED:  # of a run of an earlier version
-        was[UNFREEZING] = trunks.NAMED.get(old["flags"].get("trunk"))
+        was.pop(ALL_PAIRS_WEIGHT, None)
+        is_now.pop(ALL_PAIRS_WEIGHT, None)
     differences += [
         f"{name} was {was.get(name)}, is now {is_now.get(name)}"
         for name in sorted(was.keys() | is_now.keys())
@@ -158,18 +153,6 @@ def check_same_run(
         print(f"note: {name} was {before}, is now {now}: results may differ in the last digits")
 
 
-def check_same_version(folder: pathlib.Path, old: dict[str, Any]) -> None:
-    """Raises a UserError if a run has a stage that its recipe no longer has."""
-    name = old["flags"].get("recipe")
-    stages = {stage.name for stage in recipe.RECIPES.get(name, ())}
-    gone = [stage["name"] for stage in old["stages"] if stages and stage["name"] not in stages]
-    if gone:
-        raise UserError(
-            f"--weights {folder} holds a run of another version of this project, whose --recipe "
-            f"{name} had a stage {gone[0]}: choose another --weights, or {RESTART}"
-        )
-
-
 def given(value: Any) -> Any:
     """The value of a flag, human-readable."""
     if value is None or value is False:
@@ -179,14 +162,15 @@ def given(value: Any) -> Any:
 
 def stage_differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     """How two training plans differ, one phrase a difference."""
-    was, now = ({stage["name"]: stage for stage in stages} for stages in (old, new))
+    defaults = {field.name: field.default for field in dataclasses.fields(Stage)}
+    was, now = ({stage["name"]: {**defaults, **stage} for stage in stages} for stages in (old, new))
     differences = [f"stage {name} was skipped" for name in now if name not in was]
     differences += [f"stage {name} is skipped" for name in was if name not in now]
     for name in was.keys() & now.keys():
         differences += [
-            f"{key} of stage {name} was {was[name].get(key)}, is now {value}"
+            f"{key} of stage {name} was {was[name][key]}, is now {value}"
             for key, value in now[name].items()
-            if was[name].get(key) != value
+            if was[name][key] != value
         ]
     return sorted(differences)
 

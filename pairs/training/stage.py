@@ -186,8 +186,7 @@ def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
     """Fits a stage from the checkpoint on, and saves every epoch.
 
     Returns:
-        the best epoch's trained weights; none where another process writes, or if an
-        earlier version saved that epoch as a model.
+        the best epoch's trained weights; none where another process writes.
 
     Raises:
         UserError, RuntimeError: see `run_stage`.
