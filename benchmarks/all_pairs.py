@@ -31,8 +31,8 @@ def make_step(image_size, batch_size, all_pairs):
     with tempfile.TemporaryDirectory() as folder:
         trunk = build_trunk("xception", image_size, "none", folder)
     model = build_model(trunk, TYPEIDS, all_pairs=all_pairs)
-    first, cut = TRUNKS["xception"].training_place(trunk, "blocks")
-    unfreeze(model, first)
+    cut = TRUNKS["xception"].cut(trunk)
+    unfreeze(model, cut)
     below, above = split(model, cut, all_pairs)
     compile_model(above, keras.optimizers.SGD(1e-4, momentum=0.9))
     rng = np.random.default_rng(0)

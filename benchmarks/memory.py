@@ -115,7 +115,7 @@ def main():
     for batch_size in args.batch_sizes:
         line = f"{batch_size:>6}"
         for name, (unfreeze, stored) in STAGES.items():
-            _, at = TRUNKS[args.trunk].training_place(trunk, unfreeze)
+            at = TRUNKS[args.trunk].cut(trunk) if unfreeze else None
             guess = estimate(trunk, at, batch_size, stored=stored) / 1e9
             beside = ""
             if on_gpu:

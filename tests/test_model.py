@@ -68,7 +68,7 @@ def cut_of(model, cut):
 
 
 def test_layer_105_of_xception_closes_block_11_and_blocks_12_to_14_follow(trunk):
-    assert TRUNKS["xception"].training_place(trunk, "blocks") == (106, 105)
+    assert TRUNKS["xception"].cut(trunk) == 105
     layers = keras.applications.Xception(weights=None, include_top=False, pooling="avg").layers
     assert isinstance(layers[105], keras.layers.Add)
     assert layers[104].name == "block11_sepconv3_bn"
@@ -86,7 +86,7 @@ def test_layer_249_of_inceptionv3_opens_the_top_two_blocks():
     mixed = [layer.name for layer in layers[249:] if layer.name.startswith("mixed")]
     assert mixed == ["mixed9_0", "mixed9", "mixed9_1", "mixed10"]
     trunk = build_trunk("inceptionv3", 75, "none", "no folder")
-    assert TRUNKS["inceptionv3"].training_place(trunk, "blocks") == (249, 248)
+    assert TRUNKS["inceptionv3"].cut(trunk) == 248
 
 
 def test_names_and_shapes_are_the_seeds(pair_model):

@@ -1,6 +1,7 @@
 """Every row of `TRUNKS` against Keras' own network; and from photos to predictions."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,8 @@ MODULES = {
     "convnexttiny": keras.applications.convnext,
     "convnextbase": keras.applications.convnext,
 }
+# Whose weights file Keras names by putting parts together, of the small ones.
+BY_PARTS = ("resnet50v2", "convnexttiny")
 ALL = bool(os.environ.get("ALL_TRUNKS"))
 all_only = pytest.mark.skipif(not ALL, reason="minutes for each trunk: only with ALL_TRUNKS=1")
 KERNELS = {"kernel", "bias", "depthwise_kernel", "pointwise_kernel"}
@@ -66,6 +69,29 @@ def row(request, tmp_path_factory):
     return name, build_trunk(name, size, "imagenet", folder), images, features
 
 
+def test_no_trunk_is_left_out_of_these_tests():
+    assert MODULES.keys() == TRUNKS.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in BY_PARTS else all_only) for name in TRUNKS],
+)
+def test_a_file_brought_has_the_name_that_keras_gives_it(name, monkeypatch):
+    class Asked(Exception):
+        """The name of the file that Keras would download."""
+
+    def ask(fname, *_, **__):
+        raise Asked(fname)
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", ask)
+    size = TRUNKS[name].min_image_size
+    with pytest.raises(Asked, match=f"^{re.escape(TRUNKS[name].weights_file)}$"):
+        getattr(keras.applications, TRUNKS[name].builder)(
+            weights="imagenet", include_top=False, input_shape=(size, size, 3)
+        )
+
+
 @with_rows("xception", "inceptionv3", "resnet50v2", "efficientnetv2s", "convnexttiny")
 def test_a_photo_has_the_feature_that_keras_own_network_and_preprocessing_give_it(row):
     _, trunk, images, expected = row
@@ -80,12 +106,12 @@ def test_cut_at_its_names_it_is_the_same_network_and_a_step_moves_the_kernels_ab
     model = build_model(trunk, ["a", "b"])
     labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
     partner = np.array([1, 2, 3, 4, 5, 0], np.int32)
-    first, cut = TRUNKS[name].training_place(trunk, "blocks")
+    cut = TRUNKS[name].cut(trunk)
     assert 0.12 < 1 - cut / len(trunk.operations) < 0.25
     below, upper = parts.split_trunk(model, cut)
     activation = below(images)
     np.testing.assert_allclose(upper(activation), expected, rtol=1e-3, atol=1e-3)
-    parts.unfreeze(model, first)
+    parts.unfreeze(model, cut)
     _, above = parts.split(model, cut)
     compile_model(above, keras.optimizers.SGD(1e-3))
     above.run_eagerly = True

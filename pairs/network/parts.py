@@ -28,7 +28,7 @@ def split(
     Args:
         model: `build_model(...)`.
         cut: index into the trunk's `operations`, of the one whose output is passed
-            on, see `Trunk.training_place`; None cuts after the feature.
+            on, see `Trunk.cut`; None cuts after the feature.
         all_pairs: `above` has `all_pairs` instead of `bin_out`: what that head says
             of every pair of the batch, shape `(batch, batch, 2)`.
 
@@ -72,17 +72,17 @@ def same_or_not(model: keras.Model, features: Sequence[keras.KerasTensor]) -> ke
     return model.get_layer("bin_out")(model.get_layer(compare)(features))
 
 
-def unfreeze(model: keras.Model, from_layer: int | None) -> None:
-    """Sets which layers of the trunk train: `layers.KERNELS` from an index on.
+def unfreeze(model: keras.Model, cut: int | None) -> None:
+    """Sets which layers of the trunk train: `layers.KERNELS` above a cut.
 
     Compile the model afterwards: until then Keras trains what it did before.
 
     Args:
         model: `build_model(...)`.
-        from_layer: index into the trunk's `operations`; None freezes the whole trunk.
+        cut: as of `split`; None freezes the whole trunk.
     """
     for index, operation in enumerate(model.get_layer("trunk").operations):
-        trains = from_layer is not None and index >= from_layer
+        trains = cut is not None and index > cut
         layers = [operation]
         if isinstance(operation, keras.Sequential):  # ConvNeXt's, between two stages
             operation.trainable = trains

@@ -51,28 +51,13 @@ class Trunk:
         """`(scale, offset)` from bytes to what the trunk takes."""
         return BYTES if self.scales_itself else INPUT_SCALE
 
-    def training_place(
-        self, trunk: "keras.Model", unfreeze: str | None
-    ) -> tuple[int | None, int | None]:
-        """Where a stage trains.
-
-        Args:
-            trunk: `build_trunk(...)` of this row.
-            unfreeze: of `recipe.Stage`.
-
-        Returns:
-            `(first, cut)`: index of the first operation that trains, and `cut`; None,
-            None: the trunk is frozen.
-        """
-        if unfreeze is None:
-            return None, None
-        cut = self.cut(trunk)
-        return cut + 1, cut
-
     def cut(self, trunk: "keras.Model") -> int:
         """Index into `trunk.operations`: whose output is all that the trained ones read.
 
         Operations are the layers and, in ConvNeXt, sums that are no layers.
+
+        Args:
+            trunk: `build_trunk(...)` of this row.
         """
         side, name = self.blocks.split()
         layer = trunk.get_layer(name)

@@ -213,8 +213,8 @@ def load_parts(run: Run, stage: Stage, path: pathlib.Path) -> Parts:
     """Loads the model file that a stage starts from, cut where its training begins."""
     keras.utils.set_random_seed(run.seed_of(stage))
     model = load_at_size(path, run.trunk, run.image_size_of(stage))
-    first, cut = TRUNKS[run.trunk].training_place(model.get_layer("trunk"), stage.unfreeze)
-    unfreeze(model, first)
+    cut = TRUNKS[run.trunk].cut(model.get_layer("trunk")) if stage.unfreeze else None
+    unfreeze(model, cut)
     return Parts(model, cut)
 
 
