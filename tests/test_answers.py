@@ -66,9 +66,9 @@ def read_photos(monkeypatch):
     """The photos that were read from here on, each as often as it was."""
     read, paths = Predictor.read_or_none, []
 
-    def read_or_none(self, path):
+    def read_or_none(self, path, quiet):
         paths.append(path)
-        return read(self, path)
+        return read(self, path, quiet)
 
     monkeypatch.setattr(Predictor, "read_or_none", read_or_none)
     return paths

@@ -350,6 +350,21 @@ def test_where_each_length_would_be_compiled_all_batches_have_one(
     assert lengths == [1]
 
 
+def test_a_single_batch_is_not_traced_and_says_the_same(trained, test_folder, monkeypatch):
+    paths = find_photos(test_folder)[:3]
+    traced = Predictor(trained, batch_size=2).predict(paths)
+    at_once = Predictor(trained, batch_size=4)
+
+    def trace(_):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr(at_once.photo_model, "predict_on_batch", trace)
+    found = at_once.predict(paths)
+    assert found.probabilities.dtype == found.features.dtype == np.float32
+    np.testing.assert_allclose(found.probabilities, traced.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.features, traced.features, atol=1e-5)
+
+
 def test_with_two_models_an_unreadable_photo_is_reported_once(trained, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
     make_photo(tmp_path / "fine.jpg", (9, 9, 9), seed=0)

@@ -193,6 +193,10 @@ class Predictor:
         photos = read_ahead(read, paths, self.workers, ahead)
         shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
         width = self.num_features * len(self.models) if keep_features else 0
+        # To trace the network takes TensorFlow longer than to run it once without.
+        ask = self.ask
+        if len(paths) <= self.batch_size and self.num_views == 1 and not parts.uses_xla():
+            ask = functools.partial(self.ask, traced=False)
         probabilities = np.full((len(paths), len(self.typeids)), np.nan, np.float32)
         features = np.full((len(paths), width), np.nan, np.float32)
         likeness = np.full(len(paths), np.nan, np.float32) if all(self.similarities) else None
@@ -204,7 +208,7 @@ class Predictor:
                 if first and parts.uses_xla():  # which compiles each other length anew
                     batch += [None] * (self.batch_size - len(batch))
                 views = np.stack([blank if photo is None else photo for photo in batch], axis=1)
-                found = [self.ask(images) for images in views]
+                found = [ask(images) for images in views]
                 readable = [row for row, photo in enumerate(batch) if photo is not None]
                 rows = np.array(readable, int) + first
                 seen, guessed = (
@@ -221,10 +225,15 @@ class Predictor:
                 batch = []
         return Predictions(list(paths), probabilities, features, likeness=likeness)
 
-    def ask(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def ask(self, images: np.ndarray, traced: bool = True) -> dict[str, np.ndarray]:
         """What `photo_model` says of some images; a line if memory runs out."""
+        import keras
+
         try:
-            return self.photo_model.predict_on_batch(images)
+            if traced:
+                return self.photo_model.predict_on_batch(images)
+            found = self.photo_model(images, training=False)
+            return {name: keras.ops.convert_to_numpy(output) for name, output in found.items()}
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
