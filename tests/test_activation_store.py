@@ -256,6 +256,19 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
         assert memory.is_out_of_memory(RuntimeError(words))
 
 
+def test_a_full_disk_is_not_called_full_memory(tmp_path):
+    """TensorFlow's name of both errors is the same, as of a summary on a full disk."""
+    import tensorflow as tf
+
+    full = tf.errors.ResourceExhaustedError(None, None, "/board/events; No space left on device")
+    assert not memory.is_out_of_memory(full)
+    words = r"no room on a disk that stage heads writes to .*make room and run the same"
+    with pytest.raises(UserError, match=words), memory.memory_errors(SEED[0], ALONE, 32):
+        raise full
+    with pytest.raises(UserError, match="as it was"), memory.memory_errors(SEED[0], ALONE, 32):
+        raise UserError("No space left on device, as it was")
+
+
 def test_mirrored_rows_are_what_the_frozen_layers_make_of_mirrored_photos(tmp_path, below, photos):
     store = open_store(tmp_path, below, photos, mirror=True)
     images = np.stack([read_photo(path, SIZE) for path in photos.paths])

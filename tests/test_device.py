@@ -254,8 +254,35 @@ def test_a_driver_that_knows_no_compute_capability_is_asked_again(tmp_path, monk
     (card,) = inventory.list_cards()
     assert (card.driver, card.capability, card.memory) == ("470.256.02", None, 6 << 30)
     assert card.used == 410 << 20
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert inventory.list_cards() == ()
+
+
+@pytest.mark.parametrize("hides", ["", "-1", "NoDevFiles", "none", "-1,0"])
+def test_cards_that_are_hidden_on_purpose_are_not_called_idle(hides, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(inventory, "first_list_of_cards", lambda: (H200,))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert inventory.take_inventory().cards == (H200,)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hides)
+    assert inventory.take_inventory().cards == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert not inventory.wants_no_gpu("jax")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert inventory.wants_no_gpu("jax")
+    assert not inventory.wants_no_gpu("tensorflow")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    assert not inventory.wants_no_gpu("jax")
+
+
+def test_code_of_one_major_number_runs_on_no_card_of_another():
+    code = inventory.parse_code(["sm_90", "sm_100", "sm_120"])
+    of = [capability for capability in ((9, 0), (10, 3), (11, 0), (12, 1), (8, 9))]
+    found = [cards.lacks_code(with_card(H200, code_for=code), capability) for capability in of]
+    assert found == [False, False, True, False, True]
+
+
+def test_a_capability_that_the_driver_does_not_tell_is_unknown():
+    (card,) = inventory.parse_cards("NVIDIA GH200, 97871, 410, 580.65, [N/A]")
+    assert card.capability is None
 
 
 def full(card):

@@ -161,6 +161,28 @@ def test_at_the_threshold_of_equal_errors_both_are_equal():
     assert threshold == pytest.approx(0.5, abs=0.1)  # halfway between the two normals
 
 
+def test_where_scores_part_both_kinds_the_threshold_is_amid_them():
+    scores, positive = np.array([0.1, 0.02, 0.95, 0.99], np.float32), np.array([0, 0, 1, 1], bool)
+    threshold, error = metrics.equal_error(scores, positive)
+    assert error == 0
+    assert threshold == pytest.approx((0.1 + 0.95) / 2)
+    assert metrics.equal_error(np.array([0.5, 0.5]), np.array([True, False]))[0] == 0.5
+
+
+@given(st.integers(0, 10_000))
+def test_errors_count_whose_class_is_not_ranked_first_or_among_the_first_five(seed):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.integers(0, 4, (30, 9)) / 10  # with ties
+    labels = rng.integers(0, 9, 30)
+    order = metrics.rank_classes(probabilities)
+    assert (order[:, 0] == probabilities.argmax(axis=1)).all()
+    missed = [label != row[0] for label, row in zip(labels, order, strict=True)]
+    missed_all = [label not in row[:5] for label, row in zip(labels, order, strict=True)]
+    error, top5_error = metrics.errors(probabilities, labels)
+    assert error.value == pytest.approx(np.mean(missed))
+    assert top5_error.value == pytest.approx(np.mean(missed_all))
+
+
 def check_pairs(labels, most):
     first, second, same = metrics.sample_pairs(labels, most)
     assert same.sum() == (~same).sum() == most

@@ -340,7 +340,12 @@ def test_where_each_length_would_be_compiled_all_batches_have_one(
     expected = predictor.predict(paths)
     monkeypatch.setattr("pairs.network.parts.uses_xla", lambda: True)
     lengths, ask = [], predictor.ask
-    monkeypatch.setattr(predictor, "ask", lambda images: lengths.append(len(images)) or ask(images))
+
+    def noted(images, **more):
+        lengths.append(len(images))
+        return ask(images, **more)
+
+    monkeypatch.setattr(predictor, "ask", noted)
     found = predictor.predict(paths)
     assert lengths == [2, 2]
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
@@ -350,19 +355,21 @@ def test_where_each_length_would_be_compiled_all_batches_have_one(
     assert lengths == [1]
 
 
-def test_a_single_batch_is_not_traced_and_says_the_same(trained, test_folder, monkeypatch):
+def test_a_single_photo_is_not_traced_and_has_the_same_answer(trained, test_folder, monkeypatch):
     paths = find_photos(test_folder)[:3]
     traced = Predictor(trained, batch_size=2).predict(paths)
-    at_once = Predictor(trained, batch_size=4)
+    predictor = Predictor(trained, batch_size=4)
 
     def trace(_):
         raise AssertionError("traced")
 
-    monkeypatch.setattr(at_once.photo_model, "predict_on_batch", trace)
-    found = at_once.predict(paths)
+    monkeypatch.setattr(predictor.photo_model, "predict_on_batch", trace)
+    found = predictor.predict(paths[:1])
     assert found.probabilities.dtype == found.features.dtype == np.float32
-    np.testing.assert_allclose(found.probabilities, traced.probabilities, atol=1e-6)
-    np.testing.assert_allclose(found.features, traced.features, atol=1e-5)
+    np.testing.assert_allclose(found.probabilities, traced.probabilities[:1], atol=1e-6)
+    np.testing.assert_allclose(found.features, traced.features[:1], atol=1e-5)
+    with pytest.raises(AssertionError, match="traced"):  # of all layers of two: too much memory
+        predictor.predict(paths[:2])
 
 
 def test_with_two_models_an_unreadable_photo_is_reported_once(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import COLOURS, make_photo
 from PIL import Image
 
-from pairs.evaluation import calibration, evaluate, metrics, report
+from pairs.evaluation import calibration, evaluate, metrics, report, unseen
 from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.heat_maps import class_maps, find_heat_maps
 from pairs.evaluation.predictions import Predictions
@@ -144,8 +145,34 @@ def test_two_thousand_photos_fit_into_five_megabytes(tmp_path, shared):
         *(photos, Predictions(paths, probabilities, None), probabilities, confusions),
         *(metrics.judge_classes(confusions), Calibration(), numbers),
     )
-    described = report.script_json({"photos": report.describe_photos(evaluation)})
+    described = report.script_json({"photos": report.describe_photos(evaluation, workers=2)})
     assert len(described) < 4.2e6  # and 0.8 MB for the mistakes and everything else
+
+
+def test_photos_that_came_after_the_training_are_no_training_photos(trained, data, tmp_path):
+    copied = shutil.copytree(data, tmp_path / "data")
+    weights = shutil.copytree(trained, tmp_path / "weights")
+    settings = json.loads((weights / "settings.json").read_text())
+    settings["flags"]["data"] = str(copied)
+    (weights / "settings.json").write_text(json.dumps(settings))
+    before = unseen.find_training_photos(Predictor(weights)).paths
+    assert len(before) == len(list((data / "train").rglob("*.jpg")))
+    for path in (copied / "valid" / "2").glob("*.jpg"):  # sorted with another seed
+        path.rename(copied / "train" / "2" / path.name)
+    found = unseen.find_training_photos(Predictor(weights))
+    assert found.paths == before
+
+
+def test_a_photo_that_is_gone_is_grey_on_the_page_and_not_another(tmp_path):
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path in paths:
+        Image.new("RGB", (90, 80), (200, 0, 0)).save(path)
+    photos = Photos(paths, np.array([0, 0], np.int32), ["2"])
+    os.remove(paths[0])
+    gone, there = (np.asarray(report.open_as_seen(photos, index, 20)) for index in (0, 1))
+    assert gone.shape == there.shape == (20, 20, 3)
+    assert (gone == 128).all()
+    assert (there[..., 0] > 190).all()
 
 
 def test_a_heat_map_says_how_much_each_place_adds_to_the_logit(trained, data):

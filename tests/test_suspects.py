@@ -149,3 +149,13 @@ def test_the_table_names_photos_as_the_raw_folder_does(tmp_path):
         [names[1], "西藏獒", "'-2", "0.368"],
         [names[2], "西藏獒", "'-2", "0.1761"],
     ]
+
+
+def test_only_suspects_that_the_page_shows_have_neighbours(monkeypatch):
+    photos, probabilities, features, folds, groups = made_up(1)
+    all_of_them = find_suspects(photos, probabilities, features, folds, groups)
+    monkeypatch.setattr("pairs.evaluation.suspects.MOST_SUSPECTS", 3)
+    found = find_suspects(photos, probabilities, features, folds, groups)
+    assert found[:3] == all_of_them[:3]
+    assert [suspect.index for suspect in found] == [suspect.index for suspect in all_of_them]
+    assert not any(suspect.near_own or suspect.near_suggested for suspect in found[3:])

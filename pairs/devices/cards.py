@@ -157,7 +157,9 @@ def lacks_code(inventory: Inventory, capability: tuple[int, ...]) -> bool:
     ones (`compute_90` in TensorFlow's wheels) they refuse: CUDA_ERROR_INVALID_PTX.
     """
     code = inventory.code_for
-    return bool(code) and not min(code) <= capability < (max(code)[0] + 1,)
+    return bool(code) and not any(
+        of[0] == capability[0] and of <= capability[: len(of)] for of in code
+    )
 
 
 def why_a_card_is_idle(inventory: Inventory) -> str | None:

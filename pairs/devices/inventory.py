@@ -61,7 +61,7 @@ def parse_cards(text: str) -> tuple[Card, ...]:
         name, *facts = [part.strip() for part in line.split(",")]
         with contextlib.suppress(ValueError):
             memory, used, driver, *more = facts
-            capability = version_numbers(more[0]) if more else None
+            capability = (version_numbers(more[0]) or None) if more else None  # "[N/A]"
             in_use = int(used) << 20 if used.isdecimal() else 0
             cards.append(Card(name, int(memory) << 20, capability, driver, in_use))
     return tuple(cards)
@@ -77,7 +77,7 @@ def take_inventory() -> Inventory:
     import keras
 
     backend = keras.backend.backend()
-    cards = first_list_of_cards()
+    cards = () if wants_no_gpu(backend) else first_list_of_cards()
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -155,10 +155,17 @@ def package_version(name: str) -> str | None:
     return None
 
 
+def wants_no_gpu(backend: str) -> bool:
+    """Whether the environment hides all cards, as people or a cluster's queue have chosen."""
+    if backend == "jax" and (platforms := os.environ.get("JAX_PLATFORMS")):
+        return not {"cuda", "gpu"} & set(platforms.split(","))
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    # A number, or an identity; what CUDA does not know hides all that follows.
+    return not (first.isdecimal() or first.startswith(("GPU-", "MIG-")))
+
+
 def list_cards() -> tuple[Card, ...]:
-    """The cards that NVIDIA's driver lists; none where there is no driver, or none is wanted."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
-        return ()
+    """The cards that NVIDIA's driver lists; none where there is no driver."""
     # Drivers before 510 refuse the whole question for its last word.
     for fields in (
         "name,memory.total,memory.used,driver_version,compute_cap",

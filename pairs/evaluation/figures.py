@@ -10,6 +10,9 @@ from PIL import Image
 
 from pairs.evaluation import metrics
 
+# With more classes their names could not be read, and take half a minute to draw.
+MOST_NAMED = 200
+
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:
     """A Matplotlib figure and its axes, without pyplot, which would look for a screen."""
@@ -36,8 +39,9 @@ def draw_confusions(confusions: np.ndarray, typeids: list[str], path: pathlib.Pa
     size = 8 if num_classes <= 60 else 4
     # parse_math: a typeid may be `$5$`, which is no formula.
     names = {"labels": in_its_font(typeids), "fontsize": size, "parse_math": False}
-    axes.set_xticks(range(num_classes), rotation=90, **names)
-    axes.set_yticks(range(num_classes), **names)
+    if num_classes <= MOST_NAMED:
+        axes.set_xticks(range(num_classes), rotation=90, **names)
+        axes.set_yticks(range(num_classes), **names)
     axes.set_xlabel("guessed typeid")
     axes.set_ylabel("true typeid")
     axes.set_title("photos, coloured by share of the true class")

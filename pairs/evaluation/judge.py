@@ -46,10 +46,10 @@ def judge(
         print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {unjudged[0]!r}")
     digests = unseen.find_digests(photos.paths, workers)
     folds = [unseen.find_folds(each, digests) for each in predictors]
+    known = [unseen.count_known(each, digests) for each in predictors]
     evaluation = evaluate(
         predictor, photos, predict_unseen(predictors, photos.paths, digests, folds)
     )
-    known = [unseen.count_known(each, digests) for each in predictors]
     why_not = why_not_fair(predictors, known, len(photos))
     print_evaluation(evaluation, names)
     if why_not:
@@ -84,15 +84,14 @@ def predict_unseen(
         folds: of each predictor, `unseen.find_folds`: where a fold holds a photo out,
             that fold's model alone is asked.
     """
-    return average(
-        [
-            predictor.predict(paths, quiet=predictor is not predictors[0])
-            if own is None
-            else unseen.predict_held_out(predictor, paths, digests, own)
-            for predictor, own in zip(predictors, folds, strict=True)
-        ],
-        [predictor.typeids for predictor in predictors],
-    )
+    found: list[Predictions] = []
+    for predictor, own in zip(predictors, folds, strict=True):
+        if own is not None:
+            found.append(unseen.predict_held_out(predictor, paths, digests, own))
+        else:
+            is_first = not found  # whose features count, and who reports what cannot be read
+            found.append(predictor.predict(paths, keep_features=is_first, quiet=not is_first))
+    return average(found, [predictor.typeids for predictor in predictors])
 
 
 def why_not_fair(

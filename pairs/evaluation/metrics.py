@@ -68,14 +68,18 @@ def errors(probabilities: np.ndarray, labels: np.ndarray) -> tuple[Share, Share]
     Returns:
         `(error, top5_error)`.
     """
-    hits = rank_classes(probabilities) == np.asarray(labels)[:, None]
-    return share(~hits[:, 0]), share(~hits[:, :TOP].any(axis=1))
+    labels = np.asarray(labels)
+    own = probabilities[np.arange(len(labels)), labels][:, None]
+    # Of equal probabilities the smaller label is guessed first, as by `rank_classes`.
+    ahead = (probabilities > own).sum(axis=1)
+    ahead += ((probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])).sum(1)
+    return share(ahead > 0), share(ahead >= TOP)
 
 
 def count_confusions(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """int array, shape `(classes, classes)`: photos of class row guessed as column."""
     num_classes = probabilities.shape[1]
-    guesses = rank_classes(probabilities)[:, 0]
+    guesses = probabilities.argmax(axis=1)
     confusions = np.zeros((num_classes, num_classes), int)
     np.add.at(confusions, (labels, guesses), 1)
     return confusions
@@ -142,7 +146,7 @@ def bin_by_confidence(
         of an empty bin are NaN.
     """
     confidence = probabilities.max(axis=1)
-    right = rank_classes(probabilities)[:, 0] == labels
+    right = probabilities.argmax(axis=1) == labels
     # 1.0 belongs to the last bin.
     place = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
     count = np.bincount(place, minlength=num_bins)
@@ -186,12 +190,17 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     photos, with a weak prior (`TEMPERATURE_SPREAD`). A golden section search closes in on
     the minimum.
     """
-    rows = np.arange(len(labels))
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST))
+    logits -= logits.max(axis=1, keepdims=True)
+    own = logits[np.arange(len(labels)), labels]
+    powers = np.empty_like(logits)
 
     def loss(log_temperature):
-        scaled = apply_temperature(probabilities, math.exp(log_temperature))
+        temperature = math.exp(log_temperature)
+        np.exp(np.divide(logits, temperature, out=powers), out=powers)
+        log_probabilities = own / temperature - np.log(powers.sum(axis=1))
         prior = (log_temperature / TEMPERATURE_SPREAD) ** 2 / 2
-        return prior - np.log(np.maximum(scaled[rows, labels], LEAST)).sum()
+        return prior - np.maximum(log_probabilities, math.log(LEAST)).sum()
 
     ratio = (math.sqrt(5) - 1) / 2
     low, high = -math.log(20), math.log(20)
@@ -286,4 +295,6 @@ def equal_error(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]
     missed = np.searchsorted(positives, candidates) / len(positives)
     false = 1 - np.searchsorted(negatives, candidates) / len(negatives)
     best = int(np.argmin(np.abs(missed - false)))
-    return float(candidates[best]), float((missed[best] + false[best]) / 2)
+    # Amid the scores that it parts: other pairs will be between them.
+    threshold = candidates[max(best - 1, 0) : best + 1].mean(dtype=np.float64)
+    return float(threshold), float((missed[best] + false[best]) / 2)

@@ -193,9 +193,10 @@ class Predictor:
         photos = read_ahead(read, paths, self.workers, ahead)
         shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
         width = self.num_features * len(self.models) if keep_features else 0
-        # To trace the network takes TensorFlow longer than to run it once without.
+        # To trace the network takes TensorFlow longer than to run it once without. But then
+        # the output of every layer stays in memory: nothing for more than one photo.
         ask = self.ask
-        if len(paths) <= self.batch_size and self.num_views == 1 and not parts.uses_xla():
+        if len(paths) == self.num_views == 1 and parts.is_traced():
             ask = functools.partial(self.ask, traced=False)
         probabilities = np.full((len(paths), len(self.typeids)), np.nan, np.float32)
         features = np.full((len(paths), width), np.nan, np.float32)

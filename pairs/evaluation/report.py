@@ -12,7 +12,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from pairs.errors import UserError
 from pairs.evaluation import metrics
 from pairs.evaluation.calibration import class_scores
 from pairs.evaluation.evaluate import Evaluation, printed_name
@@ -23,7 +25,7 @@ from pairs.evaluation.predictor import Predictor
 from pairs.evaluation.suspects import nearest
 from pairs.files import write_text
 from pairs.network.weights_folder import CURVES, model_files
-from pairs.photos.read import Photos, open_photo
+from pairs.photos.read import Photos, open_photo, read_ahead
 
 # Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
 THUMBNAIL, CARD, NEIGHBOUR = 64, 176, 88
@@ -53,7 +55,7 @@ def write_report(
     classes = [printed_name(typeid, names) for typeid in typeids]
     data = {
         "classes": classes,
-        "photos": describe_photos(evaluation),
+        "photos": describe_photos(evaluation, predictor.workers),
         "mistakes": describe_mistakes(evaluation, predictor, trained_on),
     }
     numbers = evaluation.numbers
@@ -110,17 +112,34 @@ def suspects_link(num_suspects: int | None) -> str:
     return f'<a href="suspects.html">{labels} to check</a>'
 
 
-def describe_photos(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """What the page needs of every photo, the most confident first.
+def open_as_seen(photos: Photos, index: int, side: int) -> Image.Image:
+    """A photo as the network saw it; grey if it cannot be read any more.
+
+    Never `photos.open`: another photo would stand under its name.
+    """
+    try:
+        return open_photo(photos.paths[index], side, photos.fit)
+    except UserError:
+        return Image.new("RGB", (side, side), "grey")
+
+
+def describe_photos(evaluation: Evaluation, workers: int) -> list[dict[str, Any]]:
+    """What the page needs of every photo, the most confident first; read by so many threads.
 
     `none` is the photo's place, from 1, among those that look like none of the
     classes, the most unlike first; 0 for all others.
     """
     photos, calibrated = evaluation.photos, evaluation.calibrated
-    guesses = metrics.rank_classes(evaluation.predictions.probabilities)[:, 0]
+    guesses = evaluation.predictions.probabilities.argmax(axis=1)
     scores = class_scores(evaluation.predictions.probabilities, evaluation.predictions.likeness)
     places = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1
     places[scores >= evaluation.calibration.none_below] = 0
+    order = confident_first(evaluation)
+
+    def read(index):
+        return thumbnail(open_as_seen(photos, index, THUMBNAIL * 2), THUMBNAIL)
+
+    images = read_ahead(read, order, workers)
     return [
         {
             "label": int(photos.labels[index]),
@@ -128,9 +147,9 @@ def describe_photos(evaluation: Evaluation) -> list[dict[str, Any]]:
             "probability": round(float(calibrated[index, guesses[index]]), 4),
             "name": pathlib.Path(photos.paths[index]).name.encode("utf-8", "replace").decode(),
             "none": int(places[index]),
-            "image": thumbnail(photos.open(index, THUMBNAIL * 2), THUMBNAIL),
+            "image": image,
         }
-        for index in confident_first(evaluation)
+        for index, image in zip(order, images, strict=True)
     ]
 
 
@@ -144,7 +163,7 @@ def describe_mistakes(
 ) -> list[dict[str, Any]]:
     """The most confident mistakes, with their heat maps and nearest training photos."""
     photos, predictions = evaluation.photos, evaluation.predictions
-    guesses = metrics.rank_classes(predictions.probabilities)[:, 0]
+    guesses = predictions.probabilities.argmax(axis=1)
     order = confident_first(evaluation)
     chosen = [index for index in order if guesses[index] != photos.labels[index]][:MISTAKES]
     if not chosen:
@@ -159,7 +178,7 @@ def describe_mistakes(
         neighbours = find_held_out_neighbours(evaluation, folds, chosen)
     mistakes = []
     for index, heat, near in zip(chosen, heats, neighbours, strict=True):
-        image = photos.open(index, CARD)
+        image = open_as_seen(photos, index, CARD)
         top = metrics.rank_classes(evaluation.calibrated[index : index + 1])[0, :3]
         mistakes.append(
             {
@@ -184,7 +203,7 @@ def find_neighbours(
         photos: of the training; None: there are none to look at.
 
     Returns:
-        for each feature `NEIGHBOURS` descriptions, or an empty list.
+        for each feature at most `suspects.NEIGHBOURS` descriptions.
     """
     if photos is None:
         print("no training photos available: the report shows no neighbours")
@@ -214,7 +233,7 @@ def describe_neighbour(photos: Photos, index: int) -> dict[str, Any]:
     return {
         "label": int(photos.labels[index]),
         "name": pathlib.Path(photos.paths[index]).name,
-        "image": thumbnail(open_photo(photos.paths[index], NEIGHBOUR, photos.fit), NEIGHBOUR),
+        "image": thumbnail(open_as_seen(photos, index, NEIGHBOUR), NEIGHBOUR),
     }
 
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pairs.evaluation.metrics import LEAST, rank_classes
+from pairs.evaluation.metrics import LEAST
 from pairs.files import write_csv
 from pairs.photos.read import Photos
 
+# The page shows so many suspects; others need no neighbours.
+MOST_SUSPECTS = 150
 NEIGHBOURS = 3
 PHOTOS_AT_ONCE = 4096
 HEADER = ["image", "typeid", "suggested", "score"]
@@ -32,7 +34,7 @@ class Suspect:
         own_probability: of its own label, in [0, 1].
         probability: of the suggested label, in [0, 1].
         near_suggested: indices of up to three photos labelled as suggested, the
-            nearest first; of the same fold.
+            nearest first; of the same fold. Of the first `MOST_SUSPECTS` alone.
         near_own: the same for its own label, without the photo itself.
         duplicates: indices of its near-duplicates under other labels.
     """
@@ -101,19 +103,25 @@ def find_suspects(
     labels = photos.labels
     known = ~np.isnan(probabilities).any(axis=1)
     scores = label_scores(probabilities, labels)
-    guesses = rank_classes(probabilities)[:, 0]
+    guesses = probabilities.argmax(axis=1)
     duplicates = find_mislabelled_duplicates(labels, groups)
     doubted = guesses != labels
     doubted[list(duplicates)] = True
     chosen = np.flatnonzero(known & doubted).tolist()
-    suspects = []
+    suspects: list[Suspect] = []
     for index in sorted(chosen, key=lambda index: (-scores[index], index)):
         others = duplicates.get(index, ())
         suggested = int(guesses[index])
         if suggested == labels[index]:
             suggested = max((int(labels[i]) for i in others), key=probabilities[index].__getitem__)
-        members = known & (folds == folds[index])
-        members[index] = False
+        near: list[tuple[int, ...]] = [(), ()]
+        if len(suspects) < MOST_SUSPECTS:
+            members = known & (folds == folds[index])
+            members[index] = False
+            near = [
+                nearest(features, features[index], members & (labels == label))
+                for label in (suggested, labels[index])
+            ]
         suspects.append(
             Suspect(
                 index,
@@ -121,8 +129,8 @@ def find_suspects(
                 score=float(scores[index]),
                 own_probability=float(shown[index, labels[index]]),
                 probability=float(shown[index, suggested]),
-                near_suggested=nearest(features, features[index], members & (labels == suggested)),
-                near_own=nearest(features, features[index], members & (labels == labels[index])),
+                near_suggested=near[0],
+                near_own=near[1],
                 duplicates=others,
             )
         )
@@ -135,6 +143,8 @@ def find_mislabelled_duplicates(
     """The near-duplicates under other labels of every photo that has such."""
     found: dict[int, tuple[int, ...]] = {}
     for group in groups:
+        if len(np.unique(labels[list(group)])) == 1:
+            continue
         for index in group:
             others = tuple(int(other) for other in group if labels[other] != labels[index])
             if others:

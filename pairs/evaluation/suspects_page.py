@@ -21,13 +21,13 @@ from pairs.errors import UserError
 from pairs.evaluation.evaluate import printed_name
 from pairs.evaluation.figures import embeddable
 from pairs.evaluation.page import fill_template, script_json
-from pairs.evaluation.suspects import Suspect
+from pairs.evaluation.suspects import MOST_SUSPECTS, Suspect
 from pairs.files import write_text
 from pairs.photos.find import SIDES
 from pairs.photos.read import Photos, open_photo, printable
 
 # What a browser and a person take in one go; with them the page stays below 5 MB.
-MOST_SUSPECTS, MOST_GROUPS, MOST_OF_GROUP = 150, 60, 6
+MOST_GROUPS, MOST_OF_GROUP = 60, 6
 # Longer sides in pixels.
 LARGE, SMALL = 400, 120
 
@@ -87,7 +87,7 @@ def write_suspects_page(
 def sorting_command(photos: Photos) -> str:
     """The command that sorts these photos again, their raw ones as the README has them."""
     path = pathlib.PurePath(photos.paths[0])
-    is_sorted = len(path.parts) > 3 and path.parts[-3] in SIDES
+    is_sorted = len(path.parts) >= 3 and path.parts[-3] in SIDES
     out = str(path.parents[2]) if is_sorted else "data"
     raw, out = shlex.quote(printable(os.path.join(out, "raw"))), shlex.quote(printable(out))
     return f"python img2keras.py --raw {raw} --out {out} --corrections corrections.csv"

@@ -25,13 +25,19 @@ from pairs.photos.skipped import print_skipped
 
 
 def find_training_photos(predictor: Predictor) -> Photos | None:
-    """The photos that a model was trained on; None if they are not there any more."""
+    """The photos that a model was trained on; None if they are not there any more.
+
+    Where photos were sorted anew since then, others lie beside them.
+    """
     try:
         data = pathlib.Path(predictor.flags["data"])
         train = find_class_photos(data / TRAIN, predictor.typeids)
         held_out = read_folds(predictor.home)
         if not held_out:
-            return train
+            seen = set(readable(read_check(predictor.home)[TRAIN]).values())
+            digests = find_digests(train.paths, predictor.workers)
+            own = [index for index, digest in enumerate(digests) if digest in seen]
+            return train.take(own) if own else None
         pool = pool_sides([train, find_class_photos(data / VALID, predictor.typeids)])
         if not predictor.fold:
             return pool

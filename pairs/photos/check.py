@@ -245,7 +245,8 @@ def class_folders(names: Iterable[str]) -> set[str]:
 def photos_of(found: Known, folder: pathlib.Path, typeids: list[str]) -> Photos:
     """The readable photos of a check, whether they are still there or not."""
     digests = readable(found)
-    labels = [typeids.index(pathlib.PurePath(name).parts[0]) for name in digests]
+    label_of = {typeid: label for label, typeid in enumerate(typeids)}
+    labels = [label_of[pathlib.PurePath(name).parts[0]] for name in digests]
     paths = [str(pathlib.Path(folder, name)) for name in digests]
     return Photos(paths, np.array(labels, np.int32), list(typeids), list(digests.values()))
 

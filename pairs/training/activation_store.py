@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pairs.errors import UserError
 from pairs.files import digest_or_none, map_array, replacing
-from pairs.network.parts import digest
+from pairs.network.parts import digest, uses_xla
 from pairs.photos.read import Photos, read_ahead
 from pairs.training import room
 from pairs.training.run import Run
@@ -236,7 +236,10 @@ def from_photos(
     for number, image in enumerate(read_ahead(read, rows, workers), start=1):
         batch.append(image)
         if len(batch) == BATCH_SIZE or number == len(rows):
-            yield np.asarray(below.predict_on_batch(np.stack(batch)))
+            images = np.stack(batch)
+            if uses_xla():  # which compiles each other length anew
+                images = np.resize(images, (BATCH_SIZE, *images.shape[1:]))
+            yield np.asarray(below.predict_on_batch(images))[: len(batch)]
             batch = []
 
 

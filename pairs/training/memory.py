@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Iterator
 
 from pairs.devices.cluster import MIN_IMAGES_A_REPLICA, Cluster
-from pairs.devices.memory import is_out_of_memory
+from pairs.devices.memory import is_out_of_disk, is_out_of_memory
 from pairs.errors import UserError
 from pairs.training.recipe import Stage
 
 
 @contextlib.contextmanager
 def memory_errors(stage: Stage, devices: Cluster, batch_size: int | None) -> Iterator[None]:
-    """Turns running out of memory into a line that says what to change.
+    """Turns running out of memory, or of disk, into a line that says what to change.
 
     Args:
         stage: that runs.
@@ -20,7 +20,14 @@ def memory_errors(stage: Stage, devices: Cluster, batch_size: int | None) -> Ite
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
+        if is_out_of_disk(error):  # TensorBoard's
+            raise UserError(
+                f"no room on a disk that stage {stage.name} writes to ({error}): make room and run "
+                f"the same command again"
+            ) from error
         if not is_out_of_memory(error):
             raise
         share = smaller_share((batch_size or 0) // devices.num_devices, devices)
