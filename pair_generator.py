@@ -36,6 +36,7 @@ from pairs.photos.partners import (
     validation_partners,
 )
 from pairs.photos.read import Photos
+from pairs.training.flags import MAX_IMAGE_SIZE
 from pairs.training.recipe import AUGMENTATION, RECIPES
 
 # From this share of same-class pairs on, the pair head hardly sees another one.
@@ -294,6 +295,10 @@ def parse_args(argv=None):
         parser.error(f"--out {out}: the name must end in .png or .jpg")
     if not out.parent.is_dir():
         parser.error(f"--out {out}: the folder {out.parent} does not exist; create it first")
+    if out.resolve().is_relative_to(pathlib.Path(args.data).resolve()):
+        parser.error(f"--out {out}: among the photos of --data; choose another folder")
+    if args.image_size > MAX_IMAGE_SIZE:
+        parser.error(f"--image-size {args.image_size}: at most {MAX_IMAGE_SIZE} pixels")
     return args
 
 

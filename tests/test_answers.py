@@ -228,6 +228,7 @@ def test_each_photo_of_the_pairs_passes_the_network_once(predictor, photos, read
         ("c.jpg,more\n", "line 1: 'more': no such photo"),
         ("first,second\nc.jpg,c.jpg,c.jpg\n", "line 2: 3 cells, two paths are expected"),
         ("c.jpg\n", "line 1: 1 cells, two paths are expected"),
+        ('"c.jpg","c.jpg",1\n', "line 1: 3 cells, two paths are expected"),
         ("first,second\na,1.jpg,c.jpg\n", "holds a comma must stand in quotes"),
         ("", "no pairs there"),
         ("first,second\n\n", "no pairs there"),

@@ -127,7 +127,8 @@ def test_photos_of_one_class_alone_have_no_pairs_to_fit():
     assert fitted.same_threshold == 0.5
     assert fitted.none_below > 0
     assert not fitted.remark()
-    assert fitted.remark(of_pairs=True) == Calibration().remark() != ""
+    assert fitted.remark(of_pairs=True).endswith("no class had two of the photos that were judged")
+    assert Calibration().remark(of_pairs=True) == Calibration().remark() != ""
     assert not FITTED.remark(of_pairs=True)
 
 

@@ -188,6 +188,7 @@ def test_photos_that_are_no_longer_raw_are_counted_and_kept(tmp_path):
     before = tree(tmp_path)
     done = run_script("img2keras.py", "--raw", raw, "--out", out)
     assert_one_line_error(done, "2 photos in", "no copies of usable photos in --raw", "Remove")
+    assert done.stdout.count("no copy of a photo in ") == 2
     assert tree(tmp_path) == before
 
 

@@ -172,6 +172,16 @@ def test_the_drawing_is_augmented_as_the_recipe_is(data, tmp_path):
         assert any((view == drawn).all() for view in views) == as_they_are
     done = run_script("pair_generator.py", "--recipe", "tuned", "--no-augment")
     assert_one_line_error(done, "--recipe and --no-augment cannot be combined")
+    done = run_script("pair_generator.py", "--image-size", "2049")
+    assert_one_line_error(done, "--image-size 2049: at most 2048 pixels")
+
+
+def test_no_drawing_takes_the_place_of_a_photo(data):
+    photo = next((data / "train" / "2").glob("*.jpg"))
+    before = photo.read_bytes()
+    done = run_script("pair_generator.py", "--data", data / "train", "--out", photo)
+    assert_one_line_error(done, "among the photos of --data")
+    assert photo.read_bytes() == before
 
 
 def test_a_sheet_of_very_many_pairs_is_still_a_jpeg():

@@ -494,6 +494,7 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("FOLDER --features weights/similarity.npz", "a file of the training"),
         ("FOLDER --report r", "needs --evaluate"),
         ("--evaluate FOLDER --report TABLE", "--report table.csv: a file; a folder is written"),
+        ("--evaluate FOLDER --report FOLDER", "a folder of photos; choose another one"),
         ("FOLDER FOLDER", "FOLDER: a folder; give one folder, or photos"),
         ("PHOTO PHOTO --same --tta 2", "--same: was calibrated without --tta; leave it out"),
         ("FOLDER --names names.txt", "with --csv names are written"),

@@ -147,8 +147,20 @@ def test_two_photos_that_would_have_one_name_are_refused(raw, tmp_path):
         read_raw(raw)
 
 
-def test_a_name_too_long_with_its_class_is_one_line_and_nothing_is_left(raw, tmp_path):
-    (raw / "2").rename(raw / ("2" * 250))
+def test_a_name_too_long_with_its_typeid_is_skipped_and_all_others_are_sorted(raw, tmp_path):
+    names = ("a" * 246 + ".jpg", "a" * 247 + ".jpg")  # with pug_ 254 and 255 bytes
+    too_long = "a" * 248 + ".jpg"
+    for name, source in zip((*names, too_long), sorted((raw / "pug").iterdir()), strict=False):
+        source.rename(raw / "pug" / name)
     done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
-    assert_one_line_error(done, "too long")
-    assert not any(path.name.startswith(".tmp") for path in (tmp_path / "out").rglob("*"))
+    assert done.returncode == 0
+    assert f"skipped: 'pug/{too_long}': too long a name" in done.stdout
+    assert "23 photos: 23 written" in done.stdout
+
+
+def test_a_few_photos_with_a_typeid_do_not_hide_all_class_folders(raw, flat, tmp_path):
+    for path in sorted(flat.iterdir())[:2]:
+        shutil.copy(path, raw / path.name.replace("_", "_stray"))
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "out")
+    assert_one_line_error(done, "24 photos in class folders, and beside them 2 named", "Move the")
+    assert not (tmp_path / "out").exists()

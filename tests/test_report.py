@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -161,6 +162,15 @@ def test_photos_that_came_after_the_training_are_no_training_photos(trained, dat
         path.rename(copied / "train" / "2" / path.name)
     found = unseen.find_training_photos(Predictor(weights))
     assert found.paths == before
+
+
+def test_classes_called_train_and_valid_are_judged_as_all_others(tmp_path):
+    predictor = types.SimpleNamespace(typeids=["train", "valid"], models=[1], weights="w")
+    for typeid in predictor.typeids:
+        (tmp_path / "valid" / typeid).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "valid" / typeid / "1.png")
+    found = unseen.find_photos_to_judge(str(tmp_path / "valid"), [predictor])
+    assert found.labels.tolist() == [0, 1]
 
 
 def test_a_photo_that_is_gone_is_grey_on_the_page_and_not_another(tmp_path):

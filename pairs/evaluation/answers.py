@@ -7,7 +7,6 @@ import numpy as np
 
 from pairs.errors import UserError
 from pairs.evaluation import same
-from pairs.evaluation.calibration import NOT_FITTED
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
 from pairs.files import unguard_cell, write_arrays, write_csv
@@ -63,8 +62,8 @@ def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> Non
     (cosine,), (probability,) = compare(predictor, paths, np.array([[0, 1]]), new_classes)
     if np.isnan(probability):
         raise UserError("--same: both photos must be readable")
-    if not predictor.calibration.answers_pairs():
-        print(f"same {probability:.4f}, cosine {cosine:.4f} ({NOT_FITTED})")
+    if why := predictor.calibration.why_not_fitted(of_pairs=True):
+        print(f"same {probability:.4f}, cosine {cosine:.4f} ({why})")
         return
     threshold = 0.5 if new_classes else predictor.calibration.same_threshold
     verdict = "the same class" if probability >= threshold else "two classes"
@@ -155,8 +154,11 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
             return 0
         return 2 if is_header(cells) or all(find_photo(cell, table) for cell in cells) else 1
 
-    best = max(readings, key=make_sense, default=[])
-    if problems and not make_sense(best):
+    def num_cells(rows: list[tuple[int, list[str]]]) -> int:
+        return len(rows[0][1]) if rows else 0
+
+    best = max(readings, key=lambda rows: (make_sense(rows), num_cells(rows)), default=[])
+    if problems and num_cells(best) < 2:
         raise problems[0]
     return best
 

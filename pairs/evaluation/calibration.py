@@ -21,6 +21,7 @@ from pairs.files import file_digest, write_json
 from pairs.network.weights_folder import CALIBRATION, SIMILARITY, model_files
 
 NOT_FITTED = "not calibrated yet: see --evaluate"
+NO_PAIRS = "not calibrated: no class had two of the photos that were judged"
 # Share of photos of the classes that "none of the classes" may be said of.
 REFUSED = 0.05
 
@@ -68,10 +69,16 @@ class Calibration:
         """Whether "same" was fitted; it is not where no two photos were of one class."""
         return self.photos > 0 and self.same_known != Calibration.same_known
 
+    def why_not_fitted(self, of_pairs: bool = False) -> str:
+        """Why probabilities were not fitted; empty where they were."""
+        if not self.photos:
+            return NOT_FITTED
+        return NO_PAIRS if of_pairs and not self.answers_pairs() else ""
+
     def remark(self, of_pairs: bool = False) -> str:
         """What to print behind a line about probabilities; empty where they were fitted."""
-        is_fitted = self.answers_pairs() if of_pairs else self.photos
-        return "" if is_fitted else f"; {NOT_FITTED}"
+        why = self.why_not_fitted(of_pairs)
+        return f"; {why}" if why else ""
 
     def checked(self) -> "Calibration":
         """Itself; raises a ValueError or TypeError if a file held something else."""

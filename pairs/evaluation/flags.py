@@ -166,6 +166,16 @@ def is_of_training(file: str, weights: list[str]) -> bool:
     return is_kept and not homes.isdisjoint(path.parents)
 
 
+def holds_photos(report: str, judged: str) -> bool:
+    """Whether a report's pictures would be taken for photos by whoever looks there next."""
+    if not os.path.isdir(report):
+        return False
+    names = os.listdir(report)
+    are_photos = any(os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES for name in names)
+    is_report = "index.html" in names  # with pictures of its own
+    return os.path.realpath(report) == os.path.realpath(judged) or (are_photos and not is_report)
+
+
 def check_files(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses files that are not there or cannot be written, before TensorFlow loads."""
     for photo in args.photos:
@@ -175,6 +185,8 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
             parser.error(f"{photo}: {what}")
     if args.report and os.path.lexists(args.report) and not os.path.isdir(args.report):
         parser.error(f"--report {args.report}: a file; a folder is written")
+    if args.report and holds_photos(args.report, args.evaluate):
+        parser.error(f"--report {args.report}: a folder of photos; choose another one")
     for folder in filter(None, (args.evaluate, args.test, args.query, args.gallery)):
         if not os.path.isdir(folder):
             parser.error(f"{folder}: no such folder")

@@ -55,7 +55,9 @@ def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos
     typeids = predictors[0].typeids
     sides = [pathlib.Path(folder, side) for side in SIDES]
     single = [predictor.weights for predictor in predictors if len(predictor.models) == 1]
-    if all(side.is_dir() for side in sides):
+    # In a side these are classes with such typeids.
+    is_side = pathlib.Path(folder).resolve().name in SIDES
+    if not is_side and all(side.is_dir() for side in sides):
         if single:
             raise UserError(
                 f"{folder}: {TRAIN} and {VALID} together are judged by folds alone, and "

@@ -13,6 +13,7 @@ import tempfile
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 
+from pairs.command_line import print_first
 from pairs.errors import UserError
 from pairs.files import replacing
 from pairs.photos.find import PHOTO_SUFFIXES, SIDES, TRAIN, VALID, walk
@@ -97,10 +98,11 @@ def find_stale(
                 else:
                     foreign.append(place)
     if foreign:
+        print_first(f"no copy of a photo in {raw}", [printable(out / place) for place in foreign])
         raise UserError(
             f"{len(foreign)} photos in {out / TRAIN} and {out / VALID} are no copies of usable "
-            f"photos in --raw {raw}, e.g. {printable(out / foreign[0])}. Remove them, or both "
-            f"folders, or choose another --out"
+            f"photos in --raw {raw}, e.g. {printable(out / foreign[0])}: removed, renamed or "
+            f"broken there since, or others. Remove them, or both folders, or choose another --out"
         )
     return stale
 

@@ -18,6 +18,8 @@ from pairs.photos.read import read_ahead
 
 # The name of a file or folder, and why it is skipped.
 Skipped = tuple[str, str]
+# Of a file name, on the disks of Linux.
+MOST_BYTES = 255
 
 
 def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skipped]]:
@@ -32,7 +34,8 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
         name, is none.
 
     Raises:
-        UserError: `raw` is no folder, or two of its photos would have one name.
+        UserError: `raw` is no folder, it holds photos in both ways and most in class
+            folders, or two of its photos would have one name.
     """
     raw = pathlib.Path(raw)
     if not raw.is_dir():
@@ -50,13 +53,20 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
             skipped.append((entry.name, reason))
         else:
             names.append(entry.name)
+    in_folders: list[str] = []
+    beside: list[Skipped] = []
+    for folder in folders:
+        found, others = scan_class_folder(raw, folder)
+        in_folders += found
+        beside += others
+    if len(in_folders) > len(names) > 0:
+        raise UserError(
+            f"--raw {raw}: {len(in_folders)} photos in class folders, and beside them {len(names)} "
+            f"named typeid_hash.jpg, e.g. {names[0]!r}. Which are meant? Move the others elsewhere"
+        )
     if names:
-        skipped += [(folder, "a folder beside photos named typeid_hash.jpg") for folder in folders]
-    else:
-        for folder in folders:
-            found, others = scan_class_folder(raw, folder)
-            names += found
-            skipped += others
+        beside = [(folder, "a folder beside photos named typeid_hash.jpg") for folder in folders]
+    names, skipped = names or in_folders, skipped + beside
     by_contest_name: dict[str, str] = {}
     for name in names:
         other = by_contest_name.setdefault(contest_name(name), name)
@@ -82,6 +92,8 @@ def scan_class_folder(raw: pathlib.Path, folder: str) -> tuple[list[str], list[S
             skipped.append((name, "a folder in a class folder"))
         elif reason := why_not_a_photo(entry):
             skipped.append((name, reason))
+        elif len(os.fsencode(contest_name(name))) > MOST_BYTES:
+            skipped.append((name, "too long a name with its typeid before it"))
         else:
             names.append(name)
     if not names:
