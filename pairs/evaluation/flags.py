@@ -168,9 +168,10 @@ def is_of_training(file: str, weights: list[str]) -> bool:
 
 def holds_photos(report: str, judged: str) -> bool:
     """Whether a report's pictures would be taken for photos by whoever looks there next."""
-    if not os.path.isdir(report):
+    try:
+        names = os.listdir(report)
+    except OSError:  # it is not there yet
         return False
-    names = os.listdir(report)
     are_photos = any(os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES for name in names)
     is_report = "index.html" in names  # with pictures of its own
     return os.path.realpath(report) == os.path.realpath(judged) or (are_photos and not is_report)
