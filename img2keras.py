@@ -22,7 +22,14 @@ from pairs.command_line import Parser, add_workers_flag, print_first, run
 from pairs.errors import UserError
 from pairs.photos.corrections import correct, read_corrections
 from pairs.photos.find import SIDES, TRAIN, VALID, typeid_order
-from pairs.photos.place import check_case, find_stale, folded, place_photo, remove_places
+from pairs.photos.place import (
+    check_case,
+    find_stale,
+    folded,
+    place_photo,
+    remove_places,
+    write_sorting,
+)
 from pairs.photos.raw import (
     group_by_typeid,
     inspect_photos,
@@ -31,6 +38,9 @@ from pairs.photos.raw import (
     usable_classes,
 )
 from pairs.photos.split import find_alike, group_photos, plan_places, under_two_typeids
+
+# Flags that whoever sorts again will want to know.
+REMEMBERED = ("raw", "valid_fraction", "seed", "link", "corrections")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +255,7 @@ def main():
             corrections=args.corrections,
         )
     )
+    write_sorting(pathlib.Path(args.out), {name: getattr(args, name) for name in REMEMBERED})
 
 
 if __name__ == "__main__":

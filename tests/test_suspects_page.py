@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import types
 
 import numpy as np
@@ -152,6 +153,27 @@ def test_the_page_shows_every_suspect_beside_photos_of_both_classes(asked, brows
 def test_the_command_sorts_the_folder_whose_photos_were_judged(path, words):
     command = sorting_command(Photos([path], np.zeros(1, np.int32), ["2", "10"]))
     assert command == f"python img2keras.py {words} --corrections corrections.csv"
+
+
+def test_the_command_repeats_the_flags_of_the_last_sorting(tmp_path):
+    raw, out = make_raw(tmp_path / "my raw"), tmp_path / "data"
+    first = tmp_path / "first.csv"
+    first.write_text('image,decision,typeid\n"2_0,0.jpg",remove,\n')
+    flags = ("--valid-fraction", "0.3", "--seed", "5", "--link", "--corrections", first)
+    done = run_script("img2keras.py", "--raw", raw, "--out", out, *flags)
+    assert done.returncode == 0
+    paths = sorted(map(str, (out / "valid").rglob("*.jpg")))
+    command = shlex.split(sorting_command(Photos(paths, np.zeros(len(paths), int), ["2"])))
+    assert command[-2:] == ["--corrections", "corrections.csv"]
+    again = run_script(*command[1:-2])
+    assert "0 written" in again.stdout
+    assert "note:" not in again.stdout
+    assert "removed" not in again.stdout
+    other = run_script("img2keras.py", "--raw", raw, "--out", out)
+    assert "note: --valid-fraction was 0.3 when this folder was sorted before" in other.stdout
+    (out / "sorting.json").write_text("[")
+    assert "--seed" not in sorting_command(Photos(paths, np.zeros(len(paths), int), ["2"]))
+    assert run_script("img2keras.py", "--raw", raw, "--out", out).returncode == 0
 
 
 def test_what_the_page_shows_are_the_photos_that_were_found(asked):

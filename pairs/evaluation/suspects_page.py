@@ -24,6 +24,7 @@ from pairs.evaluation.page import fill_template, script_json
 from pairs.evaluation.suspects import MOST_SUSPECTS, Suspect
 from pairs.files import write_text
 from pairs.photos.find import SIDES
+from pairs.photos.place import read_sorting
 from pairs.photos.read import Photos, open_photo, printable
 
 # What a browser and a person take in one go; with them the page stays below 5 MB.
@@ -85,12 +86,21 @@ def write_suspects_page(
 
 
 def sorting_command(photos: Photos) -> str:
-    """The command that sorts these photos again, their raw ones as the README has them."""
+    """The command that sorts these photos again, as they were sorted if that is known."""
     path = pathlib.PurePath(photos.paths[0])
     is_sorted = len(path.parts) >= 3 and path.parts[-3] in SIDES
     out = str(path.parents[2]) if is_sorted else "data"
-    raw, out = shlex.quote(printable(os.path.join(out, "raw"))), shlex.quote(printable(out))
-    return f"python img2keras.py --raw {raw} --out {out} --corrections corrections.csv"
+    flags = read_sorting(pathlib.Path(out))
+    words = ["--raw", flags.get("raw") or os.path.join(out, "raw"), "--out", out]
+    for name in ("valid_fraction", "seed"):
+        if name in flags:
+            words += [f"--{name.replace('_', '-')}", flags[name]]
+    words += ["--link"] if flags.get("link") else []
+    earlier = flags.get("corrections")
+    earlier = earlier if isinstance(earlier, list) else []
+    for file in dict.fromkeys([*earlier, "corrections.csv"]):
+        words += ["--corrections", file]
+    return f"python img2keras.py {shlex.join(printable(str(word)) for word in words)}"
 
 
 def describe_suspect(suspect: Suspect, photos: Photos) -> dict[str, Any]:

@@ -12,15 +12,45 @@ import pathlib
 import tempfile
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from pairs.command_line import print_first
 from pairs.errors import UserError
-from pairs.files import replacing
+from pairs.files import read_json, replacing, write_json
 from pairs.photos.find import PHOTO_SUFFIXES, SIDES, TRAIN, VALID, walk
 from pairs.photos.raw import contest_name
 from pairs.photos.read import printable
 
 CHUNK = 2**20  # bytes that are read at once
+# Beside the sides: how they were sorted, for whoever sorts them again.
+SORTING = "sorting.json"
+
+
+def read_sorting(out: pathlib.Path) -> dict[str, Any]:
+    """The flags that a folder was sorted with; empty where that is not known."""
+    try:
+        flags = read_json(out / SORTING)
+    except UserError:  # damaged: it is a help, no more
+        return {}
+    return flags if isinstance(flags, dict) else {}
+
+
+def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
+    """Writes the flags that a folder was sorted with, and says which of them were others before.
+
+    Args:
+        out: folder that was sorted into.
+        flags: `raw`, `valid_fraction`, `seed`, `link`, `corrections`, as JSON writes them.
+    """
+    before = read_sorting(out)
+    for name in ("valid_fraction", "seed"):
+        if before.get(name, flags[name]) != flags[name]:
+            print(
+                f"note: --{name.replace('_', '-')} was {before[name]} when this folder was sorted "
+                f"before: photos have changed sides"
+            )
+    if before != flags:
+        write_json(out / SORTING, flags)
 
 
 def check_case(classes: Iterable[str], places: Iterable[pathlib.Path], out: pathlib.Path) -> None:
