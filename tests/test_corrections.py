@@ -16,6 +16,7 @@ from pairs.demo.breeds import draw_breeds
 from pairs.errors import UserError
 from pairs.files import guard_cell
 from pairs.photos.corrections import read_corrections
+from pairs.photos.place import SORTING
 
 HEADER = "image,decision,typeid\n"
 NAMES = {"2_a.jpg", "10_b.jpg", "pug_c.jpg", "notes.txt"}
@@ -23,10 +24,11 @@ TYPEIDS = {"2", "10", "pug"}
 
 
 def tree(folder):
-    """Every file and folder below a folder, files with their bytes."""
+    """Every file and folder below a folder, files with their bytes; not the flags of a sorting."""
     return {
         path.relative_to(folder): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
+        if path.name != SORTING
     }
 
 

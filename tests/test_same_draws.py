@@ -114,7 +114,7 @@ def test_the_names_of_what_decides_a_result(num_groups):
         "input scale": [1 / 127.5, -1.0],
         "unfreezing": "before block12_sepconv1_act",
     }
-    flags = {"trunk": "xception"}
+    flags = {"trunk": "xception", "recipe": "seed", "loss": "paired"}
     made = settings.make_settings(flags, [], devices, ["a"], {"train": {}, "valid": {}})
     assert list(made) == [
         *("flags", "stages", "constants", "typeids", "data", "photos", "versions")
