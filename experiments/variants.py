@@ -54,11 +54,10 @@ class Variant:
             args: of train.py.
         """
         before = recipe.plan(args.recipe, args.epochs)
-        changes_plan = [self.changed(stage) for stage in before] != before
         works = set(self.replaced)
         all_pairs = args.loss == "paired" and recipe.RECIPES[args.recipe].all_pairs
-        if all_pairs and self.one_permutation:
-            changes_plan = True
+        changes_plan = [self.changed(stage) for stage in before] != before
+        changes_plan |= all_pairs and self.one_permutation
         if args.loss != "paired":
             works -= OF_PAIRS
         # Of two pair heads only one is trained.

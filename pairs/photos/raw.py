@@ -67,6 +67,12 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
     if names:
         beside = [(folder, "a folder beside photos named typeid_hash.jpg") for folder in folders]
     names, skipped = names or in_folders, skipped + beside
+    check_contest_names(raw, names)
+    return group_by_typeid(names), skipped
+
+
+def check_contest_names(raw: pathlib.Path, names: Iterable[str]) -> None:
+    """Raises a UserError if two photos would have one name once they are sorted."""
     by_contest_name: dict[str, str] = {}
     for name in names:
         other = by_contest_name.setdefault(contest_name(name), name)
@@ -75,7 +81,6 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
                 f"--raw {raw}: once sorted, {other!r} and {name!r} would both be "
                 f"{contest_name(name)!r}. Rename one of them"
             )
-    return group_by_typeid(names), skipped
 
 
 def scan_class_folder(raw: pathlib.Path, folder: str) -> tuple[list[str], list[Skipped]]:

@@ -69,6 +69,17 @@ def name_behind_link(home: pathlib.Path) -> str:
     return name if OWN_FOLDER.fullmatch(name) else ""
 
 
+def folder_there(home: pathlib.Path) -> pathlib.Path | None:
+    """`store_folder` where a run may have stores already; nothing is named for it."""
+    folder = home / ACTIVATIONS
+    if not folder.is_dir():
+        return None
+    if not folder.is_symlink():
+        return folder
+    name = name_behind_link(home)
+    return folder / name if name else None
+
+
 def stores_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """What lies in a folder by the name of a store."""
     return (path for path in folder.glob("*") if STORE.fullmatch(path.name))
@@ -83,19 +94,18 @@ def remove_leftovers(folder: pathlib.Path) -> None:
 
 def remove_stores(home: pathlib.Path, keep: Collection[pathlib.Path] = ()) -> None:
     """Deletes the stores of a run, but not those that are still in use."""
-    if (home / ACTIVATIONS).is_dir():
-        for path in stores_in(store_folder(home)):
-            if path.is_dir() and path not in keep:
-                shutil.rmtree(path, ignore_errors=True)
+    folder = folder_there(home)
+    for path in stores_in(folder) if folder else ():
+        if path.is_dir() and path not in keep:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_activations(home: pathlib.Path) -> None:
     """Deletes the stores of a run, and what was decided about them; a link stays."""
-    is_link = (home / ACTIVATIONS).is_symlink()
-    if not (home / ACTIVATIONS).is_dir() or (is_link and not name_behind_link(home)):
+    folder = folder_there(home)
+    if not folder:
         return
     remove_stores(home)
-    folder = store_folder(home)
     for path in stores_in(folder):
         with contextlib.suppress(OSError):
             path.unlink()
