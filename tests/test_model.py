@@ -3,6 +3,7 @@ import json
 import tracemalloc
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -364,6 +365,33 @@ def test_a_truncated_model_file_is_one_line(small_model, tmp_path):
         with pytest.raises(UserError, match="not a model of this project") as refused:
             load_model(tmp_path / "model.keras")
         assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_a_model_file_without_one_of_its_kernels_is_refused(small_model, tmp_path):
+    """Loading draws no random weights, so nothing may be left that the file lacks."""
+    small_model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as packed:
+        config = packed.read("config.json")
+        (tmp_path / "weights.h5").write_bytes(packed.read("model.weights.h5"))
+    with h5py.File(tmp_path / "weights.h5", "a") as file:
+        kernels: list[str] = []
+        file.visit(lambda name: kernels.append(name) if name.endswith("vars/0") else None)
+        del file[kernels[0]]
+    with zipfile.ZipFile(tmp_path / "lacks.keras", "w") as packed:
+        packed.writestr("config.json", config)
+        packed.write(tmp_path / "weights.h5", "model.weights.h5")
+    with pytest.raises(UserError, match="not a model of this project"):
+        load_model(tmp_path / "lacks.keras")
+
+
+def test_a_clone_of_a_loaded_model_starts_with_random_weights(small_model, tmp_path):
+    small_model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras").get_layer("trunk")
+    clone = keras.models.clone_model(loaded)
+    kernels = [weight for weight in clone.weights if weight.path.endswith("kernel")]
+    assert kernels
+    assert all(np.std(kernel) > 0 for kernel in kernels)
 
 
 def test_a_keras_model_of_someone_else_is_refused(tmp_path):
