@@ -114,11 +114,12 @@ def prepare(args, stages, folder, listed, devices):
         write_check(folder, found)  # also for a start that fails: it took minutes
     if not resumes:
         begin_run(args, stages, folder, pool or sides[0], found)
-        if machine.gpus:
-            from pairs.training import trial
+        from pairs.training import room, trial
 
-            tried = make_run(args, stages, splits.Split(folder, *sides), devices, [])
-            trial.try_stages(tried, num_photos=sum(map(len, sides)))
+        first = make_run(args, stages, splits.Split(folder, *sides), devices, [])
+        room.check_models_fit(first)
+        if machine.gpus:
+            trial.try_stages(first, num_photos=sum(map(len, sides)))
         run_folder.write_settings(folder, settings)
     if args.folds:
         return splits.split_folds(folder, pool, args.folds)

@@ -415,6 +415,19 @@ def test_the_models_to_come_have_their_place_on_the_disk(tmp_path):
     assert room.spare_bytes(make_run(tmp_path, log=log)) == room.SPARE_BYTES + 5 * models
 
 
+def test_models_that_will_not_fit_are_refused_to_the_byte(tmp_path, monkeypatch):
+    (tmp_path / "start.keras").write_bytes(b"\0" * 1000)
+    log = RunLog(tmp_path, list(SEED), folds_left=1)
+    run = make_run(tmp_path, log=log)
+    needed = 2 * 7 * 1000 + 3 * 1000  # models of two folds, and a checkpoint
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed))
+    room.check_models_fit(run)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed - 1))
+    with pytest.raises(UserError, match=r"will take 0\.0 MB, 0\.0 MB are free; make room"):
+        room.check_models_fit(run)
+
+
 @pytest.mark.parametrize("folds", [False, True])
 def test_without_a_store_what_is_left_of_one_is_removed(tmp_path, built_small_trunk, photos, folds):
     """`--cache off` is the way out of a full disk."""

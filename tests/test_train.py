@@ -1,3 +1,4 @@
+import collections
 import contextlib
 import csv
 import importlib.util
@@ -336,6 +337,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     args = train.parse_args((flags + "--pretrained none --epochs 2").split())
     with pytest.raises(UserError, match=r"loss is nan in stage heads, epoch 1, step 2"):
         train.train(args)
+
+
+def test_a_disk_too_small_for_the_models_is_known_before_epoch_1(
+    data, tmp_path, monkeypatch, small_trunk
+):
+    flags = f"--data {data} --weights {tmp_path} --image-size {SIZE} --batch-size 6 "
+    args = train.parse_args((flags + "--pretrained none").split())
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, 10))
+    with pytest.raises(UserError, match=r"will take .* are free; make room and run the same"):
+        train.train(args)
+    assert not (tmp_path / "settings.json").exists()  # with room, it begins
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Room on the disk: what a store of activations may take, and what it leaves to others."""
+"""Room on the disk: what models will take, and what a store of activations may take beside."""
 
 import pathlib
 import shutil
@@ -9,15 +9,41 @@ from pairs.training.store_folder import OFF, remove_leftovers
 
 # Left free on the disk for checkpoints and everybody else, beside what models will take.
 SPARE_BYTES = 1 << 30
+# Of model sizes: all weights, those of the best epoch, and the optimizer's.
+CHECKPOINT_SIZE = 3
 # A quota may leave less than the disk seems to have.
 NO_ROOM = "make room, or add --cache off, and run the same command again"
 
 
 def spare_bytes(run: Run) -> int:
     """What a store must leave free on the disk: for the models to come, and everybody else."""
-    model_files = 2 * len(run.stages) + 1  # best and last of each stage, and the final one
-    model_size = run.start_file.stat().st_size if run.start_file.is_file() else 0
-    return SPARE_BYTES + (run.log.folds_left + 1) * model_files * model_size
+    return SPARE_BYTES + models_to_come(run) * model_size(run)
+
+
+def check_models_fit(run: Run) -> None:
+    """Looks, before the first epoch, whether models and checkpoint will have room.
+
+    Raises:
+        UserError: they will not; else the disk would be full hours later.
+    """
+    needed = (models_to_come(run) + CHECKPOINT_SIZE) * model_size(run)
+    free = shutil.disk_usage(run.home).free
+    if needed > free:
+        raise UserError(
+            f"{run.home}: the models of this training will take {gigabytes(needed)}, "
+            f"{gigabytes(free)} are free; make room and run the same command again"
+        )
+
+
+def models_to_come(run: Run) -> int:
+    """How many model files this model and those of later folds will write."""
+    each = 2 * len(run.stages) + 1  # best and last of each stage, and the final one
+    return (run.log.folds_left + 1) * each
+
+
+def model_size(run: Run) -> int:
+    """The size of a model file in bytes; 0 if the first one is gone."""
+    return run.start_file.stat().st_size if run.start_file.is_file() else 0
 
 
 def has_room(folder: pathlib.Path, size: int, spare: int) -> bool:
