@@ -2,7 +2,7 @@
 
 `train.py` is run as it is, but for the constants and functions that the named
 variant replaces. A variant that paid has moved into `pairs/training/recipe.py`;
-what did not pay is written down in docs/results.md and deleted here.
+what did not pay is written down in docs/experiments.md and deleted here.
 
 Run it:   python -m experiments.variants one-in-four [flags of train.py]
 Look up:  python -m experiments.variants --help

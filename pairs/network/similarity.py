@@ -23,10 +23,10 @@ from pairs.network.weights_folder import SIMILARITY
 # Directions that are shrunk: those in which photos of one class vary most.
 NUM_AXES = 256
 # The mean variance within classes, times this, is added to that of every direction.
-# Chosen by experiment: docs/results.md.
+# Chosen by experiment: docs/experiments.md.
 SHRINKAGE = 3.0
 # Class probabilities are softmax(this * cosine to the class centre). Chosen by experiment:
-# docs/results.md. Another number needs a calibration anew.
+# docs/experiments.md. Another number needs a calibration anew.
 SHARPNESS = 30.0
 # Lengths below this are no different from it.
 TINY = 1e-6

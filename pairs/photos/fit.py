@@ -7,7 +7,7 @@ FITS = SQUASH, CROP, PAD = "squash", "crop", "pad"
 # neighbour, drops the fur between the sampled pixels.
 RESAMPLING = Image.Resampling.BILINEAR
 # Between -1 and 1, as the network scales pixels, it is all but 0: what its convolutions
-# themselves pad with. Repeated edge pixels were far worse: docs/results.md.
+# themselves pad with. Repeated edge pixels were far worse: docs/experiments.md.
 GREY = (127, 127, 127)
 
 

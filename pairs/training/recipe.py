@@ -14,7 +14,7 @@ from pairs.errors import UserError
 
 LOSS_WEIGHTS = {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.5}
 DROPOUT = 0.5
-# The weight of the pair loss of all pairs. Chosen by experiment: docs/results.md.
+# The weight of the pair loss of all pairs. Chosen by experiment: docs/experiments.md.
 ALL_PAIRS_WEIGHT = 2.0
 # The settings of 2017. Their shear of 0.2 was in radians; ImageDataGenerator takes
 # degrees today. The edges are filled with the nearest pixel, its default.
@@ -88,7 +88,7 @@ def stored_and_larger(scale: float) -> tuple[Stage, ...]:
 
 
 TUNED = stored_and_larger(1.6)
-NIGHT = stored_and_larger(2.2)  # whether that pays: docs/results.md
+NIGHT = stored_and_larger(2.2)  # whether that pays: docs/experiments.md
 
 
 @dataclasses.dataclass(frozen=True)
