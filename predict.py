@@ -20,7 +20,7 @@ import re
 
 import numpy as np
 
-from pairs.command_line import run
+from pairs.command_line import one_line, run
 from pairs.devices import inventory
 from pairs.errors import UserError
 from pairs.evaluation.answers import answer_pairs, print_same, write_features
@@ -130,6 +130,7 @@ def read_names(file):
         raise UserError(f"--names {file}: not UTF-8 text ({error})") from error
     for number, line in enumerate(lines, start=1):
         typeid, _, name = (part.strip() for part in line.partition("\t"))
+        name = one_line(name)  # no name moves the cursor of a terminal
         if not line.strip():
             continue
         if not (typeid and name):

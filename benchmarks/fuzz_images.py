@@ -96,7 +96,7 @@ def as_kind(content, kind):
     with Image.open(io.BytesIO(content)) as image:
         image.thumbnail((200, 200))
         out = io.BytesIO()
-        image.save(out, kind)
+        image.convert("RGB").save(out, kind)  # no other kind knows CMYK
     return out.getvalue()
 
 

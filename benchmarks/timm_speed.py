@@ -181,7 +181,8 @@ def shown(result):
         return "ended"
     share = result["share of peak"]
     percent = "" if share is None else f"; {100 * share:.0f} %"
-    processor = f"{1000 * result['processor seconds a pair']:.0f} ms"
+    milliseconds = 1000 * result["processor seconds a pair"]
+    processor = f"{milliseconds:.{0 if milliseconds >= 10 else 2}f} ms"
     return f"{result['pairs a second']:.1f} ({processor}, {result['memory'] / 1e9:.1f} GB{percent})"
 
 

@@ -185,7 +185,8 @@ def time_prediction(photos, args, scratch):
 
 
 def ratios(pipeline, stages, prediction):
-    """The JSON: reference time over ours (`..._over_forward`: beside a bare forward pass)."""
+    """The JSON: reference time over ours. Beside a bare forward pass: a stage's time, and
+    the speed of prediction."""
     pipeline, stages, prediction = (
         {name: float(clock) for name, (clock, _) in seconds.items()}
         for seconds in (pipeline, stages, prediction)

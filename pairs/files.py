@@ -28,9 +28,10 @@ ARRAY_HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[^']+)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]+)\)"
 )
 # A spreadsheet takes a cell that begins so for a formula, and runs it. Where people write
-# decimal commas, a semicolon ends a cell. Apostrophes of a name's own are doubled.
-BEGINS_FORMULA = r"(^|[;\t\r\n])(?='*[=+\-@])"
-GUARDED = r"(^|[;\t\r\n])'(?='*[=+\-@])"
+# decimal commas, a semicolon ends a cell, and a quote may open the next one. Apostrophes
+# of a name's own are doubled.
+BEGINS_FORMULA = r"(^|[;\t\r\n])(?=[\"']*[=+\-@])"
+GUARDED = r"(^|[;\t\r\n])'(?=[\"']*[=+\-@])"
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def test_no_cell_is_run_by_a_spreadsheet_and_numbers_stay_numbers(tmp_path):
     assert header == ["name", "x", "y", "z"]
     assert [row[0] for row in read] == [*(f"'{cell}" for cell in formulas), "plain", "a=b"]
     # Where people write decimal commas, a spreadsheet splits at semicolons.
-    split = ["a;=1+1", "a;b\t@SUM(A1)", "a;'=1"]
+    split = ["a;=1+1", "a;b\t@SUM(A1)", "a;'=1", 'a;"=1+1;b', "a;'\"=1"]
     files.write_csv(tmp_path / "split.csv", ["p_a;=1+1"], [[cell] for cell in split])
     text = (tmp_path / "split.csv").read_text()
     for delimiter in ",;\t":

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 import train
 from model import build_model
 from pairs.errors import UserError
-from pairs.evaluation import evaluate, report
+from pairs.evaluation import evaluate, mistakes
 from pairs.evaluation.figures import thumbnail
 from pairs.evaluation.heat_maps import find_heat_maps
 from pairs.evaluation.predictor import Predictor
@@ -219,14 +219,14 @@ def check_report(predictor, valid):
     """The page shows photos, heat maps and neighbours as the network sees them."""
     wrong = Photos(valid.paths, (valid.labels + 1) % 3, valid.typeids)
     evaluation = evaluate.evaluate(predictor, wrong, predictor.predict(wrong.paths))
-    shown = report.describe_mistakes(evaluation, predictor, valid)
+    shown = mistakes.describe_mistakes(evaluation, predictor, valid)
 
     def as_seen(side):
         return {thumbnail(open_photo(path, side, "crop"), side) for path in valid.paths}
 
-    mistakes = {mistake["image"] for mistake in shown}
+    cards = {mistake["image"] for mistake in shown}
     near = {near["image"] for each in shown for near in each["near"]}
-    assert mistakes
+    assert cards
     assert near
-    assert mistakes <= as_seen(report.CARD)
-    assert near <= as_seen(report.NEIGHBOUR)
+    assert cards <= as_seen(mistakes.CARD)
+    assert near <= as_seen(mistakes.NEIGHBOUR)

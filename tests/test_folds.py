@@ -536,6 +536,13 @@ def test_the_evaluation_asks_the_model_that_has_not_seen_the_photo(
     one_fold = Predictor(weights / "fold-2")
     shown = {pathlib.Path(path).name for path in unseen.find_training_photos(one_fold).paths}
     assert shown == {row["image"] for row in read_table(trained)} - held_out
+    # Photos that came later are none of them.
+    later = shutil.copytree(sorted_photos, tmp_path / "later")
+    Image.new("RGB", (90, 80), (200, 60, 50)).save(later / "valid" / "2" / "new.jpg")
+    for predictor, expected in ((one_fold, shown), (Predictor(weights), shown | held_out)):
+        predictor.settings["flags"]["data"] = str(later)
+        own = unseen.find_training_photos(predictor)
+        assert {pathlib.Path(path).name for path in own.paths} == expected
     done = run_script("predict.py", "--weights", weights / "fold-2", "--evaluate", moved)
     assert done.returncode == 0, done.stderr
     assert "was trained on" in done.stdout.splitlines()[-1]

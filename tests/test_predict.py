@@ -388,6 +388,10 @@ def test_names_that_fit_no_class_are_said(trained, test_folder, tmp_path):
     assert "names.txt: no name for 2 of 3 classes, e.g. '2'" in run_script(*words).stdout
     (tmp_path / "names.txt").write_text("10\tMastiff\n2\tAlabai\npug\tPug\n")
     assert "no name for" not in run_script(*words).stdout
+    (tmp_path / "names.txt").write_text("10\tM\x1b[2Kastiff\n2\tAla\x1b[31mbai\npug\tP\x1b[2Kug\n")
+    shown = run_script(*words).stdout
+    assert "\x1b" not in shown
+    assert "\\x1b[2K" in shown or "\\x1b[31m" in shown
 
 
 def test_many_views_of_large_photos_do_not_wait_in_memory(trained, test_folder, monkeypatch):
@@ -494,7 +498,8 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("FOLDER --features weights/similarity.npz", "a file of the training"),
         ("FOLDER --report r", "needs --evaluate"),
         ("--evaluate FOLDER --report TABLE", "--report table.csv: a file; a folder is written"),
-        ("--evaluate FOLDER --report FOLDER", "a folder of photos; choose another one"),
+        ("--evaluate FOLDER --report FOLDER", "among the photos; choose another folder"),
+        ("--evaluate FOLDER --report INSIDE", "among the photos; choose another folder"),
         ("FOLDER FOLDER", "FOLDER: a folder; give one folder, or photos"),
         ("PHOTO PHOTO --same --tta 2", "--same: was calibrated without --tta; leave it out"),
         ("FOLDER --names names.txt", "with --csv names are written"),
@@ -576,7 +581,7 @@ def test_what_would_be_ignored_or_overwritten_is_refused(
     (tmp_path / "weights" / "fold-1").mkdir(parents=True)
     (tmp_path / "weights" / "model.keras").write_bytes(b"never read")
     places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder, "TABLE": "table.csv"}
-    places["EMPTY"] = ""
+    places |= {"EMPTY": "", "INSIDE": test_folder / "report"}
     (tmp_path / "table.csv").write_text("of somebody")
     flags = [str(places.get(word, word)) for word in flags.split()]
     with pytest.raises(SystemExit) as ended:

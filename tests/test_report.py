@@ -12,7 +12,7 @@ import pytest
 from conftest import COLOURS, make_photo
 from PIL import Image
 
-from pairs.evaluation import calibration, evaluate, metrics, report, unseen
+from pairs.evaluation import calibration, evaluate, metrics, mistakes, report, unseen
 from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.heat_maps import class_maps, find_heat_maps
 from pairs.evaluation.predictions import Predictions
@@ -63,6 +63,17 @@ def test_the_page_opens_without_an_error_and_draws_everything(folder, browse):
     assert f"{numbers['error']:.4f}" in dom
     assert shown_photos(dom) == round(numbers["error"] * numbers["photos"])
     assert dom.count('class="wide"') == 2
+
+
+def test_of_very_many_classes_a_sentence_stands_in_place_of_the_matrix(folder, browse, tmp_path):
+    page = (folder / "index.html").read_text()
+    limit = f"data.classes.length > {report.MOST_IN_MATRIX}"
+    assert page.count(limit) == 1
+    (tmp_path / "index.html").write_text(page.replace(limit, "data.classes.length > 2"))
+    dom = browse(tmp_path / "index.html")
+    assert "Of 3 classes the matrix would be too large" in dom
+    assert 'class="matrix"' not in dom
+    assert shown_photos(dom)  # all else is as ever
 
 
 def test_a_click_on_a_cell_shows_its_photos(folder, browse):
@@ -179,10 +190,19 @@ def test_a_photo_that_is_gone_is_grey_on_the_page_and_not_another(tmp_path):
         Image.new("RGB", (90, 80), (200, 0, 0)).save(path)
     photos = Photos(paths, np.array([0, 0], np.int32), ["2"])
     os.remove(paths[0])
-    gone, there = (np.asarray(report.open_as_seen(photos, index, 20)) for index in (0, 1))
+    gone, there = (np.asarray(mistakes.open_as_seen(photos, index, 20)) for index in (0, 1))
     assert gone.shape == there.shape == (20, 20, 3)
     assert (gone == 128).all()
     assert (there[..., 0] > 190).all()
+
+
+def test_nearest_photos_are_sought_among_a_few_of_each_class_that_is_named():
+    labels = np.repeat(np.array([0, 1, 2], np.int32), [3, 120, 7])
+    photos = Photos([f"{number}.jpg" for number in range(130)], labels, ["a", "b", "c"])
+    some = mistakes.some_of_each(photos, [0, 1])
+    assert np.bincount(some.labels).tolist() == [3, mistakes.PHOTOS_OF_CLASS]
+    assert len(set(some.paths)) == len(some)
+    assert {"3.jpg", "122.jpg"} <= set(some.paths)  # from the first to the last
 
 
 def test_a_heat_map_says_how_much_each_place_adds_to_the_logit(trained, data):

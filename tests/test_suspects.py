@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairs.evaluation.metrics import apply_temperature
-from pairs.evaluation.suspects import find_suspects, label_scores, write_suspects
+from pairs.evaluation.suspects import (
+    find_mislabelled_duplicates,
+    find_suspects,
+    label_scores,
+    write_suspects,
+)
 from pairs.photos.read import Photos
 
 
@@ -69,6 +74,16 @@ def test_suspects_are_those_that_a_slow_search_finds(seed):
             (label, suspect.near_own),
         ):
             assert near == slow_neighbours(photos, features, folds, index, which)
+
+
+def test_of_a_large_group_a_few_duplicates_of_many_labels_are_named():
+    """A placeholder that a site shows in place of thousands of photos."""
+    labels = np.arange(20_000) % 2_000
+    found = find_mislabelled_duplicates(labels, [range(20_000)])
+    assert len(found) == 20_000
+    for index in (0, 7, 19_999):
+        assert len(found[index]) == 6
+        assert len({labels[index], *labels[list(found[index])]}) == 7
 
 
 @settings(max_examples=50)

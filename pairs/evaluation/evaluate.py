@@ -172,7 +172,8 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     pairs = numbers["pairs"]
     if "roc_auc" in pairs:
         print(
-            f"same or different, {pairs['pairs']} pairs: ROC AUC {pairs['roc_auc']:.4f}; at 0.5, "
+            f"same or different, fitted on these {pairs['pairs']} pairs: ROC AUC "
+            f"{pairs['roc_auc']:.4f}; at 0.5, "
             f"{pairs['missed']:.4f} of the same missed, {pairs['false']:.4f} of the different "
             f"called same; at {pairs['threshold']:.4f} both error rates are "
             f"{pairs['equal_error']:.4f}"

@@ -8,7 +8,7 @@ from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
 from pairs.network.weights_folder import FILES, model_files
-from pairs.photos.find import PHOTO_SUFFIXES
+from pairs.photos.find import PHOTO_SUFFIXES, SIDES
 from pairs.photos.folds import fold_of_folder
 from pairs.photos.views import MAX_VIEWS
 
@@ -168,6 +168,11 @@ def is_of_training(file: str, weights: list[str]) -> bool:
 
 def holds_photos(report: str, judged: str) -> bool:
     """Whether a report's pictures would be taken for photos by whoever looks there next."""
+    sides = [os.path.join(judged, side) for side in SIDES]
+    of_classes = sides if all(map(os.path.isdir, sides)) else [judged]
+    inside = pathlib.Path(os.path.realpath(report)).parents
+    if any(pathlib.Path(os.path.realpath(folder)) in inside for folder in of_classes):
+        return True  # it would be a class, or in one
     try:
         names = os.listdir(report)
     except OSError:  # it is not there yet
@@ -187,7 +192,7 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
     if args.report and os.path.lexists(args.report) and not os.path.isdir(args.report):
         parser.error(f"--report {args.report}: a file; a folder is written")
     if args.report and holds_photos(args.report, args.evaluate):
-        parser.error(f"--report {args.report}: a folder of photos; choose another one")
+        parser.error(f"--report {args.report}: among the photos; choose another folder")
     for folder in filter(None, (args.evaluate, args.test, args.query, args.gallery)):
         if not os.path.isdir(folder):
             parser.error(f"{folder}: no such folder")

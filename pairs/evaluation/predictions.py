@@ -60,11 +60,13 @@ def average(all_predictions: list[Predictions], typeids: list[list[str]]) -> Pre
         the mean of the class probabilities; all else is the first model's.
     """
     first = typeids[0]
-    # The same classes may be in another order.
-    probabilities = [
-        predictions.probabilities[:, [own.index(name) for name in first]]
-        for predictions, own in zip(all_predictions, typeids, strict=True)
-    ]
+    if len(all_predictions) == 1:
+        return all_predictions[0]
+    probabilities = []
+    for predictions, own in zip(all_predictions, typeids, strict=True):
+        column = {typeid: number for number, typeid in enumerate(own)}
+        # The same classes may be in another order.
+        probabilities.append(predictions.probabilities[:, [column[typeid] for typeid in first]])
     return dataclasses.replace(
         all_predictions[0],
         probabilities=np.mean(probabilities, axis=0),

@@ -6,30 +6,32 @@ markup. The page itself (layout, style, what a click does) is `report.html`.
 """
 
 import base64
-import dataclasses
 import html
 import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from pairs.errors import UserError
 from pairs.evaluation import metrics
 from pairs.evaluation.calibration import class_scores
 from pairs.evaluation.evaluate import Evaluation, printed_name
-from pairs.evaluation.figures import overlay, thumbnail
-from pairs.evaluation.heat_maps import find_heat_maps
+from pairs.evaluation.figures import thumbnail
+from pairs.evaluation.mistakes import (
+    PHOTOS_OF_CLASS,
+    confident_first,
+    describe_mistakes,
+    open_as_seen,
+)
 from pairs.evaluation.page import Markup, fill_template, script_json, table
 from pairs.evaluation.predictor import Predictor
-from pairs.evaluation.suspects import nearest
 from pairs.files import write_text
 from pairs.network.weights_folder import CURVES, model_files
-from pairs.photos.read import Photos, open_photo, read_ahead
+from pairs.photos.read import Photos, read_ahead
 
-# Sides in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
-THUMBNAIL, CARD, NEIGHBOUR = 64, 176, 88
-MISTAKES = 24
+# Side in pixels. 2,000 thumbnails of 64 pixels take about 3 MB of the page.
+THUMBNAIL = 64
+# A browser needs 5 s for 250 classes, half a minute for 1,000.
+MOST_IN_MATRIX = 250
 
 
 def write_report(
@@ -75,6 +77,7 @@ def write_report(
             for path in model_files(predictor.weights)
         ),
         settings=settings_table(predictor.settings),
+        most_in_matrix=str(MOST_IN_MATRIX),
         data=script_json(data),
     )
     write_text(folder / "index.html", page)
@@ -100,7 +103,7 @@ def judged_in_words(evaluation: Evaluation, predictor: Predictor) -> str:
 def near_in_words(evaluation: Evaluation) -> str:
     """Which photos stand beside a mistake, as the end of a sentence."""
     if evaluation.predictions.folds is None:
-        return "the nearest training photos"
+        return f"the nearest of up to {PHOTOS_OF_CLASS} training photos of each class named here,"
     return "the nearest of the photos that the same model has not seen"
 
 
@@ -110,17 +113,6 @@ def suspects_link(num_suspects: int | None) -> str:
         return ""
     labels = "1 label" if num_suspects == 1 else f"{num_suspects} labels"
     return f'<a href="suspects.html">{labels} to check</a>'
-
-
-def open_as_seen(photos: Photos, index: int, side: int) -> Image.Image:
-    """A photo as the network saw it; grey if it cannot be read any more.
-
-    Never `photos.open`: another photo would stand under its name.
-    """
-    try:
-        return open_photo(photos.paths[index], side, photos.fit)
-    except UserError:
-        return Image.new("RGB", (side, side), "grey")
 
 
 def describe_photos(evaluation: Evaluation, workers: int) -> list[dict[str, Any]]:
@@ -151,90 +143,6 @@ def describe_photos(evaluation: Evaluation, workers: int) -> list[dict[str, Any]
         }
         for index, image in zip(order, images, strict=True)
     ]
-
-
-def confident_first(evaluation: Evaluation) -> list[int]:
-    """Indices of the photos, by the probability of their first guess."""
-    return np.argsort(-evaluation.calibrated.max(axis=1), kind="stable").tolist()
-
-
-def describe_mistakes(
-    evaluation: Evaluation, predictor: Predictor, trained_on: Photos | None
-) -> list[dict[str, Any]]:
-    """The most confident mistakes, with their heat maps and nearest training photos."""
-    photos, predictions = evaluation.photos, evaluation.predictions
-    guesses = predictions.probabilities.argmax(axis=1)
-    order = confident_first(evaluation)
-    chosen = [index for index in order if guesses[index] != photos.labels[index]][:MISTAKES]
-    if not chosen:
-        return []
-    paths = [photos.paths[index] for index in chosen]
-    folds = predictions.folds
-    own_folds = None if folds is None else folds[chosen]
-    heats = find_heat_maps(predictor, paths, guesses[chosen], own_folds)
-    if folds is None:
-        neighbours = find_neighbours(predictor, predictions.features[chosen], trained_on)
-    else:
-        neighbours = find_held_out_neighbours(evaluation, folds, chosen)
-    mistakes = []
-    for index, heat, near in zip(chosen, heats, neighbours, strict=True):
-        image = open_as_seen(photos, index, CARD)
-        top = metrics.rank_classes(evaluation.calibrated[index : index + 1])[0, :3]
-        mistakes.append(
-            {
-                "photo": order.index(index),
-                "image": thumbnail(image, CARD),
-                "heat": thumbnail(overlay(image, heat), CARD),
-                "top": [[int(k), round(float(evaluation.calibrated[index, k]), 4)] for k in top],
-                "near": near,
-            }
-        )
-    return mistakes
-
-
-def find_neighbours(
-    predictor: Predictor, features: np.ndarray, photos: Photos | None
-) -> list[list[dict[str, Any]]]:
-    """The nearest training photos of some features.
-
-    Args:
-        predictor: whose features.
-        features: float array, shape `(queries, features)`.
-        photos: of the training; None: there are none to look at.
-
-    Returns:
-        for each feature at most `suspects.NEIGHBOURS` descriptions.
-    """
-    if photos is None:
-        print("no training photos available: the report shows no neighbours")
-        return [[] for _ in features]
-    print(f"features of {len(photos)} training photos, for the nearest ones")
-    trained = predictor.predict(photos.paths)
-    near = [nearest(trained.features, feature, trained.readable()) for feature in features]
-    shown = dataclasses.replace(photos, fit=predictor.fit)
-    return [[describe_neighbour(shown, index) for index in indices] for indices in near]
-
-
-def find_held_out_neighbours(
-    evaluation: Evaluation, folds: np.ndarray, chosen: list[int]
-) -> list[list[dict[str, Any]]]:
-    """The nearest photos among those of the same fold, which its model has not seen either."""
-    features, found = evaluation.predictions.features, []
-    for index in chosen:
-        others = folds == folds[index]
-        others[index] = False
-        near = nearest(features, features[index], others)
-        found.append([describe_neighbour(evaluation.photos, other) for other in near])
-    return found
-
-
-def describe_neighbour(photos: Photos, index: int) -> dict[str, Any]:
-    """What the page needs of a photo beside a mistake."""
-    return {
-        "label": int(photos.labels[index]),
-        "name": pathlib.Path(photos.paths[index]).name,
-        "image": thumbnail(open_as_seen(photos, index, NEIGHBOUR), NEIGHBOUR),
-    }
 
 
 def number_tiles(numbers: dict[str, Any]) -> str:
@@ -269,9 +177,10 @@ def trust_in_words(numbers: dict[str, Any]) -> str:
     pairs = numbers["pairs"]
     if "roc_auc" in pairs:
         text += (
-            f" Of {pairs['pairs']} pairs, at probability 0.5, {pairs['missed']:.4f} of those of "
-            f"one class are missed and {pairs['false']:.4f} of the others called the same; from "
-            f"{pairs['threshold']:.4f} on both errors are {pairs['equal_error']:.4f}."
+            f" Of {pairs['pairs']} pairs, which the answers were fitted on, at probability 0.5, "
+            f"{pairs['missed']:.4f} of those of one class are missed and {pairs['false']:.4f} of "
+            f"the others called the same; from {pairs['threshold']:.4f} on both errors are "
+            f"{pairs['equal_error']:.4f}."
         )
     return text
 

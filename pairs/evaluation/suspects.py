@@ -6,6 +6,7 @@ Numbers only; `suspects_page.py` makes a page to decide on them.
 """
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from pairs.photos.read import Photos
 # The page shows so many suspects; others need no neighbours.
 MOST_SUSPECTS = 150
 NEIGHBOURS = 3
+MOST_DUPLICATES = 6
 PHOTOS_AT_ONCE = 4096
 HEADER = ["image", "typeid", "suggested", "score"]
 
@@ -29,14 +31,15 @@ class Suspect:
     Attributes:
         index: of the photo.
         suggested: the label to take instead. The first guess; where that is the
-            photo's own label, the most probable label of its near-duplicates.
+            photo's own label, the most probable label of `duplicates`.
         score: of `label_scores`.
         own_probability: of its own label, in [0, 1].
         probability: of the suggested label, in [0, 1].
         near_suggested: indices of up to three photos labelled as suggested, the
             nearest first; of the same fold. Of the first `MOST_SUSPECTS` alone.
         near_own: the same for its own label, without the photo itself.
-        duplicates: indices of its near-duplicates under other labels.
+        duplicates: indices of near-duplicates of it under other labels, at most
+            `MOST_DUPLICATES`.
     """
 
     index: int
@@ -140,15 +143,25 @@ def find_suspects(
 def find_mislabelled_duplicates(
     labels: np.ndarray, groups: Sequence[Sequence[int]]
 ) -> dict[int, tuple[int, ...]]:
-    """The near-duplicates under other labels of every photo that has such."""
+    """At most `MOST_DUPLICATES` near-duplicates under other labels, of photos that have such."""
     found: dict[int, tuple[int, ...]] = {}
     for group in groups:
-        if len(np.unique(labels[list(group)])) == 1:
+        places: dict[int, list[int]] = {}  # in the group, of each label
+        for place, label in enumerate(labels[list(group)].tolist()):
+            places.setdefault(label, []).append(place)
+        if len(places) == 1:
             continue
-        for index in group:
-            others = tuple(int(other) for other in group if labels[other] != labels[index])
-            if others:
-                found[int(index)] = tuple(dict.fromkeys((*found.get(int(index), ()), *others)))
+        # A placeholder may stand for thousands of photos. A few do, and of many labels first.
+        ranked = sorted(
+            (rank, place)
+            for own in places.values()
+            for rank, place in enumerate(own[:MOST_DUPLICATES])
+        )
+        for label, own in places.items():
+            others = (place for _, place in ranked if labels[group[place]] != label)
+            few = sorted(itertools.islice(others, MOST_DUPLICATES))
+            shown = tuple(int(group[place]) for place in few)
+            found.update((int(group[place]), shown) for place in own)
     return found
 
 

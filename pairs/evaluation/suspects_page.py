@@ -61,7 +61,7 @@ def write_suspects_page(
         for index in (
             *suspect.near_suggested,
             *suspect.near_own,
-            *suspect.duplicates[:MOST_OF_GROUP],
+            *suspect.duplicates,
         )
     ]
     beside += [index for group in listed for index in group["members"]]
@@ -113,7 +113,7 @@ def describe_suspect(suspect: Suspect, photos: Photos) -> dict[str, Any]:
         "probability": round(suspect.probability, 4),
         "near_suggested": suspect.near_suggested,
         "near_own": suspect.near_own,
-        "duplicates": suspect.duplicates[:MOST_OF_GROUP],
+        "duplicates": suspect.duplicates,
     }
 
 

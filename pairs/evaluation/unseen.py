@@ -39,10 +39,8 @@ def find_training_photos(predictor: Predictor) -> Photos | None:
             own = [index for index, digest in enumerate(digests) if digest in seen]
             return train.take(own) if own else None
         pool = pool_sides([train, find_class_photos(data / VALID, predictor.typeids)])
-        if not predictor.fold:
-            return pool
         folds = folds_of(held_out, find_digests(pool.paths, predictor.workers))
-        return pool.take(np.flatnonzero(folds != predictor.fold))
+        return pool.take(np.flatnonzero((folds > 0) & (folds != predictor.fold)))
     except (KeyError, TypeError, UserError):
         return None
 
