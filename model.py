@@ -45,7 +45,7 @@ def build_model(
     Args:
         trunk: `build_trunk(...)`; its `input_scale` becomes the layer `scale`.
         typeids: the classes in the order of their labels.
-        num_photos: training photos of each; None: unknown.
+        num_photos: training photos of each, those of all folds together; None: unknown.
         paired: False leaves one image, its softmax, and no pair: the
             "softmax only" systems of the seed's table.
         all_pairs: the pair head looks at the cosine of the features.

@@ -191,7 +191,8 @@ def calibration_of(predictors):
         return first.calibration
     print(
         "note: probabilities are as the model gives them: only those of a single --weights, "
-        "without --tta and --head, can be calibrated"
+        "without --tta and --head, can be calibrated; none of the photos is called none of the "
+        "classes"
     )
     return Calibration()
 

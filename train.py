@@ -23,7 +23,6 @@ Or see it:   python train.py --demo
 import contextlib
 import dataclasses
 import pathlib
-import shlex
 
 import numpy as np
 
@@ -41,9 +40,9 @@ from pairs.photos.check import (
     write_check,
 )
 from pairs.photos.draw import draw_pairs
-from pairs.photos.find import SIDES, VALID
+from pairs.photos.find import SIDES
 from pairs.photos.folds import FOLDS, pool_sides, write_folds
-from pairs.training import recipe, run_folder, splits, store_folder
+from pairs.training import next_command, recipe, run_folder, splits, store_folder
 from pairs.training.flags import parse_args
 from pairs.training.settings import RESTART, make_settings
 
@@ -81,7 +80,7 @@ def train(args):
         clean_up(folder, devices)
     if not args.folds:
         runs[0].log.print_results()
-    print_next(args)
+    next_command.print_next(args)
 
 
 def prepare(args, stages, folder, listed, devices):
@@ -296,35 +295,25 @@ def finish_folds(folder, pool):
     out_of_fold.write_results(folder, found)
     pairs = same.compare(found.unit, found.probabilities, pool.labels, found.folds)
     fitted = calibration.fit(found.probabilities, pool.labels, found.likeness, pairs)
-    calibration.write_calibration(folder, fitted.of_mean())
+    fitted = fitted.of_mean()
+    # An evaluation may have fitted it on more photos since.
+    if calibration.read_calibration(folder).photos <= fitted.photos:
+        calibration.write_calibration(folder, fitted)
     out_of_fold.print_results(found)
-
-
-def print_next(args):
-    """Prints what to type next."""
-    quoted = {name: shlex.quote(getattr(args, name)) for name in ("data", "weights")}
-    test = pathlib.Path(args.data, "test")
-    test = shlex.quote(str(test)) if test.is_dir() else "FOLDER"
-    judged = quoted["data"] if args.folds else f"{quoted['data']}/{VALID}"
-    print(
-        f"next: python predict.py --weights {quoted['weights']} "
-        f"--evaluate {judged} --report report\n"
-        f"then: python predict.py --weights {quoted['weights']} --test {test}"
-    )
 
 
 def main():
     args = parse_args()
     if args.demo:
-        stop_at_once("the next demo starts over")
+        stop_at_once(lambda: "the next demo starts over")
         from pairs.demo import demo
 
         demo.run_demo(args.seed, args.workers)
         return
-    without = ", without --restart if an epoch was finished," if args.restart else ""
     supervised = supervisor.is_supervised()
     if not supervised:
-        stop_at_once(f"run the same command again{without} to resume after the last finished epoch")
+        began = next_command.settings_times(args)
+        stop_at_once(lambda: next_command.how_to_resume(args, began))
     if args.distribute and cluster.is_cluster() and not supervised:
         supervisor.supervise()
     train(args)

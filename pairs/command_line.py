@@ -142,7 +142,7 @@ def nobody_reads() -> bool:
     return False
 
 
-def stop_at_once(how_to_resume: str) -> None:
+def stop_at_once(how_to_resume: Callable[[], str]) -> None:
     """Makes Ctrl-C and SIGTERM end the process at once, with one line.
 
     Python runs a signal's handler between two bytecodes, and one training step
@@ -153,7 +153,7 @@ def stop_at_once(how_to_resume: str) -> None:
     Whoever calls it first in a process decides: a demo, not the training within it.
 
     Args:
-        how_to_resume: the end of the line.
+        how_to_resume: returns the end of the line, asked when it is printed.
     """
     if signal.getsignal(signal.SIGINT) is leave_it_to_the_thread:
         return
@@ -165,7 +165,7 @@ def stop_at_once(how_to_resume: str) -> None:
 
     def wait():
         number = reader.recv(1)[0]
-        line = f"\nstopped by {signal.Signals(number).name}; {how_to_resume}\n"
+        line = f"\nstopped by {signal.Signals(number).name}; {how_to_resume()}\n"
         with contextlib.suppress(OSError):  # nobody may be reading any more
             os.write(2, line.encode())
         os._exit(128 + number)

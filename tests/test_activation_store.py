@@ -2,6 +2,7 @@ import ast
 import collections
 import dataclasses
 import os
+import resource
 
 import keras
 import numpy as np
@@ -80,6 +81,24 @@ def test_a_killed_run_goes_on_after_its_last_shard(tmp_path, below, photos, monk
         assert store.shard(number).stat().st_mtime_ns == written[number]
     order = np.array([4, 1, 3, 0, 2])
     np.testing.assert_allclose(again.read(order), whole[order], atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_batch_of_more_shards_than_files_may_be_open_is_read(
+    tmp_path, below, photos, monkeypatch
+):
+    monkeypatch.setattr(activation_store, "SHARD_ROWS", 1)
+    rows = np.arange(60 * 3, dtype=np.float32).reshape(60, 3)
+    for number, row in enumerate(rows):
+        np.save(tmp_path / f"{number:05}.npy", row[None])
+    store = activation_store.ActivationStore(tmp_path, 60)
+    order = np.random.default_rng(0).permutation(60)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, limits[1]))
+    try:
+        np.testing.assert_array_equal(store.read(order), rows[order])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_store_half_built_on_a_disk_now_full_waits_for_room(

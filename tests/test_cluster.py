@@ -273,7 +273,7 @@ def test_a_stopped_process_leaves_no_child(number, tmp_path):
         "if supervisor.is_supervised():\n"
         "    print('running', flush=True)\n"
         "    time.sleep(600)\n"
-        "command_line.stop_at_once('run the same command again')\n"
+        "command_line.stop_at_once(lambda: 'run the same command again')\n"
         "supervisor.supervise()\n"
     )
     process = subprocess.Popen(
@@ -292,8 +292,8 @@ def test_the_first_to_say_how_a_stopped_process_resumes_is_right(tmp_path):
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"
         "from pairs import command_line\n"
-        "command_line.stop_at_once('the next demo starts over')\n"
-        "command_line.stop_at_once('run the same command again')\n"  # the training in it
+        "command_line.stop_at_once(lambda: 'the next demo starts over')\n"
+        "command_line.stop_at_once(lambda: 'run the same command again')\n"  # the training in it
         "print('running', flush=True)\n"
         "time.sleep(600)\n"
     )

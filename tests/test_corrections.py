@@ -55,6 +55,15 @@ def of_side(out, side, typeid):
     return sorted(path.name for path in (out / side / typeid).glob("*.jpg"))
 
 
+def test_a_photo_to_remove_that_is_gone_already_is_a_note(tmp_path, capsys):
+    known = sorted(NAMES)[0]
+    corrections = read(tmp_path, f"image,decision,typeid\ngone_1.jpg,remove,2\n{known},remove,\n")
+    assert corrections == {known: None}
+    assert "1 photos to remove are not in --raw any more" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"1 of its 1 images are not in --raw"):
+        read(tmp_path, "image,decision,typeid\ngone_1.jpg,keep,2\n")
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_with_the_file_photos_move_and_without_it_all_is_as_it_was(raw, tmp_path, link):
     out = tmp_path / "out"

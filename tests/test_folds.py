@@ -549,6 +549,23 @@ def test_the_evaluation_asks_the_model_that_has_not_seen_the_photo(
 
 
 @pytest.mark.slow
+def test_run_again_a_finished_training_keeps_a_calibration_of_more_photos(
+    trained, sorted_photos, tmp_path
+):
+    weights = shutil.copytree(trained, tmp_path / "w")
+    fitted = json.loads((weights / "calibration.json").read_text())
+    fitted |= {"photos": 5000, "temperature": 0.777}
+    (weights / "calibration.json").write_text(json.dumps(fitted))
+    done = train(sorted_photos, weights)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((weights / "calibration.json").read_text()) == fitted
+    (weights / "calibration.json").unlink()
+    assert train(sorted_photos, weights).returncode == 0
+    found = json.loads((weights / "calibration.json").read_text())
+    assert found == json.loads((trained / "calibration.json").read_text())
+
+
+@pytest.mark.slow
 def test_killed_in_the_second_fold_it_ends_as_the_undisturbed_run(trained, sorted_photos, tmp_path):
     weights = tmp_path / "w"
     words = [sys.executable, ROOT / "train.py", "--data", sorted_photos, "--weights", weights]

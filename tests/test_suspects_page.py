@@ -1,6 +1,7 @@
 """The page to decide on labels to check, in a real browser, and what it downloads."""
 
 import csv
+import html
 import html.parser
 import io
 import json
@@ -14,7 +15,7 @@ import pytest
 from conftest import COLOURS, add_script, make_photo, make_raw, run_script
 
 from pairs.evaluation.suspects import find_suspects, write_suspects
-from pairs.evaluation.suspects_page import describe_group, sorting_command, write_suspects_page
+from pairs.evaluation.suspects_page import describe_group, sorting_in_words, write_suspects_page
 from pairs.files import unguard_cell
 from pairs.photos.read import Photos
 
@@ -151,28 +152,35 @@ def test_the_page_shows_every_suspect_beside_photos_of_both_classes(asked, brows
     ],
 )
 def test_the_command_sorts_the_folder_whose_photos_were_judged(path, words):
-    command = sorting_command(Photos([path], np.zeros(1, np.int32), ["2", "10"]))
+    shown = sorting_in_words(Photos([path], np.zeros(1, np.int32), ["2", "10"]))
+    command = html.unescape(shown["command"])
     assert command == f"python img2keras.py {words} --corrections corrections.csv"
+    assert "How these photos were sorted is not known" in shown["about"]
 
 
 def test_the_command_repeats_the_flags_of_the_last_sorting(tmp_path):
     raw, out = make_raw(tmp_path / "my raw"), tmp_path / "data"
-    first = tmp_path / "first.csv"
+    first = tmp_path / "corrections.csv"
     first.write_text('image,decision,typeid\n"2_0,0.jpg",remove,\n')
     flags = ("--valid-fraction", "0.3", "--seed", "5", "--link", "--corrections", first)
     done = run_script("img2keras.py", "--raw", raw, "--out", out, *flags)
     assert done.returncode == 0
     paths = sorted(map(str, (out / "valid").rglob("*.jpg")))
-    command = shlex.split(sorting_command(Photos(paths, np.zeros(len(paths), int), ["2"])))
-    assert command[-2:] == ["--corrections", "corrections.csv"]
+    photos = Photos(paths, np.zeros(len(paths), int), ["2"])
+    shown = sorting_in_words(photos)
+    command = shlex.split(html.unescape(shown["command"]))
+    # In the place of the first round's file, it would undo what that decided.
+    assert shown["file"] == "corrections-2.csv"
+    assert command[-4:] == ["--corrections", str(first), "--corrections", "corrections-2.csv"]
     again = run_script(*command[1:-2])
     assert "0 written" in again.stdout
     assert "note:" not in again.stdout
     assert "removed" not in again.stdout
     other = run_script("img2keras.py", "--raw", raw, "--out", out)
     assert "note: --valid-fraction was 0.3 when this folder was sorted before" in other.stdout
+    assert f"note: this folder was sorted with --corrections {first} before" in other.stdout
     (out / "sorting.json").write_text("[")
-    assert "--seed" not in sorting_command(Photos(paths, np.zeros(len(paths), int), ["2"]))
+    assert "--seed" not in sorting_in_words(photos)["command"]
     assert run_script("img2keras.py", "--raw", raw, "--out", out).returncode == 0
 
 

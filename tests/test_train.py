@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import zipfile
 
 import keras
@@ -37,7 +38,7 @@ from pairs.network.files import load_model
 from pairs.network.trunks import TRUNKS
 from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
-from pairs.training import callbacks, recipe, stage
+from pairs.training import callbacks, next_command, recipe, stage
 from pairs.training.optimizer import compile_model
 from pairs.training.recipe import LOSS_WEIGHTS, SEED, Stage
 from pairs.training.scoring import judge
@@ -86,6 +87,7 @@ def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
         ("--tensorboard README.md", "README.md: a file; a folder is needed"),
         ("--pretrained nowhere.h5", "no such file"),
         ("--data nowhere", "no such folder"),
+        ("--tensorboard README.md/board", "--tensorboard README.md/board: cannot be written"),
         ("--tensorboard=", "--tensorboard: an empty name"),  # of a variable that is not set
         ("--trunk resnet", "invalid choice"),
         ("--image-size abc", "invalid int value"),
@@ -108,6 +110,19 @@ def test_a_side_without_a_pair_is_refused_before_anything_is_written(data, tmp_p
     done = run_script("train.py", "--data", tmp_path, "--weights", tmp_path / "w")
     assert_one_line_error(done, "1 valid photo: at least 2 make a pair")
     assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+
+
+def test_who_stops_a_restart_is_told_to_repeat_it_only_until_the_new_run_has_begun(tmp_path):
+    (tmp_path / "settings.json").write_text("of the earlier run")
+    args = types.SimpleNamespace(weights=str(tmp_path), restart=True)
+    began = next_command.settings_times(args)
+    assert "--restart" not in next_command.how_to_resume(args, began)
+    (tmp_path / "settings.json").rename(tmp_path / "aside.json")
+    assert "--restart" not in next_command.how_to_resume(args, began)
+    (tmp_path / "settings.json").write_text("of the new run")
+    assert "again, without --restart, to resume" in next_command.how_to_resume(args, began)
+    args.restart = False
+    assert "--restart" not in next_command.how_to_resume(args, began)
 
 
 def test_the_recipe_is_the_references():

@@ -86,7 +86,8 @@ def find_neighbours(
         for each feature at most `suspects.NEIGHBOURS` descriptions.
     """
     if photos is None:
-        print("no training photos available: the report shows no neighbours")
+        data = predictor.flags.get("data", "data")
+        print(f"no training photos in {data} as seen from here: the report shows no neighbours")
         return [[] for _ in features]
     print(f"features of {len(photos)} training photos, for the nearest ones")
     trained = predictor.predict(photos.paths)

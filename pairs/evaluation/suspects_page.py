@@ -9,6 +9,7 @@ import collections
 import hashlib
 import heapq
 import html
+import itertools
 import os
 import pathlib
 import shlex
@@ -79,28 +80,50 @@ def write_suspects_page(
         title=f"{len(suspects)} labels to check" if len(suspects) != 1 else "1 label to check",
         subtitle=html.escape(in_words(suspects, photos)),
         groups=html.escape(groups_in_words(described_groups)),
-        command=html.escape(sorting_command(photos)),
+        **sorting_in_words(photos),
         data=script_json(data),
     )
     write_text(folder / "suspects.html", page)
 
 
-def sorting_command(photos: Photos) -> str:
-    """The command that sorts these photos again, as they were sorted if that is known."""
-    path = pathlib.PurePath(photos.paths[0])
-    is_sorted = len(path.parts) >= 3 and path.parts[-3] in SIDES
-    out = str(path.parents[2]) if is_sorted else "data"
-    flags = read_sorting(pathlib.Path(out))
-    words = ["--raw", flags.get("raw") or os.path.join(out, "raw"), "--out", out]
+def sorting_in_words(photos: Photos) -> dict[str, str]:
+    """How to sort these photos again, as they were sorted if that is known.
+
+    Returns:
+        `file`, the name of the new corrections, `command`, which takes them, and `about`, a
+        sentence on it; as HTML.
+    """
+    path = pathlib.Path(os.path.abspath(photos.paths[0]))
+    out = path.parents[2] if path.parts[-3] in SIDES else pathlib.Path("data")
+    flags = read_sorting(out)
+    words = ["--raw", from_here(flags.get("raw") or out / "raw"), "--out", from_here(out)]
     for name in ("valid_fraction", "seed"):
         if name in flags:
             words += [f"--{name.replace('_', '-')}", flags[name]]
     words += ["--link"] if flags.get("link") else []
-    earlier = flags.get("corrections")
-    earlier = earlier if isinstance(earlier, list) else []
-    for file in dict.fromkeys([*earlier, "corrections.csv"]):
+    listed = flags.get("corrections")
+    earlier = [str(file) for file in listed] if isinstance(listed, list) else []
+    names = {pathlib.PurePath(file).name for file in earlier}
+    numbered = (f"corrections-{number}.csv" for number in itertools.count(2))
+    # In the place of an earlier one, it would undo what that decided.
+    new = next(name for name in itertools.chain(["corrections.csv"], numbered) if name not in names)
+    for file in [*map(from_here, earlier), new]:
         words += ["--corrections", file]
-    return f"python img2keras.py {shlex.join(printable(str(word)) for word in words)}"
+    about = (
+        f"The command sorts with the flags of the last sorting, and with its corrections before "
+        f"the new ones. Run it where {new} lies, or write where that is."
+        if flags
+        else "How these photos were sorted is not known. If img2keras.py did not sort them, there "
+        "is nothing to sort again: move them by hand, as the downloaded file says."
+    )
+    command = f"python img2keras.py {shlex.join(printable(str(word)) for word in words)}"
+    return {"file": new, "command": html.escape(command), "about": html.escape(about)}
+
+
+def from_here(path: str | pathlib.Path) -> str:
+    """A path as one types it here: relative if it lies below this folder, else absolute."""
+    whole, here = pathlib.Path(os.path.abspath(path)), pathlib.Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
 def describe_suspect(suspect: Suspect, photos: Photos) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class TypeidHead(keras.layers.Dense):
 
     Args:
         typeids: output `i` is the probability of `typeids[i]`.
-        num_photos: training photos of each class; None: unknown.
+        num_photos: training photos of each class, those of all folds together; None: unknown.
         fit: how photos become squares, see `pairs.photos.fit`; files from before
             there was a choice do not say.
     """

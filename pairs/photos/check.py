@@ -59,6 +59,9 @@ class Facts:
         return self.size, self.mtime_ns, self.ctime_ns
 
 
+NOT_THERE = Facts(None, None, None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Inspection:
     """What reading a photo from end to end found out, see `Facts`."""
@@ -170,12 +173,12 @@ def all_file_times(paths: list[str], workers: int) -> Iterable[Facts]:
     return itertools.chain.from_iterable(parts)
 
 
-def file_times(path: str) -> Facts:
-    """The size and times of a file; nothing else is known yet."""
+def file_times(path: str | pathlib.Path) -> Facts:
+    """The size and times of a file, `NOT_THERE` if there is none; nothing else is known yet."""
     try:
         status = os.stat(path)
     except OSError:  # a broken link; `inspect_photo` says so
-        return Facts(None, None, None)
+        return NOT_THERE
     return Facts(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 

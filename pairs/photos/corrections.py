@@ -63,14 +63,19 @@ def read_corrections(
     for path in paths:
         rows = read_rows(path)
         images = [known.get(find_known(row.image, known), "") for row in rows]
-        unknown = [row.image for row, image in zip(rows, images, strict=True) if not image]
+        gone = [row for row, image in zip(rows, images, strict=True) if not image]
+        unknown = [row.image for row in gone if row.decision != REMOVE]
         if unknown:
             raise UserError(
                 f"{begin(path)}: {len(unknown)} of its {len(rows)} images are not in --raw, e.g. "
                 f"{unknown[0][:100]!r}. Are these corrections of other photos?"
             )
+        if gone:
+            print(f"note: {begin(path)}: {len(gone)} photos to remove are not in --raw any more")
         decided: Corrections = {}
         for row, image in zip(rows, images, strict=True):
+            if not image:
+                continue
             typeid = decide(row, image, typeids, f"{begin(path)}, line {row.line}")
             if decided.setdefault(image, typeid) != typeid:
                 raise UserError(

@@ -49,6 +49,13 @@ def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
                 f"note: --{name.replace('_', '-')} was {before[name]} when this folder was sorted "
                 f"before: photos have changed sides"
             )
+    earlier = before.get("corrections")
+    for file in earlier if isinstance(earlier, list) else []:
+        if file not in flags["corrections"]:
+            print(
+                f"note: this folder was sorted with --corrections {printable(str(file))} before; "
+                f"without it, its labels are as they were"
+            )
     if before != flags:
         write_json(out / SORTING, flags)
 

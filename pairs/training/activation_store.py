@@ -89,11 +89,15 @@ class ActivationStore:
         own = indices if self.rows is None else self.rows[indices]
         numbers, places = np.divmod(own + self.num_photos * mirrored, SHARD_ROWS)
         # Mapped anew for every batch: pages that stay mapped count as resident
-        # memory, and a store is larger than that.
-        shards = {number: self.open_shard(number) for number in set(numbers.tolist())}
-        rows = np.empty((len(indices), *shards[numbers[0]].shape[1:]), np.float32)
-        for row, number, place in zip(rows, numbers, places, strict=True):
-            row[...] = shards[number][place]
+        # memory, and a store is larger than that. One at a time: each takes a file
+        # descriptor, and a batch may be of more shards than a process may open.
+        rows = np.empty(0, np.float32)
+        for number in np.unique(numbers).tolist():
+            shard, own = self.open_shard(number), np.flatnonzero(numbers == number)
+            if not len(rows):
+                rows = np.empty((len(indices), *shard.shape[1:]), np.float32)
+            for row, place in zip(own, places[own], strict=True):
+                rows[row] = shard[place]
         return rows
 
     def batches(self, rows: range) -> Iterator[np.ndarray]:
@@ -117,9 +121,13 @@ class ActivationStore:
         path = self.shard(number)
         try:
             return map_array(path)
-        except (OSError, ValueError, EOFError) as error:
+        except (FileNotFoundError, ValueError, EOFError) as error:
             raise UserError(
                 f"{path}: damaged ({error}); run the same command again to compute it anew"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); run the same command again to resume"
             ) from error
 
 
@@ -159,12 +167,16 @@ def open_store(
     devices = run.devices
     with devices.main_process_first():
         store = ActivationStore(store_folder(run.home) / key, len(photos))
-        missing = [rows for rows in ranges if not store.is_whole(rows, run.cache, shape)]
+        missing = {
+            number: rows
+            for number, rows in enumerate(ranges)
+            if not store.is_whole(rows, run.cache, shape)
+        }
         if devices.is_main_process:
             views = " and their mirror images" if mirror else ""
             what = f"activations of {len(photos)} photos{views}, "
             what += f"{'x'.join(map(str, shape))} {run.cache}"
-            num_missing = sum(map(len, missing))
+            num_missing = sum(map(len, missing.values()))
             size = num_missing * math.prod(shape) * np.dtype(run.cache).itemsize
             room.decide(store.path, what, size, room.spare_bytes(run))
         if store.path.with_suffix(OFF).exists():
@@ -176,8 +188,8 @@ def open_store(
             )
     own = [
         rows
-        for number, rows in enumerate(ranges)
-        if number % devices.num_processes == devices.process and rows in missing
+        for number, rows in missing.items()
+        if number % devices.num_processes == devices.process
     ]
     if own:
         build(run, store, own, below, photos, source)
