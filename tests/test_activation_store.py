@@ -87,14 +87,14 @@ def test_a_batch_of_more_shards_than_files_may_be_open_is_read(
     tmp_path, below, photos, monkeypatch
 ):
     monkeypatch.setattr(activation_store, "SHARD_ROWS", 1)
-    rows = np.arange(60 * 3, dtype=np.float32).reshape(60, 3)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 10 + max(int(name) for name in os.listdir("/proc/self/fd"))
+    rows = np.arange(3 * (limit + 1), dtype=np.float32).reshape(-1, 3)
     for number, row in enumerate(rows):
         np.save(tmp_path / f"{number:05}.npy", row[None])
-    store = activation_store.ActivationStore(tmp_path, 60)
-    order = np.random.default_rng(0).permutation(60)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, limits[1]))
+    store = activation_store.ActivationStore(tmp_path, len(rows))
+    order = np.random.default_rng(0).permutation(len(rows))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
     try:
         np.testing.assert_array_equal(store.read(order), rows[order])
     finally:
