@@ -63,13 +63,15 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
     """
     folds = folds_of(read_folds(folder, RESTART), photos.digests or [])
     folders = [fold_folder(folder, fold) for fold in range(1, int(folds.max()) + 1)]
-    kept = [read_held_out(own) for own in folders]
     similarities = [read_similarity(own / MODEL) for own in folders]
     probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
-    unit = np.zeros((len(photos), kept[0].features.shape[1]), np.float32)
+    unit = np.zeros((len(photos), 0), np.float32)
     # Somebody may have deleted one.
     likeness = np.zeros(len(photos), np.float32) if all(similarities) else None
-    for fold, (held_out, similarity) in enumerate(zip(kept, similarities, strict=True), start=1):
+    for fold, (folder_of_fold, similarity) in enumerate(
+        zip(folders, similarities, strict=True), start=1
+    ):
+        held_out = read_held_out(folder_of_fold)  # one at a time: of many classes it is large
         row = {digest: number for number, digest in enumerate(held_out.digests.tolist())}
         own = np.flatnonzero(folds == fold)
         try:
@@ -81,6 +83,8 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
                 f"{fold_folder(folder, fold)}: what is kept there is not of these photos; delete "
                 f"the folder and run the same command again to train this fold anew"
             ) from error
+        if not unit.size:
+            unit = np.zeros((len(photos), features.shape[1]), np.float32)
         unit[own] = similarity.unit(features) if similarity else unit_rows(features)
         if likeness is not None and similarity:
             likeness[own] = similarity.class_cosines(features).max(axis=1)
