@@ -103,7 +103,7 @@ def judged_in_words(evaluation: Evaluation, predictor: Predictor) -> str:
 def near_in_words(evaluation: Evaluation) -> str:
     """Which photos stand beside a mistake, as the end of a sentence."""
     if evaluation.predictions.folds is None:
-        return f"the nearest of up to {PHOTOS_OF_CLASS} training photos of each class named here,"
+        return f"the nearest training photos (of {PHOTOS_OF_CLASS} of each true or guessed class)"
     return "the nearest of the photos that the same model has not seen"
 
 
