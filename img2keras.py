@@ -14,7 +14,6 @@ Run it:  python img2keras.py --raw data/raw --out data --valid-fraction 0.1 --se
 """
 
 import dataclasses
-import os
 import pathlib
 
 from tqdm import tqdm
@@ -257,8 +256,6 @@ def main():
         )
     )
     flags = {name: getattr(args, name) for name in REMEMBERED}
-    flags["raw"] = os.path.abspath(args.raw)  # whoever sorts again may do so elsewhere
-    flags["corrections"] = [os.path.abspath(file) for file in args.corrections]
     write_sorting(pathlib.Path(args.out), flags)
 
 

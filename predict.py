@@ -20,7 +20,7 @@ import re
 
 import numpy as np
 
-from pairs.command_line import one_line, run
+from pairs.command_line import run
 from pairs.devices import inventory
 from pairs.errors import UserError
 from pairs.evaluation.answers import answer_pairs, print_same, write_features
@@ -41,6 +41,8 @@ from pairs.photos.skipped import print_skipped
 
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+# In a name they would move the cursor of a terminal, or turn a line around.
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def write_submission(predictor, predictions, out):
@@ -130,7 +132,7 @@ def read_names(file):
         raise UserError(f"--names {file}: not UTF-8 text ({error})") from error
     for number, line in enumerate(lines, start=1):
         typeid, _, name = (part.strip() for part in line.partition("\t"))
-        name = one_line(name)  # no name moves the cursor of a terminal
+        name = CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode(), name)
         if not line.strip():
             continue
         if not (typeid and name):

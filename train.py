@@ -69,6 +69,8 @@ def train(args):
     devices = cluster.ALONE
     if args.distribute:
         devices = cluster.join(args.batch_size, args.precision)
+    if args.tensorboard and devices.is_main_process:
+        run_folder.check_can_be_made("--tensorboard", args.tensorboard)
     locked = run_folder.locked(folder) if devices.is_main_process else contextlib.nullcontext()
     with supervisor.one_line_errors(devices.num_processes), locked:
         # The others find what the main process leaves: photos checked, a model to start from.
@@ -113,12 +115,11 @@ def prepare(args, stages, folder, listed, devices):
         write_check(folder, found)  # also for a start that fails: it took minutes
     if not resumes:
         begin_run(args, stages, folder, pool or sides[0], found)
-        from pairs.training import room, trial
-
-        first = make_run(args, stages, splits.Split(folder, *sides), devices, [])
-        room.check_models_fit(first)
         if machine.gpus:
-            trial.try_stages(first, num_photos=sum(map(len, sides)))
+            from pairs.training import trial
+
+            tried = make_run(args, stages, splits.Split(folder, *sides), devices, [])
+            trial.try_stages(tried, num_photos=sum(map(len, sides)))
         run_folder.write_settings(folder, settings)
     if args.folds:
         return splits.split_folds(folder, pool, args.folds)
@@ -130,8 +131,11 @@ def begin_run(args, stages, folder, photos, found):
 
     An earlier run moves aside, with `--restart`: what fails before leaves it where it is.
     """
+    from pairs.training.room import check_models_fit
+
     folds = splits.choose_folds(photos, found, args.folds, args.seed) if args.folds else None
     model = build_first_model(args, photos)
+    check_models_fit(folder, stages, args.folds or 1, 4 * model.count_params())
     if args.restart:
         run_folder.set_aside(folder)
         write_check(folder, found)

@@ -435,16 +435,13 @@ def test_the_models_to_come_have_their_place_on_the_disk(tmp_path):
 
 
 def test_models_that_will_not_fit_are_refused_to_the_byte(tmp_path, monkeypatch):
-    (tmp_path / "start.keras").write_bytes(b"\0" * 1000)
-    log = RunLog(tmp_path, list(SEED), folds_left=1)
-    run = make_run(tmp_path, log=log)
     needed = 2 * 7 * 1000 + 3 * 1000  # models of two folds, and a checkpoint
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed))
-    room.check_models_fit(run)
+    room.check_models_fit(tmp_path, SEED, 2, 1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed - 1))
     with pytest.raises(UserError, match=r"will take 0\.0 MB, 0\.0 MB are free; make room"):
-        room.check_models_fit(run)
+        room.check_models_fit(tmp_path, SEED, 2, 1000)
 
 
 @pytest.mark.parametrize("folds", [False, True])

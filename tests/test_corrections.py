@@ -57,11 +57,13 @@ def of_side(out, side, typeid):
 
 def test_a_photo_to_remove_that_is_gone_already_is_a_note(tmp_path, capsys):
     known = sorted(NAMES)[0]
-    corrections = read(tmp_path, f"image,decision,typeid\ngone_1.jpg,remove,2\n{known},remove,\n")
-    assert corrections == {known: None}
-    assert "1 photos to remove are not in --raw any more" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"1 of its 1 images are not in --raw"):
-        read(tmp_path, "image,decision,typeid\ngone_1.jpg,keep,2\n")
+    content = f"image,decision,typeid\ngone_1.jpg,Remove ,2\n{known},remove,\n"
+    assert read(tmp_path, content) == {known: None}
+    assert "1 photos to remove are not in --raw" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"1 of its 2 images are not in --raw"):
+        read(tmp_path, f"image,decision,typeid\ngone_1.jpg,keep,2\n{known},remove,\n")
+    with pytest.raises(UserError, match=r"1 of its 1 images are not in --raw"):  # of other photos
+        read(tmp_path, "image,decision,typeid\ngone_1.jpg,remove,2\n")
 
 
 @pytest.mark.parametrize("link", [False, True])

@@ -388,6 +388,9 @@ def test_names_that_fit_no_class_are_said(trained, test_folder, tmp_path):
     assert "names.txt: no name for 2 of 3 classes, e.g. '2'" in run_script(*words).stdout
     (tmp_path / "names.txt").write_text("10\tMastiff\n2\tAlabai\npug\tPug\n")
     assert "no name for" not in run_script(*words).stdout
+    spaced = {"2": "Saint\u00a0Bernard", "10": "柴犬\u3000黒", "pug": "می\u200cگل"}
+    (tmp_path / "names.txt").write_text("".join(f"{k}\t{v}\n" for k, v in spaced.items()))
+    assert predict.read_names(tmp_path / "names.txt") == spaced
     (tmp_path / "names.txt").write_text("10\tM\x1b[2Kastiff\n2\tAla\x1b[31mbai\npug\tP\x1b[2Kug\n")
     shown = run_script(*words).stdout
     assert "\x1b" not in shown
@@ -500,6 +503,7 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("--evaluate FOLDER --report TABLE", "--report table.csv: a file; a folder is written"),
         ("--evaluate FOLDER --report FOLDER", "among the photos; choose another folder"),
         ("--evaluate FOLDER --report INSIDE", "among the photos; choose another folder"),
+        ("--evaluate FOLDER --report SIDE", "among the photos; choose another folder"),
         ("FOLDER FOLDER", "FOLDER: a folder; give one folder, or photos"),
         ("PHOTO PHOTO --same --tta 2", "--same: was calibrated without --tta; leave it out"),
         ("FOLDER --names names.txt", "with --csv names are written"),
@@ -581,7 +585,9 @@ def test_what_would_be_ignored_or_overwritten_is_refused(
     (tmp_path / "weights" / "fold-1").mkdir(parents=True)
     (tmp_path / "weights" / "model.keras").write_bytes(b"never read")
     places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder, "TABLE": "table.csv"}
-    places |= {"EMPTY": "", "INSIDE": test_folder / "report"}
+    places |= {"EMPTY": "", "INSIDE": test_folder / "report", "SIDE": tmp_path / "weights/train/r"}
+    for side in ("train", "valid"):
+        (tmp_path / "weights" / side).mkdir()
     (tmp_path / "table.csv").write_text("of somebody")
     flags = [str(places.get(word, word)) for word in flags.split()]
     with pytest.raises(SystemExit) as ended:

@@ -47,6 +47,15 @@ def go_on(folder, found, **changes):
     return run_folder.holds_run(folder, settings(found, **changes), known, found)
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("new", "new/deeper", "."):
+        run_folder.check_can_be_made("--tensorboard", str(tmp_path / name))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match=r"--tensorboard .*file/board: cannot be written"):
+        run_folder.check_can_be_made("--tensorboard", str(tmp_path / "file" / "board"))
+
+
 def test_the_same_run_goes_on_and_an_empty_folder_begins(begun, found, tmp_path_factory):
     assert go_on(begun, found)
     assert go_on(begun, found, workers=16)  # changes no result

@@ -175,6 +175,20 @@ def test_the_command_repeats_the_flags_of_the_last_sorting(tmp_path):
     again = run_script(*command[1:-2])
     assert "0 written" in again.stdout
     assert "note:" not in again.stdout
+    # The project moves: what lay beside the sorted folder moved with it.
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in (raw, out, first):
+        path.rename(moved / path.name)
+    paths = [path.replace(str(tmp_path), str(moved)) for path in paths]
+    in_words = sorting_in_words(Photos(paths, photos.labels, ["2"]))
+    command = shlex.split(html.unescape(in_words["command"]))
+    again = run_script(*command[1:-2])
+    assert "0 written" in again.stdout
+    assert "note:" not in again.stdout
+    for path in (raw, out, first):
+        (moved / path.name).rename(path)
+    paths = [path.replace(str(moved), str(tmp_path)) for path in paths]
     assert "removed" not in again.stdout
     other = run_script("img2keras.py", "--raw", raw, "--out", out)
     assert "note: --valid-fraction was 0.3 when this folder was sorted before" in other.stdout

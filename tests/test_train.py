@@ -87,7 +87,6 @@ def test_help_and_wrong_flags_answer_without_tensorflow(script, flag, code):
         ("--tensorboard README.md", "README.md: a file; a folder is needed"),
         ("--pretrained nowhere.h5", "no such file"),
         ("--data nowhere", "no such folder"),
-        ("--tensorboard README.md/board", "--tensorboard README.md/board: cannot be written"),
         ("--tensorboard=", "--tensorboard: an empty name"),  # of a variable that is not set
         ("--trunk resnet", "invalid choice"),
         ("--image-size abc", "invalid int value"),

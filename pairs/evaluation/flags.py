@@ -166,12 +166,17 @@ def is_of_training(file: str, weights: list[str]) -> bool:
     return is_kept and not homes.isdisjoint(path.parents)
 
 
+def has_sides(folder: pathlib.Path) -> bool:
+    """Whether a folder has `train` and `valid`."""
+    return all((folder / side).is_dir() for side in SIDES)
+
+
 def holds_photos(report: str, judged: str) -> bool:
     """Whether a report's pictures would be taken for photos by whoever looks there next."""
-    sides = [os.path.join(judged, side) for side in SIDES]
-    of_classes = sides if all(map(os.path.isdir, sides)) else [judged]
-    inside = pathlib.Path(os.path.realpath(report)).parents
-    if any(pathlib.Path(os.path.realpath(folder)) in inside for folder in of_classes):
+    whole, folder = (pathlib.Path(os.path.realpath(path)) for path in (report, judged))
+    inside = [whole, *whole.parents]
+    in_side = any(place.name in SIDES and has_sides(place.parent) for place in inside)
+    if in_side or (folder in inside and not has_sides(folder)):
         return True  # it would be a class, or in one
     try:
         names = os.listdir(report)

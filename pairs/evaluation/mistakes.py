@@ -85,7 +85,7 @@ def find_neighbours(
     Returns:
         for each feature at most `suspects.NEIGHBOURS` descriptions.
     """
-    if photos is None:
+    if not photos:
         data = predictor.flags.get("data", "data")
         print(f"no training photos in {data} as seen from here: the report shows no neighbours")
         return [[] for _ in features]

@@ -101,8 +101,7 @@ def sorting_in_words(photos: Photos) -> dict[str, str]:
         if name in flags:
             words += [f"--{name.replace('_', '-')}", flags[name]]
     words += ["--link"] if flags.get("link") else []
-    listed = flags.get("corrections")
-    earlier = [str(file) for file in listed] if isinstance(listed, list) else []
+    earlier = flags.get("corrections", [])
     names = {pathlib.PurePath(file).name for file in earlier}
     numbered = (f"corrections-{number}.csv" for number in itertools.count(2))
     # In the place of an earlier one, it would undo what that decided.
@@ -111,7 +110,7 @@ def sorting_in_words(photos: Photos) -> dict[str, str]:
         words += ["--corrections", file]
     about = (
         f"The command sorts with the flags of the last sorting, and with its corrections before "
-        f"the new ones. Run it where {new} lies, or write where that is."
+        f"the new ones. Run it in {printable(pathlib.Path.cwd())}, and put {new} there."
         if flags
         else "How these photos were sorted is not known. If img2keras.py did not sort them, there "
         "is nothing to sort again: move them by hand, as the downloaded file says."

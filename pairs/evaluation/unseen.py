@@ -40,7 +40,8 @@ def find_training_photos(predictor: Predictor) -> Photos | None:
             return train.take(own) if own else None
         pool = pool_sides([train, find_class_photos(data / VALID, predictor.typeids)])
         folds = folds_of(held_out, find_digests(pool.paths, predictor.workers))
-        return pool.take(np.flatnonzero((folds > 0) & (folds != predictor.fold)))
+        seen_by_it = np.flatnonzero((folds > 0) & (folds != predictor.fold))
+        return pool.take(seen_by_it) if len(seen_by_it) else None
     except (KeyError, TypeError, UserError):
         return None
 

@@ -193,9 +193,9 @@ def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> Non
             trunk.load_weights(str(file))
     except Exception as error:  # whatever a damaged or foreign file leads to
         sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-        is_model = file.suffix == ".keras"
-        remark = "a model of a training is no start" if is_model else "another --trunk?"
-        raise UserError(f"{expected}; {remark} ({sentence[:150]})") from error
+        raise UserError(
+            f"{expected}; another --trunk, or a model with heads? ({sentence[:150]})"
+        ) from error
     missed = [
         weight.path
         for weight in trunk.weights

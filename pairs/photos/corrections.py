@@ -64,14 +64,15 @@ def read_corrections(
         rows = read_rows(path)
         images = [known.get(find_known(row.image, known), "") for row in rows]
         gone = [row for row, image in zip(rows, images, strict=True) if not image]
-        unknown = [row.image for row in gone if row.decision != REMOVE]
-        if unknown:
+        is_removed = [row.decision.strip().lower() == REMOVE for row in gone]
+        unknown = [row.image for row in gone]
+        if unknown and (not any(images) or not all(is_removed)):
             raise UserError(
                 f"{begin(path)}: {len(unknown)} of its {len(rows)} images are not in --raw, e.g. "
                 f"{unknown[0][:100]!r}. Are these corrections of other photos?"
             )
         if gone:
-            print(f"note: {begin(path)}: {len(gone)} photos to remove are not in --raw any more")
+            print(f"note: {begin(path)}: {len(gone)} photos to remove are not in --raw")
         decided: Corrections = {}
         for row, image in zip(rows, images, strict=True):
             if not image:

@@ -27,12 +27,16 @@ SORTING = "sorting.json"
 
 
 def read_sorting(out: pathlib.Path) -> dict[str, Any]:
-    """The flags that a folder was sorted with; empty where that is not known."""
+    """The flags that a folder was sorted with, paths absolute; empty where that is not known."""
     try:
         flags = read_json(out / SORTING)
-    except UserError:  # damaged: it is a help, no more
+        if flags:
+            paths = [flags["raw"], *flags["corrections"]]
+            raw, *corrections = (os.path.abspath(out / path) for path in paths)
+            flags |= {"raw": raw, "corrections": corrections}
+    except (UserError, KeyError, TypeError):  # damaged: it is a help, no more
         return {}
-    return flags if isinstance(flags, dict) else {}
+    return flags
 
 
 def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
@@ -40,24 +44,33 @@ def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
 
     Args:
         out: folder that was sorted into.
-        flags: `raw`, `valid_fraction`, `seed`, `link`, `corrections`, as JSON writes them.
+        flags: `raw`, `valid_fraction`, `seed`, `link`, `corrections`.
     """
     before = read_sorting(out)
+    paths = [flags["raw"], *flags["corrections"]]
+    raw, *corrections = map(os.path.abspath, paths)
+    flags = {**flags, "raw": raw, "corrections": corrections}
     for name in ("valid_fraction", "seed"):
         if before.get(name, flags[name]) != flags[name]:
             print(
                 f"note: --{name.replace('_', '-')} was {before[name]} when this folder was sorted "
                 f"before: photos have changed sides"
             )
-    earlier = before.get("corrections")
-    for file in earlier if isinstance(earlier, list) else []:
-        if file not in flags["corrections"]:
+    for file in before.get("corrections", []):
+        if file not in corrections:
             print(
-                f"note: this folder was sorted with --corrections {printable(str(file))} before; "
+                f"note: this folder was sorted with --corrections {printable(file)} before; "
                 f"without it, its labels are as they were"
             )
     if before != flags:
-        write_json(out / SORTING, flags)
+        raw, *corrections = (as_kept(path, out) for path in (raw, *corrections))
+        write_json(out / SORTING, {**flags, "raw": raw, "corrections": corrections})
+
+
+def as_kept(path: str, out: pathlib.Path) -> str:
+    """An absolute path as `sorting.json` has it: what lies beside `out` moves with it."""
+    home = os.path.dirname(os.path.abspath(out))
+    return os.path.relpath(path, out) if pathlib.Path(path).is_relative_to(home) else path
 
 
 def check_case(classes: Iterable[str], places: Iterable[pathlib.Path], out: pathlib.Path) -> None:

@@ -41,21 +41,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"{flag} {folder}: a file; a folder is needed")
     if args.pretrained not in ("imagenet", "none") and not pathlib.Path(args.pretrained).is_file():
         parser.error(f"--pretrained {args.pretrained}: no such file (or imagenet, or none)")
-    if args.tensorboard and not can_be_made(args.tensorboard):
-        parser.error(f"--tensorboard {args.tensorboard}: cannot be written; choose another folder")
     if args.tensorboard and not importlib.util.find_spec("tensorboard"):
         parser.error("--tensorboard: TensorBoard is not installed; pip install tensorboard")
     ignored = parser.given(args, besides=("demo", "seed", "workers"))
     if args.demo and ignored:
         parser.error(f"--demo takes --seed and --workers alone, not {' or '.join(ignored)}")
     return args
-
-
-def can_be_made(folder: str) -> bool:
-    """Whether a folder is there, or can be made, and files can be written to it."""
-    path = pathlib.Path(os.path.abspath(folder))
-    there = next(place for place in (path, *path.parents) if place.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def make_parser() -> Parser:

@@ -2,8 +2,10 @@
 
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 from pairs.errors import UserError
+from pairs.training.recipe import Stage
 from pairs.training.run import Run
 from pairs.training.store_folder import OFF, remove_leftovers
 
@@ -17,33 +19,36 @@ NO_ROOM = "make room, or add --cache off, and run the same command again"
 
 def spare_bytes(run: Run) -> int:
     """What a store must leave free on the disk: for the models to come, and everybody else."""
-    return SPARE_BYTES + models_to_come(run) * model_size(run)
+    model_size = run.start_file.stat().st_size if run.start_file.is_file() else 0
+    return SPARE_BYTES + (run.log.folds_left + 1) * count_files(run.stages) * model_size
 
 
-def check_models_fit(run: Run) -> None:
-    """Looks, before the first epoch, whether models and checkpoint will have room.
+def check_models_fit(
+    folder: pathlib.Path, stages: Sequence[Stage], num_models: int, size: int
+) -> None:
+    """Looks, before a training begins, whether its models and a checkpoint will have room.
+
+    Args:
+        folder: for them.
+        stages: of each model.
+        num_models: 1, or that of the folds.
+        size: of a model file, in bytes.
 
     Raises:
         UserError: they will not; else the disk would be full hours later.
     """
-    needed = (models_to_come(run) + CHECKPOINT_SIZE) * model_size(run)
-    free = shutil.disk_usage(run.home).free
+    needed = (num_models * count_files(stages) + CHECKPOINT_SIZE) * size
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{run.home}: the models of this training will take {gigabytes(needed)}, "
+            f"{folder}: the models of this training will take {gigabytes(needed)}, "
             f"{gigabytes(free)} are free; make room and run the same command again"
         )
 
 
-def models_to_come(run: Run) -> int:
-    """How many model files this model and those of later folds will write."""
-    each = 2 * len(run.stages) + 1  # best and last of each stage, and the final one
-    return (run.log.folds_left + 1) * each
-
-
-def model_size(run: Run) -> int:
-    """The size of a model file in bytes; 0 if the first one is gone."""
-    return run.start_file.stat().st_size if run.start_file.is_file() else 0
+def count_files(stages: Sequence[Stage]) -> int:
+    """How many model files are written of a model: best and last of each stage, and the final."""
+    return 2 * len(stages) + 1
 
 
 def has_room(folder: pathlib.Path, size: int, spare: int) -> bool:
