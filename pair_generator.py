@@ -13,7 +13,6 @@ Look at a batch:  python pair_generator.py --data data/train --out pairs.png
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -178,20 +177,17 @@ class PairBatches:
 
     def order(self) -> np.ndarray:
         """int array, shape `(len(photos),)`: the photos in this epoch's order."""
-        if self.validation:
-            return self.fixed_order
-        epoch, cached = self.epoch, self.epoch_order
-        if cached[0] != epoch:
+        epoch = 0 if self.validation else self.epoch
+        drawn_for, order = self.epoch_order
+        if drawn_for != epoch:
             # Drawn once an epoch: every step asks, and there may be many photos.
             # Threads may draw it twice; they draw the same.
-            order = self.rng(FOR_ORDER, epoch=epoch).permutation(len(self.photos))
-            self.epoch_order = cached = (epoch, order)
-        return cached[1]
-
-    @functools.cached_property
-    def fixed_order(self) -> np.ndarray:
-        """The order of validation: couples are worth finding only once."""
-        return validation_order(self.photos.labels, self.rng(FOR_ORDER))
+            rng, labels = self.rng(FOR_ORDER, epoch=epoch), self.photos.labels
+            order = (
+                validation_order(labels, rng) if self.validation else rng.permutation(len(labels))
+            )
+            self.epoch_order = epoch, order
+        return order
 
     def indices(self, step: int) -> np.ndarray:
         """int array: which photos the batch of `step` holds."""

@@ -97,7 +97,8 @@ def prepare(args, stages, folder, listed, devices):
     if not restarts and read_json(folder / weights_folder.SETTINGS, RESTART):
         sides, found = as_it_began(args.data, sides, known, found)
     sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
-    splits.check_enough(*sides, args.folds)
+    if not args.folds:  # folds are cut from both sides together: `cut_folds` counts them
+        splits.check_sides_suffice(*sides)
     pool = pool_sides(sides) if args.folds else None
     splits.print_counts(args.data, *sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
@@ -246,7 +247,6 @@ def make_run(args, stages, split, devices, earlier):
 
 def run_stages(run, split):
     """Trains the stages that are not done yet."""
-    from pairs.training.checkpoint import remove_checkpoint
     from pairs.training.stage import copy_file, run_stage
 
     model_file = run.start_file
@@ -270,7 +270,7 @@ def run_stages(run, split):
         check_still_there(model_file)
         copy_file(model_file, final)
     if run.devices.is_main_process:
-        remove_checkpoint(run.folder)
+        (run.folder / weights_folder.CHECKPOINT).unlink(missing_ok=True)
 
 
 def clean_up(folder, devices):

@@ -75,8 +75,8 @@ def test_a_class_without_a_readable_photo_to_train_on_is_refused(folder):
         path.write_bytes(b"broken")
     broken, _ = check_folder(folder)
     with pytest.raises(UserError, match="none of the train photos of class 'b'"):
-        splits.check_enough(broken, whole, None)
-    splits.check_enough(whole, broken, None)  # `print_counts` notes that nothing validates it
+        splits.check_sides_suffice(broken, whole)
+    splits.check_sides_suffice(whole, broken)  # `print_counts` notes that nothing validates it
 
 
 def test_copies_on_both_sides_are_warned_of(folder, capsys):

@@ -14,9 +14,10 @@ from PIL import Image
 
 from pairs.evaluation import calibration, evaluate, metrics, mistakes, report, unseen
 from pairs.evaluation.calibration import Calibration
-from pairs.evaluation.heat_maps import class_maps, find_heat_maps
+from pairs.evaluation.heat_maps import find_heat_maps
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
+from pairs.network.parts import class_map_model
 from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
 
@@ -215,7 +216,7 @@ def test_a_heat_map_says_how_much_each_place_adds_to_the_logit(trained, data):
         assert heat.max() <= 1
     # The mean of the map over all places is the logit without its bias.
     image = np.asarray(Image.open(photos.paths[0]).resize((71, 71)))[None]
-    maps = np.asarray(class_maps(predictor)[0].predict_on_batch(image))[0]
+    maps = np.asarray(class_map_model(predictor.models[0]).predict_on_batch(image))[0]
     feature = np.asarray(predictor.photo_model.predict_on_batch(image)["feature"])[0]
     heads = [layer for layer in predictor.photo_model.layers if layer.name.startswith("ctg_out")]
     logits = np.mean([feature @ np.asarray(head.kernel) for head in heads], axis=0)

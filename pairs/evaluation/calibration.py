@@ -65,15 +65,11 @@ class Calibration:
         """
         return dataclasses.replace(self, temperature=min(1.0, self.temperature))
 
-    def answers_pairs(self) -> bool:
-        """Whether "same" was fitted; it is not where no two photos were of one class."""
-        return self.photos > 0 and self.same_known != Calibration.same_known
-
     def why_not_fitted(self, of_pairs: bool = False) -> str:
         """Why probabilities were not fitted; empty where they were."""
         if not self.photos:
             return NOT_FITTED
-        return NO_PAIRS if of_pairs and not self.answers_pairs() else ""
+        return NO_PAIRS if of_pairs and self.same_known == Calibration.same_known else ""
 
     def remark(self, of_pairs: bool = False) -> str:
         """What to print behind a line about probabilities; empty where they were fitted."""

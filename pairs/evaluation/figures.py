@@ -16,11 +16,9 @@ MOST_NAMED = 200
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:
     """A Matplotlib figure and its axes, without pyplot, which would look for a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 

@@ -1,19 +1,11 @@
 """Where in a photo a class was seen (Grad-CAM)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from pairs.evaluation.predictor import Predictor
 from pairs.photos.read import read_photo
-
-
-def class_maps(predictor: Predictor) -> list[Any]:
-    """`parts.class_map_model` of each of its models."""
-    from pairs.network import parts
-
-    return [parts.class_map_model(model) for model in predictor.models]
 
 
 def find_heat_maps(
@@ -35,13 +27,15 @@ def find_heat_maps(
         float arrays, shape `(rows, columns)`, in [0, 1]: they lie over the square that
         the model's fit makes of the photo.
     """
-    models = class_maps(predictor)
+    from pairs.network import parts
+
+    models = [parts.class_map_model(model) for model in predictor.models]
     maps = []
     for index, (path, label) in enumerate(zip(paths, labels, strict=True)):
         fold = 0 if folds is None else folds[index]
         asked = models[fold - 1 : fold] if fold else models
         image = read_photo(path, predictor.image_size, predictor.fit)[None]
-        of_models = [np.asarray(model.predict_on_batch(image)) for model in asked]
+        of_models = [model.predict_on_batch(image) for model in asked]
         seen = np.maximum(np.mean(of_models, axis=0)[0, ..., label], 0)
         maps.append(seen / max(seen.max(), 1e-12))
     return maps

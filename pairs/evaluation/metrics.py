@@ -218,9 +218,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return math.exp((low + high) / 2)
 
 
-def sample_pairs(
-    labels: np.ndarray, most: int = 10_000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sample_pairs(labels: np.ndarray, most: int = 10_000, seed: int = 0) -> np.ndarray:
     """Pairs of photos to compare: as many of one class as of two, if there are.
 
     Args:
@@ -229,7 +227,7 @@ def sample_pairs(
         seed: of the choice, if there are more.
 
     Returns:
-        `(first, second, same)`: int arrays of photo indices and a bool array.
+        int array, shape `(pairs, 2)`: indices of photos, the smaller first.
     """
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
@@ -240,9 +238,7 @@ def sample_pairs(
     ends = np.searchsorted(labels[order], labels[order], side="right")
     same = draw_partners(places + 1, ends, most, rng)
     different = draw_partners(ends, np.full(len(order), len(order)), len(same), rng)
-    pairs = np.sort(order[np.concatenate([same, different])], axis=1)
-    first, second = pairs.T
-    return first, second, labels[first] == labels[second]
+    return np.sort(order[np.concatenate([same, different])], axis=1)
 
 
 def draw_partners(

@@ -5,6 +5,7 @@ folds holds several: together they say the mean of what each would.
 """
 
 import functools
+import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -191,7 +192,7 @@ class Predictor:
         read = functools.partial(self.read_or_none, quiet=quiet)
         ahead = max(2, AHEAD // self.num_views)  # all views of a photo wait together
         photos = read_ahead(read, paths, self.workers, ahead)
-        shown = tqdm(photos, total=len(paths), unit=" photos", disable=None)
+        shown = iter(tqdm(photos, total=len(paths), unit=" photos", disable=None))
         width = self.num_features * len(self.models) if keep_features else 0
         # To trace the network takes TensorFlow longer than to run it once without. But then
         # the output of every layer stays in memory: nothing for more than one photo.
@@ -201,29 +202,26 @@ class Predictor:
         probabilities = np.full((len(paths), len(self.typeids)), np.nan, np.float32)
         features = np.full((len(paths), width), np.nan, np.float32)
         likeness = np.full(len(paths), np.nan, np.float32) if all(self.similarities) else None
-        batch: list[np.ndarray | None] = []
-        for number, photo in enumerate(shown, start=1):
-            batch.append(photo)
-            if len(batch) == self.batch_size or number == len(paths):
-                first = number - len(batch)
-                if first and parts.uses_xla():  # which compiles each other length anew
-                    batch += [None] * (self.batch_size - len(batch))
-                views = np.stack([blank if photo is None else photo for photo in batch], axis=1)
-                found = [ask(images) for images in views]
-                readable = [row for row, photo in enumerate(batch) if photo is not None]
-                rows = np.array(readable, int) + first
-                seen, guessed = (
-                    np.mean([of_view[name] for of_view in found], axis=0)[readable]
-                    for name in ("feature", "probabilities")
-                )
-                features[rows] = seen[:, :width]
-                if likeness is not None:
-                    cosines = self.class_cosines(seen)
-                    likeness[rows] = cosines.mean(axis=0).max(axis=1)
-                    if self.head == "all":
-                        guessed = with_centres(guessed, cosines)
-                probabilities[rows] = guessed
-                batch = []
+        first = 0
+        while batch := list(itertools.islice(shown, self.batch_size)):
+            if first and parts.uses_xla():  # which compiles each other length anew
+                batch += [None] * (self.batch_size - len(batch))
+            views = np.stack([blank if photo is None else photo for photo in batch], axis=1)
+            found = [ask(images) for images in views]
+            readable = [row for row, photo in enumerate(batch) if photo is not None]
+            rows = np.array(readable, int) + first
+            seen, guessed = (
+                np.mean([of_view[name] for of_view in found], axis=0)[readable]
+                for name in ("feature", "probabilities")
+            )
+            features[rows] = seen[:, :width]
+            if likeness is not None:
+                cosines = self.class_cosines(seen)
+                likeness[rows] = cosines.mean(axis=0).max(axis=1)
+                if self.head == "all":
+                    guessed = with_centres(guessed, cosines)
+            probabilities[rows] = guessed
+            first += len(batch)
         return Predictions(list(paths), probabilities, features, likeness=likeness)
 
     def ask(self, images: np.ndarray, traced: bool = True) -> dict[str, np.ndarray]:
@@ -260,10 +258,10 @@ class Predictor:
                 own = folds == fold
                 unit[own] = self.judge_of(fold).unit(features[own])
             return unit
-        parts = np.split(features, len(self.models), axis=1)
+        of_models = np.split(features, len(self.models), axis=1)
         units = [
-            similarity.unit(part) if similarity else unit_rows(part)
-            for similarity, part in zip(self.similarities, parts, strict=True)
+            similarity.unit(own) if similarity else unit_rows(own)
+            for similarity, own in zip(self.similarities, of_models, strict=True)
         ]
         return units[0] if len(units) == 1 else np.hstack(units) / np.float32(len(units) ** 0.5)
 
@@ -273,11 +271,11 @@ class Predictor:
         Returns:
             float32 array, shape `(models, photos, classes)`.
         """
-        parts = np.split(features, len(self.models), axis=1)
+        of_models = np.split(features, len(self.models), axis=1)
         return np.array(
             [
-                similarity.class_cosines(part)
-                for similarity, part in zip(self.similarities, parts, strict=True)
+                similarity.class_cosines(own)
+                for similarity, own in zip(self.similarities, of_models, strict=True)
                 if similarity
             ]
         )
@@ -307,5 +305,5 @@ class Predictor:
             sides = [features[side] for side in pairs[rows].T]
             sides = [np.split(side, len(self.models), axis=1) for side in sides]
             for number, (head, *pair) in enumerate(zip(self.pair_heads, *sides, strict=True)):
-                same[number, rows] = np.asarray(head.predict_on_batch(pair))[:, 1]
+                same[number, rows] = head.predict_on_batch(pair)[:, 1]
         return same.mean(axis=0)

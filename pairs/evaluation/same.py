@@ -79,10 +79,7 @@ def compare(
     groups = [np.arange(len(labels))]
     if folds is not None:
         groups = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
-    drawn = [metrics.sample_pairs(labels[own])[:2] for own in groups]
-    pairs = np.concatenate(
-        [own[np.column_stack(pair)] for own, pair in zip(groups, drawn, strict=True)]
-    )
+    pairs = np.concatenate([own[metrics.sample_pairs(labels[own])] for own in groups])
     first, second = labels[pairs].T
     return Pairs(
         dot_products(unit, pairs),

@@ -122,9 +122,10 @@ def check_photos(
     for index, now in enumerate(all_file_times(photos.paths, workers)):
         before = known.get(names[index])
         # What could not be read has no hash, and is tried again: a network may have been down.
-        is_known = before and before.times == now.times and before.perceptual_hash is not None
-        found[names[index]] = before if before and is_known else now
-        if not is_known:
+        if before and before.times == now.times and before.perceptual_hash is not None:
+            found[names[index]] = before
+        else:
+            found[names[index]] = now
             unknown.append(index)
     progress = tqdm(
         read_ahead(inspect_photo, [photos.paths[index] for index in unknown], workers),
@@ -140,14 +141,14 @@ def check_photos(
     reasons = [found[name].reason for name in names]
     photos = dataclasses.replace(photos, digests=[found[name].digest for name in names])
     usable = photos.take([index for index, reason in enumerate(reasons) if not reason])
-    report_skipped(
-        folder,
-        [
-            f"{printable(path)}: {reason}"
-            for path, reason in zip(photos.paths, reasons, strict=True)
-            if reason
-        ],
-    )
+    skipped = [
+        f"{printable(path)}: {reason}"
+        for path, reason in zip(photos.paths, reasons, strict=True)
+        if reason
+    ]
+    print_first("skipped", skipped)
+    if skipped:
+        print(f"{folder}: {len(skipped)} photos skipped")
     return usable, found
 
 
@@ -180,13 +181,6 @@ def file_times(path: str | pathlib.Path) -> Facts:
     except OSError:  # a broken link; `inspect_photo` says so
         return NOT_THERE
     return Facts(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def report_skipped(folder: pathlib.Path, reasons: list[str]) -> None:
-    """Prints which photos cannot be read and why."""
-    print_first("skipped", reasons)
-    if reasons:
-        print(f"{folder}: {len(reasons)} photos skipped")
 
 
 def as_it_began(

@@ -23,7 +23,7 @@ from pairs.photos.read import printable
 from pairs.photos.split import under_two_typeids
 from pairs.tables import DELIMITERS, read_text, split_rows
 
-COLUMNS = IMAGE, DECISION, TYPEID = "image", "decision", "typeid"
+COLUMNS = "image", "decision", "typeid"
 DECISIONS = KEEP, RELABEL, REMOVE = "keep", "relabel", "remove"
 # The typeid of each image; None: the photo is left out.
 Corrections = dict[str, str | None]

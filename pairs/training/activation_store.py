@@ -10,6 +10,7 @@ on, so an old one is never read for a changed photo or weight.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import pathlib
@@ -244,21 +245,18 @@ def from_photos(
         pixels = np.asarray(photos.open(row % len(photos), image_size))
         return pixels[:, ::-1] if row >= len(photos) else pixels
 
-    batch: list[np.ndarray] = []
-    for number, image in enumerate(read_ahead(read, rows, workers), start=1):
-        batch.append(image)
-        if len(batch) == BATCH_SIZE or number == len(rows):
-            images = np.stack(batch)
-            if uses_xla():  # which compiles each other length anew
-                images = np.resize(images, (BATCH_SIZE, *images.shape[1:]))
-            yield np.asarray(below.predict_on_batch(images))[: len(batch)]
-            batch = []
+    photos_ahead = read_ahead(read, rows, workers)
+    while batch := list(itertools.islice(photos_ahead, BATCH_SIZE)):
+        images = np.stack(batch)
+        if uses_xla():  # which compiles each other length anew
+            images = np.resize(images, (BATCH_SIZE, *images.shape[1:]))
+        yield below.predict_on_batch(images)[: len(batch)]
 
 
 def from_store(rows: range, store: ActivationStore, between: keras.Model) -> Iterator[np.ndarray]:
     """Yields the activations of rows, from those of a store further down."""
     for activations in store.batches(rows):
-        yield np.asarray(between.predict_on_batch(activations))
+        yield between.predict_on_batch(activations)
 
 
 def store_key(

@@ -7,7 +7,7 @@ import keras
 
 from pairs.errors import UserError
 from pairs.training.batches import KerasBatches, Pairs
-from pairs.training.log import RunLog
+from pairs.training.log import LogEpochs, RunLog
 from pairs.training.recipe import PLATEAU, Stage
 
 # Callbacks that decide something from the log, and keep nothing across a restart.
@@ -26,7 +26,7 @@ def make_callbacks(
     if stage.schedule == "plateau":
         plateau = {"monitor": "val_loss", "min_delta": 0, "verbose": 1, **PLATEAU}
         callbacks.append(keras.callbacks.ReduceLROnPlateau(**plateau))
-    callbacks.append(log.callback(stage))
+    callbacks.append(LogEpochs(log, stage.name))
     if stage.patience:
         stop = keras.callbacks.EarlyStopping(monitor="val_loss", patience=stage.patience, verbose=1)
         callbacks.append(stop)

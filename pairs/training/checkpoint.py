@@ -98,11 +98,6 @@ def read_checkpoint(folder: pathlib.Path) -> Checkpoint:
         raise UserError(f"{path}: damaged ({error}); {RESTART}") from error
 
 
-def remove_checkpoint(folder: pathlib.Path) -> None:
-    """Deletes the checkpoint of a run that is done."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
 def restore(variables: list[keras.Variable], values: list[np.ndarray], path: pathlib.Path) -> None:
     """Puts saved values back.
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -83,10 +82,6 @@ class RunLog:
                 return sum(float(row["seconds"]) for row in csv.DictReader(file))
         except (OSError, ValueError, KeyError, TypeError):  # only an estimate depends on it
             return sum(self.seconds)
-
-    def callback(self, stage: Stage) -> "LogEpochs":
-        """A Keras callback that adds every epoch of `stage` to the log."""
-        return LogEpochs(self, stage.name)
 
     def write_epochs(self) -> None:
         """Writes log.csv and times.csv, and draws curves.png if it has not just been drawn."""
@@ -218,7 +213,6 @@ def draw_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     # takes as long as the drawing.
     width, height = 5 * len(curves), 4
     figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
     figure.subplots_adjust(
         *(0.65 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.3 / height), wspace=0.15
     )

@@ -62,10 +62,6 @@ class Stage:
     schedule: Literal["plateau", "cosine"] = "plateau"
     image_scale: float = 1.0
 
-    def image_size(self, image_size: int) -> int:
-        """Side of this stage's images in pixels, for a `--image-size`."""
-        return round(image_size * self.image_scale)
-
 
 SEED = (
     # The heads start random; their first gradients would wreck the trunk.

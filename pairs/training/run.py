@@ -65,4 +65,4 @@ class Run:
 
     def image_size_of(self, stage: Stage) -> int:
         """Side of a stage's images in pixels."""
-        return stage.image_size(self.image_size)
+        return round(self.image_size * stage.image_scale)

@@ -4,13 +4,12 @@
 is refused, with the difference.
 """
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import pathlib
 from typing import Any
 
 from pairs.devices.cluster import Cluster
+from pairs.devices.inventory import package_version
 from pairs.errors import UserError
 from pairs.network import trunks
 from pairs.photos import fit
@@ -33,11 +32,7 @@ ALL_PAIRS_WEIGHT = "weight of all pairs"
 
 def installed_versions() -> dict[str, str]:
     """The version of each package of `PACKAGES` that is installed."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+    return {name: version for name in PACKAGES if (version := package_version(name))}
 
 
 def make_settings(

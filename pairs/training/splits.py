@@ -32,13 +32,8 @@ class Split:
     pool: Photos | None = None
 
 
-def check_enough(photos: Photos, valid: Photos, num_folds: int | None) -> None:
-    """Raises a UserError if a side has no pair, or a class nothing to train on.
-
-    Folds are cut from both sides together: `cut_folds` counts them.
-    """
-    if num_folds:
-        return
+def check_sides_suffice(photos: Photos, valid: Photos) -> None:
+    """Raises a UserError if a side has no pair, or a class nothing to train on."""
     for side, own in ((TRAIN, photos), (VALID, valid)):
         if len(own) < 2:
             raise UserError(f"{len(own)} {side} photo: at least 2 make a pair. Add photos")

@@ -98,7 +98,6 @@ class Setup:
         distributed: what trains, on all devices; on one device the same as `parts`.
         trained, batches: the compiled model and what it is fed.
         judged, valid_batches: the same for validation.
-        valid_store: activations of the validation photos, if stored.
     """
 
     parts: Parts
@@ -107,7 +106,6 @@ class Setup:
     batches: KerasBatches
     judged: keras.Model
     valid_batches: KerasBatches
-    valid_store: ActivationStore | None
 
 
 def run_stage(
@@ -141,7 +139,7 @@ def run_stage(
     if not best:
         # `load_weights` of a .keras file takes three times as long.
         setup.parts.model.set_weights(load_model(best_file).get_weights())
-    judged, batches = setup.parts.feed(valid_pairs, setup.valid_store, run, ALONE)
+    judged, batches = setup.parts.feed(valid_pairs, setup.valid_batches.store, run, ALONE)
     with memory_errors(stage, run.devices, run.batch_size):
         judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
@@ -162,7 +160,8 @@ def set_up(
     """Gets a stage ready to train. Args: as `run_stage`."""
     forget_models()
     parts = load_parts(run, stage, model_file)
-    print(f"stage {stage.name}: {count_weights(parts.above)} weights train", flush=True)
+    num_weights = sum(math.prod(weight.shape) for weight in parts.above.trainable_weights)
+    print(f"stage {stage.name}: {num_weights:,} weights train", flush=True)
     with memory_errors(stage, run.devices, None):
         store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
     with run.devices.scope():
@@ -179,7 +178,7 @@ def set_up(
         if not run.devices.engine:
             for model in compiled:
                 make_metrics(model)
-    return Setup(parts, distributed, trained, batches, judged, valid_batches, valid_store)
+    return Setup(parts, distributed, trained, batches, judged, valid_batches)
 
 
 def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
@@ -309,8 +308,3 @@ def fit(
             shuffle=False,  # `PairBatches` shuffles; the order of steps is part of its key
             verbose=1 if sys.stdout.isatty() else 2,
         )
-
-
-def count_weights(model: keras.Model) -> str:
-    """Number of trained weights, with thousands marked."""
-    return f"{sum(math.prod(weight.shape) for weight in model.trainable_weights):,}"
