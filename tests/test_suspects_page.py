@@ -193,8 +193,9 @@ def test_the_command_repeats_the_flags_of_the_last_sorting(tmp_path):
     other = run_script("img2keras.py", "--raw", raw, "--out", out)
     assert "note: --valid-fraction was 0.3 when this folder was sorted before" in other.stdout
     assert f"note: this folder was sorted with --corrections {first} before" in other.stdout
-    (out / "sorting.json").write_text("[")
-    assert "--seed" not in sorting_in_words(photos)["command"]
+    for damaged in ("[", "[]", '{"seed": 5}', '{"raw": 5, "corrections": 1, "seed": 5}'):
+        (out / "sorting.json").write_text(damaged)
+        assert "--seed" not in sorting_in_words(photos)["command"]
     assert run_script("img2keras.py", "--raw", raw, "--out", out).returncode == 0
 
 

@@ -36,7 +36,7 @@ def read_sorting(out: pathlib.Path) -> dict[str, Any]:
             flags |= {"raw": raw, "corrections": corrections}
     except (UserError, KeyError, TypeError):  # damaged: it is a help, no more
         return {}
-    return flags
+    return flags or {}
 
 
 def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
