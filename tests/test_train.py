@@ -1,5 +1,4 @@
 import collections
-import contextlib
 import csv
 import importlib.util
 import json
@@ -529,14 +528,15 @@ def test_the_error_counts_what_both_heads_say_of_each_image():
 
     class Batches:
         pairs = Pairs()
-        for_keras = None
-        original_errors = staticmethod(contextlib.nullcontext)
 
         def __len__(self):
             return 1
 
+        def __getitem__(self, step):
+            return None, None
+
     class Model:
-        def predict(self, *_, **__):
+        def predict_on_batch(self, inputs):
             return {
                 "ctg_out_1": np.full((6, 6), 1 / 6),
                 "ctg_out_2": np.eye(6)[labels[partner]],

@@ -54,25 +54,21 @@ def judge(model: keras.Model, batches: KerasBatches) -> Judgement:
     Returns:
         `Judgement`, in the order of `batches.pairs.photos`.
     """
-    with batches.original_errors():
-        outputs = model.predict(batches.for_keras, verbose=0)
-    probabilities = outputs["ctg_out_1"].copy()
-    order, same, position = [], [], 0
+    photos = batches.pairs.photos
+    probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
+    same_probabilities, same = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
+    # Not by `predict`, which keeps all that all heads say: of very many classes that is large.
     for step in range(len(batches)):
         indices, partner, labels = batches.pairs.pairs(step)
-        rows = slice(position, position + len(partner))
-        position += len(partner)
-        order.append(indices)
+        outputs = model.predict_on_batch(batches[step][0])
+        probabilities[indices] += outputs["ctg_out_1"]
         if "bin_out" in outputs:
             # Row i of ctg_out_2 is about image partner[i].
-            probabilities[rows][partner] += outputs["ctg_out_2"][rows]
-            same.append(labels["bin_out"])
-    if "bin_out" in outputs:
+            probabilities[indices[partner]] += outputs["ctg_out_2"]
+            same_probabilities.append(outputs["bin_out"][:, 1])
+            same.append(labels["bin_out"].astype(bool))
+    if len(same) > 1:
         probabilities /= 2
-    place = np.argsort(np.concatenate(order))
     return Judgement(
-        probabilities[place],
-        batches.pairs.photos.labels,
-        outputs["bin_out"][:, 1] if same else np.zeros(0, np.float32),
-        np.concatenate(same).astype(bool) if same else np.zeros(0, bool),
+        probabilities, photos.labels, np.concatenate(same_probabilities), np.concatenate(same)
     )
