@@ -127,7 +127,7 @@ def read_names(file):
         return {}
     names = {}
     try:
-        lines = pathlib.Path(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = pathlib.Path(file).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"--names {file}: not UTF-8 text ({error})") from error
     for number, line in enumerate(lines, start=1):

@@ -33,13 +33,22 @@ def read_text(path: str | pathlib.Path, place: str) -> str:
     return text
 
 
-def split_rows(text: str, delimiter: str, place: str) -> list[tuple[int, list[str]]]:
+def split_rows(
+    text: str, delimiter: str, place: str, skip_spaces: bool = False
+) -> list[tuple[int, list[str]]]:
     """The rows of a table with the number of their last line; none that is empty.
+
+    Args:
+        text: of the table.
+        delimiter: between cells.
+        place: how an error begins.
+        skip_spaces: those behind a delimiter are not of the cell: a quote may follow.
 
     Raises:
         UserError: it is damaged.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skip_spaces, strict=True)
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:

@@ -145,12 +145,28 @@ def test_a_table_is_read_as_people_and_spreadsheets_write_it(content, photos):
         '"a,1.jpg";"b;2.jpg"\n',
         'first;second\n"a,1.jpg";"b;2.jpg"\n',
         "a,1.jpg\tb;2.jpg\n",
+        '"a,1.jpg", "b;2.jpg"\n',
+        'first, second\n"a,1.jpg", b;2.jpg\n',
     ],
 )
 def test_names_may_hold_commas_and_semicolons(content, photos):
     (photos / "pairs.csv").write_text(content)
     ((first, second, *_),) = answers.read_pairs(str(photos / "pairs.csv"))
     assert (first, second) == ("a,1.jpg", "b;2.jpg")
+
+
+def test_of_a_table_that_begins_with_a_missing_photo_that_one_is_named(photos):
+    (photos / "pairs.csv").write_text("a,1.jpg;gone.jpg\n")
+    with pytest.raises(UserError, match=r"line 1: 'gone.jpg': no such photo"):
+        answers.read_pairs(str(photos / "pairs.csv"))
+
+
+def test_a_guarded_name_is_not_guarded_again(photos, tmp_path):
+    shutil.copy(photos / "c.jpg", tmp_path / "=c.jpg")
+    shutil.copy(photos / "c.jpg", tmp_path / "'-d.jpg")
+    (tmp_path / "pairs.csv").write_text("'=c.jpg,'-d.jpg\n=c.jpg,''-d.jpg\n")
+    for first, second, *_ in answers.read_pairs(str(tmp_path / "pairs.csv")):
+        assert (first, second) == ("=c.jpg", "'-d.jpg")
 
 
 def test_paths_are_as_seen_from_here_or_from_the_tables_folder(photos, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Answers about pairs of photos: one class or two? And features, for whatever comes next."""
 
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -108,7 +109,7 @@ def read_pairs(table: str) -> list[tuple[str, str, str, str]]:
 
     Returns:
         list of `(first, second, path of first, path of second)`, the former as they
-        are written.
+        are written, without the guard of `write_csv`, which writes them again.
 
     Raises:
         UserError: a line is something else, or names a photo that is not there.
@@ -130,7 +131,7 @@ def read_pairs(table: str) -> list[tuple[str, str, str, str]]:
         if first is None or second is None:
             cell = cells[0 if first is None else 1]
             raise UserError(f"{begin}, line {line}: {cell[:200]!r}: no such photo")
-        pairs.append((cells[0], cells[1], first, second))
+        pairs.append((first[0], second[0], first[1], second[1]))
     return pairs
 
 
@@ -142,9 +143,9 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
     """
     text = read_text(table, begin)
     readings, problems = [], []
-    for delimiter in DELIMITERS:
+    for skip_spaces, delimiter in itertools.product((False, True), DELIMITERS):
         try:
-            readings.append(split_rows(text, delimiter, begin))
+            readings.append(split_rows(text, delimiter, begin, skip_spaces))
         except UserError as error:
             problems.append(error)
 
@@ -152,7 +153,7 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
         cells = rows[0][1] if rows else []
         if len(cells) != 2:
             return 0
-        return 2 if is_header(cells) or all(find_photo(cell, table) for cell in cells) else 1
+        return 3 if is_header(cells) else 1 + sum(map(bool, (find_photo(c, table) for c in cells)))
 
     def num_cells(rows: list[tuple[int, list[str]]]) -> int:
         return len(rows[0][1]) if rows else 0
@@ -168,12 +169,17 @@ def is_header(cells: list[str]) -> bool:
     return [cell.strip().lower() for cell in cells] == HEADER
 
 
-def find_photo(cell: str, table: str) -> str | None:
-    """The file that a cell names, as seen from here or from the table's folder, if there is one."""
-    for name in (cell, cell.strip(), unguard_cell(cell.strip())):
+def find_photo(cell: str, table: str) -> tuple[str, str] | None:
+    """The file that a cell names, as seen from here or from the table's folder, if there is one.
+
+    Returns:
+        `(cell, path)`, the cell as it is, or without its guard if only that is a file.
+    """
+    plain = unguard_cell(cell.strip())
+    for name, spelled in ((cell, cell), (cell.strip(), cell), (plain, plain)):
         for path in (name, os.path.join(os.path.dirname(table), name)):
             if os.path.isfile(path):
-                return path
+                return spelled, path
     return None
 
 

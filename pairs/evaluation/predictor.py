@@ -286,7 +286,7 @@ class Predictor:
             return read_views(path, self.image_size, self.num_views, self.fit)
         except UserError as error:
             if not quiet:
-                print(error, file=sys.stderr)
+                print(f"{error}\n", end="", file=sys.stderr)  # whole: other threads print, too
             return None
 
     def same_probabilities(self, features: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -98,7 +98,8 @@ class Photos:
             except UserError as error:
                 if path not in self.broken:
                     self.broken.add(path)
-                    print(f"{error}; another of its class takes its place", file=sys.stderr)
+                    line = f"{error}; another of its class takes its place\n"
+                    print(line, end="", file=sys.stderr)  # whole: other threads print, too
         if self.pool is not None:
             return self.pool.open(self.pool.paths.index(self.paths[index]), image_size)
         typeid = self.typeids[self.labels[index]]
