@@ -146,7 +146,7 @@ def test_a_table_is_read_as_people_and_spreadsheets_write_it(content, photos):
         'first;second\n"a,1.jpg";"b;2.jpg"\n',
         "a,1.jpg\tb;2.jpg\n",
         '"a,1.jpg", "b;2.jpg"\n',
-        'first, second\n"a,1.jpg", b;2.jpg\n',
+        'first, second\n"a,1.jpg", "b;2.jpg"\n',
     ],
 )
 def test_names_may_hold_commas_and_semicolons(content, photos):

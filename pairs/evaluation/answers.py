@@ -136,7 +136,7 @@ def read_pairs(table: str) -> list[tuple[str, str, str, str]]:
 
 
 def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
-    """The rows of a table, split where its first one becomes two photos, or two cells at least.
+    """The rows of a table, split where its first pair becomes two photos, or two cells at least.
 
     File names may hold the delimiters; a spreadsheet puts those in quotes that only
     the right delimiter understands.
@@ -150,10 +150,10 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
             problems.append(error)
 
     def make_sense(rows: list[tuple[int, list[str]]]) -> int:
-        cells = rows[0][1] if rows else []
+        cells = next((cells for _, cells in rows if not is_header(cells)), HEADER)
         if len(cells) != 2:
             return 0
-        return 3 if is_header(cells) else 1 + sum(map(bool, (find_photo(c, table) for c in cells)))
+        return 1 + sum(find_photo(cell, table) is not None for cell in cells)
 
     def num_cells(rows: list[tuple[int, list[str]]]) -> int:
         return len(rows[0][1]) if rows else 0
