@@ -69,10 +69,10 @@ def train(args):
     devices = cluster.ALONE
     if args.distribute:
         devices = cluster.join(args.batch_size, args.precision)
-    if args.tensorboard and devices.is_main_process:
-        run_folder.check_can_be_made("--tensorboard", args.tensorboard)
     locked = run_folder.locked(folder) if devices.is_main_process else contextlib.nullcontext()
     with supervisor.one_line_errors(devices.num_processes), locked:
+        if args.tensorboard and devices.is_main_process:
+            run_folder.check_can_be_made("--tensorboard", args.tensorboard)
         # The others find what the main process leaves: photos checked, a model to start from.
         with devices.main_process_first():
             fold_splits = prepare(args, stages, folder, listed, devices)

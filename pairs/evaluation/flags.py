@@ -8,7 +8,7 @@ from pairs.command_line import Parser, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
 from pairs.network.weights_folder import FILES, model_files
-from pairs.photos.find import PHOTO_SUFFIXES, SIDES
+from pairs.photos.find import PHOTO_SUFFIXES, SIDES, has_sides
 from pairs.photos.folds import fold_of_folder
 from pairs.photos.views import MAX_VIEWS
 
@@ -166,11 +166,6 @@ def is_of_training(file: str, weights: list[str]) -> bool:
     return is_kept and not homes.isdisjoint(path.parents)
 
 
-def has_sides(folder: pathlib.Path) -> bool:
-    """Whether a folder has `train` and `valid`."""
-    return all((folder / side).is_dir() for side in SIDES)
-
-
 def holds_photos(report: str, judged: str) -> bool:
     """Whether a report's pictures would be taken for photos by whoever looks there next."""
     whole, folder = (pathlib.Path(os.path.realpath(path)) for path in (report, judged))
@@ -184,7 +179,7 @@ def holds_photos(report: str, judged: str) -> bool:
         return False
     are_photos = any(os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES for name in names)
     is_report = "index.html" in names  # with pictures of its own
-    return os.path.realpath(report) == os.path.realpath(judged) or (are_photos and not is_report)
+    return whole == folder or (are_photos and not is_report)
 
 
 def check_files(parser: Parser, args: argparse.Namespace) -> None:

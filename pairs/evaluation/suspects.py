@@ -5,6 +5,7 @@ fold": a model knows by heart what it was trained on, wrong labels included.
 Numbers only; `suspects_page.py` makes a page to decide on them.
 """
 
+import collections
 import dataclasses
 import itertools
 import pathlib
@@ -146,23 +147,27 @@ def find_mislabelled_duplicates(
     """At most `MOST_DUPLICATES` near-duplicates under other labels, of photos that have such."""
     found: dict[int, tuple[int, ...]] = {}
     for group in groups:
-        places: dict[int, list[int]] = {}  # in the group, of each label
-        for place, label in enumerate(labels[list(group)].tolist()):
-            places.setdefault(label, []).append(place)
-        if len(places) == 1:
-            continue
+        of_group = labels[list(group)].tolist()
         # A placeholder may stand for thousands of photos. A few do, and of many labels first.
-        ranked = sorted(
-            (rank, place)
-            for own in places.values()
-            for rank, place in enumerate(own[:MOST_DUPLICATES])
-        )
-        for label, own in places.items():
-            others = (place for _, place in ranked if labels[group[place]] != label)
+        order = one_of_each_first(of_group)
+        shown = {}
+        for label in set(of_group):
+            others = (place for place in order if of_group[place] != label)
             few = sorted(itertools.islice(others, MOST_DUPLICATES))
-            shown = tuple(int(group[place]) for place in few)
-            found.update((int(group[place]), shown) for place in own)
+            shown[label] = tuple(int(group[place]) for place in few)
+        if len(shown) > 1:
+            found.update((int(i), shown[label]) for i, label in zip(group, of_group, strict=True))
     return found
+
+
+def one_of_each_first(labels: Sequence[int]) -> list[int]:
+    """Places in a list of labels: the first of each label, then the second of each, ..."""
+    num_seen: collections.Counter[int] = collections.Counter()
+    ranked = []
+    for place, label in enumerate(labels):
+        ranked.append((num_seen[label], place))
+        num_seen[label] += 1
+    return [place for _, place in sorted(ranked)]
 
 
 def nearest(features: np.ndarray, feature: np.ndarray, candidates: np.ndarray) -> tuple[int, ...]:

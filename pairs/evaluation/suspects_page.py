@@ -5,9 +5,7 @@ and downloads corrections.csv: image, decision (keep, relabel, remove), typeid.
 The page itself (layout, style, what a key does) is the template `suspects.html`.
 """
 
-import collections
 import hashlib
-import heapq
 import html
 import itertools
 import os
@@ -22,7 +20,7 @@ from pairs.errors import UserError
 from pairs.evaluation.evaluate import printed_name
 from pairs.evaluation.figures import embeddable
 from pairs.evaluation.page import fill_template, script_json
-from pairs.evaluation.suspects import MOST_SUSPECTS, Suspect
+from pairs.evaluation.suspects import MOST_SUSPECTS, Suspect, one_of_each_first
 from pairs.files import write_text
 from pairs.photos.find import SIDES
 from pairs.photos.place import read_sorting
@@ -156,15 +154,11 @@ def describe_photo(index: int, photos: Photos, side: int = SMALL) -> dict[str, A
 
 def describe_group(group: Sequence[int], labels: np.ndarray) -> dict[str, Any]:
     """Size, number of classes, and some photos of a group of near-duplicates."""
-    num_seen: collections.Counter[int] = collections.Counter()
-    ranked = []
-    for place, index in enumerate(group):
-        label = int(labels[index])
-        ranked.append((num_seen[label], place, int(index)))
-        num_seen[label] += 1
-    # One of each class, then another: the few that are shown show them all.
-    members = [index for *_, index in heapq.nsmallest(MOST_OF_GROUP, ranked)]
-    return {"size": len(ranked), "classes": len(num_seen), "members": members}
+    of_group = labels[list(group)].tolist()
+    # The few that are shown show all classes.
+    shown = one_of_each_first(of_group)[:MOST_OF_GROUP]
+    members = [int(group[place]) for place in shown]
+    return {"size": len(of_group), "classes": len(set(of_group)), "members": members}
 
 
 def text_or_none(name: str) -> str | None:

@@ -18,7 +18,7 @@ from pairs.network.held_out import read_held_out
 from pairs.network.weights_folder import HELD_OUT
 from pairs.photos.check import perceptual_hashes, read_check, readable
 from pairs.photos.duplicates import find_groups
-from pairs.photos.find import SIDES, TRAIN, VALID, find_class_photos
+from pairs.photos.find import SIDES, TRAIN, VALID, find_class_photos, has_sides
 from pairs.photos.folds import folds_of, pool_sides, read_folds
 from pairs.photos.read import Photos, read_ahead
 from pairs.photos.skipped import print_skipped
@@ -56,7 +56,7 @@ def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos
     single = [predictor.weights for predictor in predictors if len(predictor.models) == 1]
     # In a side these are classes with such typeids.
     is_side = pathlib.Path(folder).resolve().name in SIDES
-    if not is_side and all(side.is_dir() for side in sides):
+    if not is_side and has_sides(folder):
         if single:
             raise UserError(
                 f"{folder}: {TRAIN} and {VALID} together are judged by folds alone, and "

@@ -38,6 +38,11 @@ class Row:
     decision: str
     typeid: str
 
+    @property
+    def choice(self) -> str:
+        """The decision, however it is spelled."""
+        return self.decision.strip().lower()
+
 
 def read_corrections(
     paths: Iterable[str | pathlib.Path], names: Collection[str], typeids: Collection[str]
@@ -64,12 +69,10 @@ def read_corrections(
         rows = read_rows(path)
         images = [known.get(find_known(row.image, known), "") for row in rows]
         gone = [row for row, image in zip(rows, images, strict=True) if not image]
-        is_removed = [row.decision.strip().lower() == REMOVE for row in gone]
-        unknown = [row.image for row in gone]
-        if unknown and (not any(images) or not all(is_removed)):
+        if gone and not (any(images) and all(row.choice == REMOVE for row in gone)):
             raise UserError(
-                f"{begin(path)}: {len(unknown)} of its {len(rows)} images are not in --raw, e.g. "
-                f"{unknown[0][:100]!r}. Are these corrections of other photos?"
+                f"{begin(path)}: {len(gone)} of its {len(rows)} images are not in --raw, e.g. "
+                f"{gone[0].image[:100]!r}. Are these corrections of other photos?"
             )
         if gone:
             print(f"note: {begin(path)}: {len(gone)} photos to remove are not in --raw")
@@ -187,7 +190,7 @@ def decide(row: Row, image: str, typeids: Collection[str], place: str) -> str | 
     Raises:
         UserError: an unknown decision or typeid.
     """
-    decision, own = row.decision.strip().lower(), typeid_of(image)
+    decision, own = row.choice, typeid_of(image)
     if decision not in DECISIONS:
         raise UserError(
             f"{place}: the decision about {image!r} is {row.decision[:100]!r}; it must be "

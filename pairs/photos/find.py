@@ -20,6 +20,11 @@ NOT_OF_PEOPLE = {"__MACOSX", "@eaDir", "#recycle", "Thumbs.db", "desktop.ini"}
 TURNS_TEXT = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+def has_sides(folder: str | pathlib.Path) -> bool:
+    """Whether a folder has `train` and `valid`; they may be classes, if it is a side itself."""
+    return all(pathlib.Path(folder, side).is_dir() for side in SIDES)
+
+
 def find_photos(folder: str | pathlib.Path) -> list[str]:
     """Lists the photos below a folder, at any depth.
 
@@ -121,7 +126,7 @@ def find_class_photos(folder: str | pathlib.Path, typeids: list[str] | None = No
     if not root.is_dir():
         raise UserError(f"{folder}: no such folder; img2keras.py makes it from your photos")
     # Not in a side: there they are classes with these typeids.
-    if root.name not in SIDES and all((root / side).is_dir() for side in SIDES):
+    if root.name not in SIDES and has_sides(root):
         places = f"{root / TRAIN} or {root / VALID}"
         raise UserError(f"{folder}: class folders are expected; is it {places}?")
     found = {

@@ -94,10 +94,10 @@ class ActivationStore:
         # descriptor, and a batch may be of more shards than a process may open.
         rows = np.empty(0, np.float32)
         for number in np.unique(numbers).tolist():
-            shard, own = self.open_shard(number), np.flatnonzero(numbers == number)
+            shard, of_shard = self.open_shard(number), np.flatnonzero(numbers == number)
             if not len(rows):
                 rows = np.empty((len(indices), *shard.shape[1:]), np.float32)
-            for row, place in zip(own, places[own], strict=True):
+            for row, place in zip(of_shard, places[of_shard], strict=True):
                 rows[row] = shard[place]
         return rows
 

@@ -68,10 +68,8 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
     unit = np.zeros((len(photos), 0), np.float32)
     # Somebody may have deleted one.
     likeness = np.zeros(len(photos), np.float32) if all(similarities) else None
-    for fold, (folder_of_fold, similarity) in enumerate(
-        zip(folders, similarities, strict=True), start=1
-    ):
-        held_out = read_held_out(folder_of_fold)  # one at a time: of many classes it is large
+    for fold, (home, similarity) in enumerate(zip(folders, similarities, strict=True), start=1):
+        held_out = read_held_out(home)  # one at a time: of many classes it is large
         row = {digest: number for number, digest in enumerate(held_out.digests.tolist())}
         own = np.flatnonzero(folds == fold)
         try:
@@ -80,7 +78,7 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
             features = held_out.features[rows]
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"{fold_folder(folder, fold)}: what is kept there is not of these photos; delete "
+                f"{home}: what is kept there is not of these photos; delete "
                 f"the folder and run the same command again to train this fold anew"
             ) from error
         if not unit.size:
