@@ -86,6 +86,22 @@ def test_the_fitted_temperature_undoes_a_known_one(wrong):
     assert metrics.calibration_error(calibrated, labels) < 0.015
 
 
+def test_of_very_many_photos_some_of_every_class_fit_the_temperature(monkeypatch):
+    """Photos come sorted by class, and a model may be too sure of some classes only."""
+    rng = np.random.default_rng(5)
+    logits = 2 * rng.normal(size=(40_000, 4))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (true.cumsum(axis=1) > rng.random((40_000, 1))).argmax(axis=1)
+    order = np.argsort(labels, kind="stable")
+    labels, given = labels[order], true[order] ** np.where(labels[order] < 2, 0.5, 2)[:, None]
+    given /= given.sum(axis=1, keepdims=True)
+    of_all = metrics.fit_temperature(given, labels)
+    monkeypatch.setattr(metrics, "MOST_FITTED", 20_000)  # 5,000 photos
+    fitted = metrics.fit_temperature(given, labels)
+    assert fitted == pytest.approx(of_all, rel=0.05)
+    assert fitted != of_all
+
+
 def test_a_model_that_is_always_right_gets_a_finite_temperature():
     unsure = np.eye(3)[np.arange(300) % 3] * 0.1 + 0.9 / 3
     right = np.arange(300) % 3

@@ -176,6 +176,28 @@ def test_photos_that_came_after_the_training_are_no_training_photos(trained, dat
     assert found.paths == before
 
 
+def test_a_project_that_moved_as_a_whole_has_its_training_photos(
+    trained, data, tmp_path, monkeypatch
+):
+    shutil.copytree(data, tmp_path / "moved" / "data")
+    weights = shutil.copytree(trained, tmp_path / "moved" / "weights")
+    settings = json.loads((weights / "settings.json").read_text())
+    num_photos = len(list((data / "train").rglob("*.jpg")))
+    for home, elsewhere in (("", "gone"), ("/home/of/somebody/", "gone"), ("", "moved")):
+        named = {"data": f"{home}data", "weights": f"{home}weights"}
+        settings["flags"] |= named
+        (weights / "settings.json").write_text(json.dumps(settings))
+        (tmp_path / elsewhere).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / elsewhere)
+        found = unseen.find_training_photos(Predictor(weights))
+        assert len(found) == num_photos, named
+    # Weights that moved alone: the photos are where the command named them.
+    alone = shutil.copytree(weights, tmp_path / "elsewhere" / "weights")
+    assert len(unseen.find_training_photos(Predictor(alone))) == num_photos
+    monkeypatch.chdir(tmp_path)
+    assert unseen.find_training_photos(Predictor(alone)) is None
+
+
 def test_classes_called_train_and_valid_are_judged_as_all_others(tmp_path):
     predictor = types.SimpleNamespace(typeids=["train", "valid"], models=[1], weights="w")
     for typeid in predictor.typeids:

@@ -87,7 +87,9 @@ def find_neighbours(
     """
     if not photos:
         data = predictor.flags.get("data", "data")
-        print(f"no training photos in {data} as seen from here: the report shows no neighbours")
+        print(
+            f"no training photos in {data}, nor beside the weights: the report shows no neighbours"
+        )
         return [[] for _ in features]
     print(f"features of {len(photos)} training photos, for the nearest ones")
     trained = predictor.predict(photos.paths)

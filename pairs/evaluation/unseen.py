@@ -4,6 +4,7 @@ Photos are known by the digest of their bytes, not by their folder: that may
 have moved, or be named in another way.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -27,10 +28,17 @@ from pairs.photos.skipped import print_skipped
 def find_training_photos(predictor: Predictor) -> Photos | None:
     """The photos that a model was trained on; None if they are not there any more.
 
-    Where photos were sorted anew since then, others lie beside them.
+    They are looked for where they lay as seen from the weights, so a moved project has
+    them, and where the training's command named them.
     """
+    data = str(predictor.flags.get("data"))
+    moved = predictor.home / os.path.relpath(data, str(predictor.flags.get("weights")))
+    return training_photos_in(moved, predictor) or training_photos_in(pathlib.Path(data), predictor)
+
+
+def training_photos_in(data: pathlib.Path, predictor: Predictor) -> Photos | None:
+    """The same, in one folder. Where photos were sorted anew since then, others lie beside them."""
     try:
-        data = pathlib.Path(predictor.flags["data"])
         train = find_class_photos(data / TRAIN, predictor.typeids)
         held_out = read_folds(predictor.home)
         if not held_out:
@@ -42,7 +50,7 @@ def find_training_photos(predictor: Predictor) -> Photos | None:
         folds = folds_of(held_out, find_digests(pool.paths, predictor.workers))
         seen_by_it = np.flatnonzero((folds > 0) & (folds != predictor.fold))
         return pool.take(seen_by_it) if len(seen_by_it) else None
-    except (KeyError, TypeError, UserError):
+    except UserError:
         return None
 
 
