@@ -221,18 +221,19 @@ def parse_args(argv=None):
         "--valid-fraction",
         type=float,
         default=0.1,
-        help="share of each class for validation, at least one photo if there are two different "
-        "ones (default: %(default)s)",
+        help="fraction of each class used for validation; at least one photo, if the class has two "
+        "different ones (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, another split (default: %(default)s)"
+        "--seed", type=int, default=0, help="seed of the split (default: %(default)s)"
     )
     parser.add_argument(
         "--corrections",
         action="append",
         default=[],
         metavar="FILE",
-        help="CSV of image,decision,typeid from judging labels; may be repeated, later ones win",
+        help="CSV of image,decision,typeid from the page of labels to check; may be repeated, the "
+        "later file wins",
     )
     parser.add_argument("--link", action="store_true", help="hard links instead of copies")
     add_workers_flag(parser)

@@ -272,15 +272,19 @@ def note_on_pairs(batches: PairBatches) -> str | None:
 def parse_args(argv=None):
     parser = Parser(description="Draw one batch of pairs with their labels.")
     parser.add_argument("--data", default="data/train", help="class folders (default: %(default)s)")
-    parser.add_argument("--out", default="pairs.png", help="picture (default: %(default)s)")
+    parser.add_argument("--out", default="pairs.png", help="picture file (default: %(default)s)")
     parser.add_argument(
-        "--image-size", type=positive_int, default=160, help="pixels (default: 160)"
+        "--image-size", type=positive_int, default=160, help="side in pixels (default: 160)"
     )
-    parser.add_argument("--batch-size", type=positive_int, default=32, help="pairs (default: 32)")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--fit", choices=FITS, default=SQUASH, help="as train.py (default: squash)")
-    parser.add_argument("--recipe", choices=RECIPES, help="whose augmentation (default: seed)")
-    parser.add_argument("--no-augment", action="store_true", help="photos as they are")
+    parser.add_argument("--batch-size", type=positive_int, default=32, help="images (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--fit", choices=FITS, default=SQUASH, help="as in train.py (default: squash)"
+    )
+    parser.add_argument(
+        "--recipe", choices=RECIPES, help="recipe whose augmentation is shown (default: seed)"
+    )
+    parser.add_argument("--no-augment", action="store_true", help="show photos unaugmented")
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: 0 or more is needed")

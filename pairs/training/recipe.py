@@ -109,8 +109,8 @@ class Recipe:
 
 
 RECIPES = {
-    "seed": Recipe("that of 2017", SEED),
-    "tuned": Recipe("errs less", TUNED, all_pairs=True),
+    "seed": Recipe("the recipe of 2017", SEED),
+    "tuned": Recipe("fewer errors", TUNED, all_pairs=True),
     "night": Recipe("tuned with larger images", NIGHT, all_pairs=True),
 }
 
