@@ -223,9 +223,11 @@ def predict_folder(predictors, args, names):
 def main():
     args = parse_args()
     names = read_names(args.names)
-    inventory.prepare()
+    inventory.prepare(openvino=args.openvino)
     predictors = [
-        Predictor(weights, args.batch_size, args.workers, args.tta, args.head)
+        Predictor(
+            *(weights, args.batch_size, args.workers, args.tta, args.head), openvino=args.openvino
+        )
         for weights in args.weights
     ]
     check_models(predictors, args)

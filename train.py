@@ -102,7 +102,7 @@ def prepare(args, stages, folder, listed, devices):
     pool = pool_sides(sides) if args.folds else None
     splits.print_counts(args.data, *sides, args.folds, found)
     # Keras takes seconds to load: only once everything else is right.
-    machine = inventory.prepare(args.precision, args.distribute, args.jit)
+    machine = inventory.prepare(args.precision, args.distribute, args.jit, args.openvino)
     settings = make_settings(vars(args), stages, devices, sides[0].typeids, found)
     if args.folds:
         run_folder.check_fold_folders(folder, args.folds)
@@ -237,6 +237,7 @@ def make_run(args, stages, split, devices, earlier):
         workers=args.workers,
         balance=args.balance,
         jit=args.jit,
+        openvino=args.openvino,
         tensorboard=board,
         devices=devices,
         log=log,

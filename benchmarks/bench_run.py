@@ -16,6 +16,7 @@ def bench_run(
     batch_size: int,
     trunk: str = "xception",
     workers: int = 2,
+    openvino: str | None = None,
 ) -> Run:
     """A run of some stages on one device, that has not begun."""
     return Run(
@@ -30,6 +31,7 @@ def bench_run(
         workers=workers,
         balance=False,
         jit=False,
+        openvino=openvino,
         tensorboard=None,
         devices=ALONE,
         log=RunLog(folder, stages),

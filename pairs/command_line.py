@@ -90,6 +90,16 @@ def add_workers_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_openvino_flag(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--openvino` to a parser: OpenVINO computes `what`, not Keras."""
+    parser.add_argument(
+        "--openvino",
+        choices=("float32", "bfloat16"),
+        help=f"compute {what} with OpenVINO, faster on a CPU (requirements-cpu.txt); float32: the "
+        "same up to rounding; bfloat16: only on CPUs with bfloat16 hardware (default: off)",
+    )
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls `main()` and ends the process.
 

@@ -166,6 +166,7 @@ def make_run(folder, **changes):
             "cache": "float32",
             "balance": False,
             "jit": False,
+            "openvino": None,
             "tensorboard": None,
             "devices": ALONE,
         },

@@ -156,9 +156,9 @@ def test_a_changed_photo_or_weight_is_never_read_from_an_old_store(tmp_path, bel
     assert len(paths) == 5
 
 
-def test_every_fit_has_a_store_of_its_own(below, photos):
+def test_every_fit_has_a_store_of_its_own(tmp_path, below, photos):
     keys = {
-        activation_store.store_key(below, dataclasses.replace(photos, fit=fit), "float32", 1)
+        activation_store.store_key(below, dataclasses.replace(photos, fit=fit), make_run(tmp_path))
         for fit in FITS
     }
     assert len(keys) == 3
@@ -365,7 +365,7 @@ def test_another_image_size_or_precision_is_another_store(
 def test_another_version_of_what_computes_is_another_store(tmp_path, below, photos, monkeypatch):
     import importlib.metadata
 
-    keys = {activation_store.store_key(below, photos, "float32", 2)}
+    keys = {activation_store.store_key(below, photos, make_run(tmp_path))}
     version = importlib.metadata.version
     for package in (keras.backend.backend(), "keras", "numpy", "pillow"):
         with monkeypatch.context() as patched:
@@ -373,7 +373,7 @@ def test_another_version_of_what_computes_is_another_store(tmp_path, below, phot
                 "importlib.metadata.version",
                 lambda name, package=package: "0.0" if name == package else version(name),
             )
-            keys.add(activation_store.store_key(below, photos, "float32", 2))
+            keys.add(activation_store.store_key(below, photos, make_run(tmp_path)))
     assert len(keys) == 5
 
 

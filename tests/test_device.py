@@ -66,6 +66,19 @@ def test_one_line_says_what_a_training_runs_on():
     assert inventory.describe(unknown).startswith("tensorflow 2.21.0 on 1 GPU: GPU, cuDNN")
 
 
+def test_openvino_is_taken_where_it_can_be_and_bfloat16_where_the_cpu_multiplies_it():
+    can = dataclasses.replace(GOOD, gpus=(), openvino="2026.4.1", cpu_bfloat16=True)
+    cannot = dataclasses.replace(can, cpu_bfloat16=False)
+    for precision, found in ((None, GOOD), ("float32", cannot), ("bfloat16", can)):
+        assert cards.why_no_openvino(precision, found) is None
+    said = cards.why_no_openvino("bfloat16", cannot)
+    assert "take --openvino float32" in said
+    said = cards.why_no_openvino("float32", dataclasses.replace(can, openvino=None))
+    assert "pip install -r requirements-cpu.txt" in said
+    said = cards.why_no_openvino("float32", dataclasses.replace(can, backend="jax"))
+    assert "'jax'" in said
+
+
 @pytest.mark.parametrize("cudnn", ["9.10.2.21", "9.1.0.70", "8.9.7.29", None])
 def test_a_card_that_works_is_left_alone(cudnn):
     found = dataclasses.replace(GOOD, cudnn=cudnn)

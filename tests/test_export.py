@@ -255,9 +255,11 @@ def convnext(tmp_path, monkeypatch):
 
 
 def test_a_convnext_of_mixed_precision_is_exported_in_float32_too(convnext, photos):
+    from pairs.network import frozen
+
     export(Predictor(convnext), str(convnext / "m.tflite"))
     exact = Predictor(convnext)
-    exact.models = [exporting.in_float32(model) for model in exact.models]
+    exact.models = [frozen.in_float32(model) for model in exact.models]
     assert_says_the_same(exact, run_litert, convnext / "m.tflite", photos)
 
 

@@ -415,7 +415,7 @@ def test_running_out_of_memory_names_the_batch_size(predictor, test_folder, monk
     def full(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 GiB")
 
-    monkeypatch.setattr(predictor.photo_model, "predict_on_batch", full)
+    monkeypatch.setattr(predictor, "forward", full)
     with pytest.raises(UserError, match="out of memory with 2 photos at once: use a smaller"):
         predictor.predict(find_photos(test_folder))
 

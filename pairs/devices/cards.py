@@ -70,6 +70,7 @@ class Inventory:
         num_cores: CPU cores that this process may use.
         memory: bytes of the computer's own memory; None: unknown.
         cpu_bfloat16: whether the CPU multiplies bfloat16 in hardware.
+        openvino: version of the installed OpenVINO; None.
         code_for: compute capabilities that the backend holds code for; empty: it
             does not say.
     """
@@ -83,6 +84,7 @@ class Inventory:
     num_cores: int = 1
     memory: int | None = None
     cpu_bfloat16: bool = False
+    openvino: str | None = None
     code_for: tuple[tuple[int, ...], ...] = ()
 
 
@@ -146,6 +148,27 @@ def why_it_would_crash(
             f"--jit: XLA of tensorflow {inventory.version} fails in convolutions with cuDNN below "
             f"{dotted(needed)}, and {inventory.cudnn} is installed: leave --jit out"
             f"{'' if is_old(inventory.gpus[0].capability) else update}"
+        )
+    return None
+
+
+def why_no_openvino(precision: str | None, inventory: Inventory) -> str | None:
+    """Why `--openvino` cannot be, and what to do; None if it can, or nobody asks for it.
+
+    Args:
+        precision: "float32", "bfloat16" or None.
+        inventory: what is on this machine.
+    """
+    if not precision:
+        return None
+    if inventory.backend != "tensorflow":
+        return f"--openvino: KERAS_BACKEND is {inventory.backend!r}, 'tensorflow' is needed"
+    if not inventory.openvino:
+        return "--openvino: not installed; pip install -r requirements-cpu.txt"
+    if precision == "bfloat16" and not inventory.cpu_bfloat16:
+        return (
+            "--openvino bfloat16: this CPU does not multiply bfloat16 in hardware (AVX512_BF16, "
+            "AMX); take --openvino float32"
         )
     return None
 

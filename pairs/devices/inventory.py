@@ -24,6 +24,7 @@ from pairs.devices.cards import (
     version_numbers,
     why_a_card_is_idle,
     why_it_would_crash,
+    why_no_openvino,
 )
 from pairs.devices.load_keras import load_keras
 from pairs.errors import UserError
@@ -121,6 +122,7 @@ def take_inventory() -> Inventory:
         cores,
         memory,
         multiplies_bfloat16(),
+        package_version("openvino"),
         parse_code(code_for),
     )
 
@@ -205,28 +207,37 @@ def multiplies_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     return not CPU_BFLOAT16.isdisjoint(words)
 
 
-def prepare(precision: str = "float32", distribute: bool = False, jit: bool = False) -> Inventory:
+def prepare(
+    precision: str = "float32",
+    distribute: bool = False,
+    jit: bool = False,
+    openvino: str | None = None,
+) -> Inventory:
     """Gets the device ready, and says on standard error what it is.
 
     Args:
         precision: one of `cards.PRECISIONS`, for all models that are built from now on.
         distribute: all GPUs compute, not only the first.
         jit: compile with XLA.
+        openvino: "float32" or "bfloat16", if OpenVINO is asked for.
 
     Returns:
         what is on this machine.
 
     Raises:
-        UserError: the first step would crash.
+        UserError: the first step would crash, or a flag cannot be had here.
     """
     inventory = take_inventory()
     print(describe(inventory), file=sys.stderr, flush=True)
     crash = why_it_would_crash(inventory, distribute, jit)
-    if crash:
-        raise UserError(crash)
+    refused = crash or why_no_openvino(openvino, inventory)
+    if refused:
+        raise UserError(refused)
     if jit and inventory.backend == "jax":
         raise UserError("--jit: JAX compiles with XLA anyway; leave --jit out")
     remarks = [why_a_card_is_idle(inventory), remark_precision(precision, inventory)]
+    if openvino and inventory.gpus:
+        remarks.append("--openvino computes on the CPU, not on the GPU")
     if not distribute:  # else processes of this very training are among the others
         remarks.append(remark_full_cards(inventory))
     for line in filter(None, remarks):

@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-from pairs.devices.cards import GAINS_FROM
 from pairs.errors import UserError
 from pairs.evaluation.metrics import LEAST
 from pairs.evaluation.predictor import Predictor
@@ -102,7 +101,10 @@ def exported_model(predictor: Predictor) -> Any:
     """The model to export, `keras.Model`, in float32."""
     import keras
 
-    predictor.models = [in_float32(model) for model in predictor.models]
+    from pairs.network import frozen
+
+    # tf2onnx takes no bfloat16, and a phone may not compute in it.
+    predictor.models = [frozen.in_float32(model) for model in predictor.models]
     side = predictor.image_size
     images = keras.Input((side, side, 3), dtype="uint8", name="images")
     found = predictor.photo_model(images)
@@ -126,23 +128,6 @@ def exported_model(predictor: Predictor) -> Any:
         "feature": keras.ops.concatenate(units, axis=-1) / len(units) ** 0.5,
     }
     return keras.Model(images, outputs, name="exported")
-
-
-def in_float32(model: Any) -> Any:
-    """A model itself, or a copy that computes in float32, which its weights are in any case.
-
-    tf2onnx takes no bfloat16, and a phone may not compute in it.
-    """
-    import keras
-
-    text = own = model.to_json()
-    for precision in GAINS_FROM:
-        text = text.replace(f'"{precision}"', '"float32"')
-    if text == own:
-        return model
-    exact = keras.models.model_from_json(text)
-    exact.set_weights(model.get_weights())
-    return exact
 
 
 def unit(feature: Any, similarity: Similarity | None) -> Any:

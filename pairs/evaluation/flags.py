@@ -4,7 +4,7 @@ import argparse
 import os
 import pathlib
 
-from pairs.command_line import Parser, add_workers_flag, positive_int
+from pairs.command_line import Parser, add_openvino_flag, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
 from pairs.network.weights_folder import FILES, model_files
@@ -23,50 +23,50 @@ READ = ("names", "pairs")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses and checks the flags; a wrong one ends the process with one line."""
-    parser = Parser(description="Predict photos: a submission, a table, or lines to read.")
+    parser = Parser(description="Predict, evaluate or compare photos; export the model.")
     add = parser.add_argument
-    add("photos", nargs="*", metavar="PHOTO", help="photos to guess, or one folder (as --test)")
+    add("photos", nargs="*", metavar="PHOTO", help="photos to classify, or one folder (as --test)")
     add(
         "--weights",
         action="append",
         metavar="DIR",
-        help="folder that train.py wrote: one model, or folds, whose mean is taken; give it again "
-        "to average several (default: weights)",
+        help="folder that train.py wrote: one model, or folds, which are averaged; may be repeated "
+        "to average several folders (default: weights)",
     )
     add(
         "--head",
         choices=("all", "mean", "first", "second"),
-        help="whose probabilities: the mean of both softmax heads, of these and the class centres "
-        "(all), or one head's (default: all of a model that compared all pairs, else mean)",
+        help="probabilities to use: mean: of both softmax heads; all: the mean of these and the "
+        "class centres; first, second: one head (default: all if trained on all pairs, else mean)",
     )
-    add("--test", metavar="DIR", help=f"folder of photos, nested or not (default: {TEST})")
+    add("--test", metavar="DIR", help=f"folder of photos, searched recursively (default: {TEST})")
     add(
         "--out",
         metavar="FILE",
-        help=f"the file to write: submission (default: {OUT}), answers or matches",
+        help=f"file to write: the submission (default: {OUT}), or the CSV of --pairs or --query",
     )
-    add("--csv", metavar="FILE", help="also a table: likeliest classes with probabilities")
+    add("--csv", metavar="FILE", help="also write a table of the likeliest classes")
     add("--names", metavar="FILE", help="names of the classes: typeid, tab, name on each line")
-    add("--features", metavar="FILE", help="also features and probabilities, as .npz")
-    add("--same", action="store_true", help="do two photos show one class?")
+    add("--features", metavar="FILE", help="also write features and probabilities, as .npz")
+    add("--same", action="store_true", help="say whether two photos show the same class")
     add(
         "--pairs",
         metavar="FILE",
-        help="the same for many pairs, two paths on each line; answers go to --out, as CSV",
+        help="CSV of pairs, two paths on each line; their probabilities go to --out, as CSV",
     )
     add(
         "--query",
         metavar="DIR",
-        help="find the most similar photos of --gallery for each photo; they go to --out, as CSV",
+        help="find the most similar photos in --gallery for each photo; written to --out, as CSV",
     )
-    add("--gallery", metavar="DIR", help="the photos that --query searches")
+    add("--gallery", metavar="DIR", help="folder of photos that --query searches")
     add(
         "--new-classes",
         action="store_true",
-        help="with --same, --pairs, --query: the photos show other classes than the training's",
+        help="with --same, --pairs, --query: the photos show classes the model was not trained on",
     )
-    add("--evaluate", metavar="DIR", help="judge the model on these class folders instead")
-    add("--report", metavar="DIR", help="with --evaluate: also write tables and pictures there")
+    add("--evaluate", metavar="DIR", help="evaluate the model on class folders, e.g. data/valid")
+    add("--report", metavar="DIR", help="with --evaluate: folder to write pages and tables to")
     add(
         "--export",
         metavar="FILE",
@@ -78,12 +78,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=positive_int,
         default=1,
         metavar="N",
-        help=f"average N views of each photo, 2: mirrored, up to {MAX_VIEWS}: crops (default: 1)",
+        help=f"average N views of each photo; 2: with its mirror image, up to {MAX_VIEWS}: with "
+        "crops (default: 1)",
     )
     add(
         "--batch-size", type=positive_int, default=32, help="photos per pass (default: %(default)s)"
     )
     add_workers_flag(parser)
+    add_openvino_flag(parser, "the network")
     args = parser.parse_args(argv)
     check_args(parser, args)
     args.weights = args.weights or ["weights"]

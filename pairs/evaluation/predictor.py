@@ -8,7 +8,7 @@ import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,13 +72,17 @@ class Predictor:
         num_views: int = 1,
         head: str | None = None,
         models: list[Any] | None = None,
+        openvino: str | None = None,
     ) -> None:
-        from pairs.network import files, parts  # Keras takes seconds to load
+        from pairs.network import files, frozen, parts  # Keras takes seconds to load
 
         self.weights = pathlib.Path(weights)
         self.fold = fold_of_folder(self.weights)
         self.home = self.weights.resolve().parent if self.fold else self.weights
         self.models = models or [files.load_model(path) for path in model_files(self.weights)]
+        self.openvino = openvino
+        if openvino:
+            self.models = [frozen.in_float32(model) for model in self.models]
         classifier = self.models[0].get_layer("ctg_out_1")
         self.typeids = classifier.typeids
         self.fit = classifier.fit
@@ -151,6 +155,13 @@ class Predictor:
         return parts.photo_model(self.models, "mean" if self.head == "all" else self.head, cut)
 
     @functools.cached_property
+    def forward(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """The forward pass of `photo_model`."""
+        from pairs.network import frozen
+
+        return frozen.forward(self.photo_model, self.openvino)
+
+    @functools.cached_property
     def pair_heads(self) -> list[Any]:
         """`parts.pair_head` of each model."""
         from pairs.network import parts
@@ -167,7 +178,7 @@ class Predictor:
         """The model of each fold alone."""
         flags = (self.batch_size, self.workers, self.num_views, self.head)
         return [
-            Predictor(fold_folder(self.weights, fold), *flags, [model])
+            Predictor(fold_folder(self.weights, fold), *flags, [model], self.openvino)
             for fold, model in enumerate(self.models, start=1)
         ]
 
@@ -197,7 +208,7 @@ class Predictor:
         # To trace the network takes TensorFlow longer than to run it once without. But then
         # the output of every layer stays in memory: nothing for more than one photo.
         ask = self.ask
-        if len(paths) == self.num_views == 1 and parts.is_traced():
+        if len(paths) == self.num_views == 1 and parts.is_traced() and not self.openvino:
             ask = functools.partial(self.ask, traced=False)
         probabilities = np.full((len(paths), len(self.typeids)), np.nan, np.float32)
         features = np.full((len(paths), width), np.nan, np.float32)
@@ -230,7 +241,7 @@ class Predictor:
 
         try:
             if traced:
-                return self.photo_model.predict_on_batch(images)
+                return self.forward(images)
             found = self.photo_model(images, training=False)
             return {name: keras.ops.convert_to_numpy(output) for name, output in found.items()}
         except Exception as error:

@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pairs.errors import UserError
 from pairs.files import digest_or_none, map_array, replacing
+from pairs.network.frozen import forward
 from pairs.network.parts import digest, uses_xla
 from pairs.photos.read import Photos, read_ahead
 from pairs.training import room
@@ -159,7 +160,7 @@ def open_store(
     """
     if run.cache == "off":
         return None
-    key = store_key(below, photos, run.cache, run.workers, mirror)
+    key = store_key(below, photos, run, mirror)
     num_rows = len(photos) * (2 if mirror else 1)
     shape = below.output_shape[1:]
     ranges = [
@@ -216,9 +217,11 @@ def build(
     progress = tqdm(total=sum(map(len, ranges)), desc="frozen layers", unit=" photos", disable=None)
     for rows in ranges:
         if source:
-            batches = from_store(rows, *source)
+            store_below, between = source
+            batches = from_store(rows, store_below, forward(between, run.openvino))
         else:
-            batches = from_photos(rows, below, photos, run.workers)
+            size = below.input_shape[1]
+            batches = from_photos(rows, forward(below, run.openvino), photos, size, run.workers)
         header = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(run.cache)),
             "fortran_order": False,
@@ -236,10 +239,13 @@ def build(
 
 
 def from_photos(
-    rows: range, below: keras.Model, photos: Photos, workers: int
+    rows: range,
+    below: Callable[[np.ndarray], np.ndarray],
+    photos: Photos,
+    image_size: int,
+    workers: int,
 ) -> Iterator[np.ndarray]:
     """Yields the activations of rows, from photos and their mirror images."""
-    image_size = below.input_shape[1]
 
     def read(row):
         pixels = np.asarray(photos.open(row % len(photos), image_size))
@@ -250,22 +256,22 @@ def from_photos(
         images = np.stack(batch)
         if uses_xla():  # which compiles each other length anew
             images = np.resize(images, (BATCH_SIZE, *images.shape[1:]))
-        yield below.predict_on_batch(images)[: len(batch)]
+        yield below(images)[: len(batch)]
 
 
-def from_store(rows: range, store: ActivationStore, between: keras.Model) -> Iterator[np.ndarray]:
+def from_store(
+    rows: range, store: ActivationStore, between: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[np.ndarray]:
     """Yields the activations of rows, from those of a store further down."""
     for activations in store.batches(rows):
-        yield between.predict_on_batch(activations)
+        yield between(activations)
 
 
-def store_key(
-    below: keras.Model, photos: Photos, dtype: str, workers: int, mirror: bool = False
-) -> str:
+def store_key(below: keras.Model, photos: Photos, run: Run, mirror: bool = False) -> str:
     """Digest of all that the activations depend on.
 
     Frozen weights, layers and scaling, the photos' bytes and order, image
-    size, fit, mirroring, dtype, the precision that computes, and the versions of
+    size, fit, mirroring, dtype, who computes in which precision, and the versions of
     what decodes and computes.
     """
     sha = hashlib.sha256()
@@ -276,12 +282,14 @@ def store_key(
     facts = [
         installed_versions(),
         keras.backend.backend(),
-        *(layers, scaling, below.input_shape, dtype, mirror, photos.fit),
+        *(layers, scaling, below.input_shape, run.cache, mirror, photos.fit),
     ]
+    if run.openvino:
+        facts.append(f"OpenVINO {run.openvino}")
     sha.update(json.dumps(facts).encode())
     sha.update(digest(below.weights).encode())
     photo_digests: Iterable[str | None] = photos.digests or read_ahead(
-        digest_or_none, photos.paths, workers
+        digest_or_none, photos.paths, run.workers
     )
     for photo in photo_digests:
         sha.update((photo or "unread").encode())

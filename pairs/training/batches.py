@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -46,7 +46,8 @@ class KerasBatches(keras.utils.PyDataset):
         pairs: whose batches.
         heads: names of the outputs; decides which inputs and labels are passed.
         workers: threads.
-        store: of the same photos, if any; no photo is read then.
+        source: of activations, if any: a store of the same photos, and no photo is read; or
+            the forward pass from images to them.
         devices: this process' part of every batch is handed on.
         padded: a short last batch is padded, with sample weights (several devices
             always need it). For XLA, which compiles the whole step anew for another
@@ -60,7 +61,7 @@ class KerasBatches(keras.utils.PyDataset):
         pairs: Pairs,
         heads: list[str],
         workers: int,
-        store: ActivationStore | None,
+        source: ActivationStore | Callable[[np.ndarray], np.ndarray] | None,
         devices: Cluster,
         padded: bool = False,
         balance: bool = False,
@@ -68,9 +69,10 @@ class KerasBatches(keras.utils.PyDataset):
         super().__init__(workers=1)
         self.pairs = pairs
         self.heads = heads
+        self.store = source if isinstance(source, ActivationStore) else None
+        self.forward = None if isinstance(source, ActivationStore) else source
         # A row of a store is a megabyte, and its reading is all but free.
-        self.threads = min(workers, 2) if store else workers
-        self.store = store
+        self.threads = min(workers, 2) if self.store else workers
         self.devices = devices
         self.padded = bool(devices.engine) or (padded and len(pairs) > 1)
         self.class_weights = balanced_weights(pairs.photos.labels) if balance else None
@@ -144,7 +146,10 @@ class KerasBatches(keras.utils.PyDataset):
             inputs = {"activation": self.store.read(indices[rows], mirrored[rows])}
         else:
             once, places = np.unique(rows, return_inverse=True)  # padding repeats an image
-            inputs = {"img_1": self.pairs.images(step, once)[places]}
+            images = self.pairs.images(step, once)
+            inputs = {"img_1": images[places]}
+            if self.forward:
+                inputs = {"activation": self.forward(images)[places]}
         if "ctg_out_2" in self.heads:
             inputs["partner"] = partner
         targets = {head: labels[head][rows] for head in self.heads if head != ALL_PAIRS}

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pairs.files import file_digest
+from pairs.network.frozen import forward
 from pairs.network.held_out import HeldOut, write_held_out
 from pairs.network.parts import compares_all_pairs, digest, split_trunk
 from pairs.network.similarity import (
@@ -33,12 +34,14 @@ class Trained:
         cut: where stored activations begin, see `parts.split`.
         file: the model file.
         workers: threads that read photos.
+        openvino: see `Run`.
     """
 
     model: keras.Model
     cut: int | None
     file: pathlib.Path
     workers: int
+    openvino: str | None
 
     def fit_similarity(self, batches: KerasBatches) -> Similarity:
         """Fits the space in which photos are compared; `batches` are of the training photos.
@@ -63,7 +66,9 @@ class Trained:
         if batches.store:
             activations = batches.store.batches(range(len(photos)))
         else:
-            activations = from_photos(range(len(photos)), below, photos, self.workers)
+            size = below.input_shape[1]
+            compute = forward(below, self.openvino)
+            activations = from_photos(range(len(photos)), compute, photos, size, self.workers)
         for batch in activations:
             if upper is None:
                 yield np.asarray(batch, np.float32)

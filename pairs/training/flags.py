@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from pairs.command_line import Parser, add_workers_flag, whole_number
+from pairs.command_line import Parser, add_openvino_flag, add_workers_flag, whole_number
 from pairs.devices.cards import PRECISIONS
 from pairs.network.trunks import TRUNKS
 from pairs.photos.fit import FITS, SQUASH
@@ -36,6 +36,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--folds {args.folds}: 2 to {MOST_FOLDS} are expected")
     if not 0 <= args.seed <= MAX_SEED:
         parser.error(f"--seed {args.seed}: 0 or more is needed, at most {MAX_SEED}")
+    if args.openvino and args.precision != "float32":
+        parser.error(f"--openvino and --precision {args.precision} cannot be combined; give one")
     for flag, folder in (("--weights", args.weights), ("--tensorboard", args.tensorboard)):
         if folder and os.path.exists(folder) and not os.path.isdir(folder):
             parser.error(f"{flag} {folder}: a file; a folder is needed")
@@ -87,20 +89,20 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         "--loss",
         choices=("paired", "softmax"),
         default="paired",
-        help="paired: two softmax heads and same/different; softmax: one head (default: paired)",
+        help="paired: two softmax heads and a pair head; softmax: one head (default: paired)",
     )
     add(
         "--pretrained",
         default="imagenet",
         metavar="imagenet|none|FILE",
-        help="where the trunk starts; imagenet looks into --weights and the folder above, then "
-        "downloads (default: %(default)s)",
+        help="initial weights of the trunk; imagenet: looked for in --weights and its parent, else "
+        "downloaded; none: random (default: %(default)s)",
     )
     add(
         "--recipe",
         choices=RECIPES,
         default="seed",
-        help=f"the plan of stages; {of_recipes(lambda plan: plan.what)} (default: %(default)s)",
+        help=f"training plan; {of_recipes(lambda plan: plan.what)} (default: %(default)s)",
     )
     add(
         "--image-size",
@@ -113,29 +115,29 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         "--fit",
         choices=FITS,
         default=SQUASH,
-        help="how a photo becomes a square: squash: resized, whatever its shape; crop: its largest "
-        "centred square; pad: the whole photo amid grey (default: %(default)s)",
+        help="how a photo becomes a square; squash: resize it, ignoring proportions; crop: keep "
+        "its largest centred square; pad: add grey borders (default: %(default)s)",
     )
     add("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
     add(
         "--epochs",
         type=epochs_count,
         nargs="+",
-        help="at most so many for each stage, 0 skips it (default: the recipe's; "
+        help="maximum epochs of each stage, 0 skips the stage (default: the recipe's; "
         f"{of_recipes(lambda plan: ' '.join(str(stage.epochs) for stage in plan.stages))})",
     )
     add(
         "--folds",
         type=int,
         metavar="K",
-        help="train K models (2 to 10), each without a Kth of all photos of train/ and valid/; "
+        help="train K models (2 to 10), each without one Kth of the photos in train/ and valid/; "
         "predict.py averages them",
     )
     add(
         "--balance",
         action="store_true",
-        help="every class counts the same, however many photos it has: weighs the losses of the "
-        "softmax heads, in training and in validation",
+        help="weight the losses of the softmax heads so that every class counts the same, both in "
+        "training and in validation",
     )
     add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
@@ -148,27 +150,28 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "--cache",
         choices=("float32", "float16", "off"),
         default="float32",
-        help="store what the frozen layers make of photos, in --weights during the training: "
-        "float16 takes half the disk of float32, off computes it anew (default: %(default)s)",
+        help="store activations of the frozen layers in --weights during training; float16: in "
+        "half the disk space of float32; off: recompute them every epoch (default: %(default)s)",
     )
     add(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="number format of activations; the mixed ones are faster on GPUs of compute "
-        "capability 7.0 (float16) or 8.0 (bfloat16) and later (default: %(default)s)",
+        help="number format of activations; the mixed ones are faster on GPUs with compute "
+        "capability 7.0 (float16) or 8.0 (bfloat16) and above (default: %(default)s)",
     )
-    add("--jit", action="store_true", help="XLA: may be faster, takes more GPU memory")
+    add_openvino_flag(parser, "the frozen layers")
+    add("--jit", action="store_true", help="compile with XLA: may be faster, needs more memory")
     add(
         "--distribute",
         action="store_true",
         help="train on all devices of this machine, or of the cluster that KERAS_DISTRIBUTION_... "
-        "names (JAX); --batch-size is that of all of them together",
+        "variables describe (JAX); --batch-size is the total over all devices",
     )
-    add("--tensorboard", metavar="DIR", help="also write every epoch there for TensorBoard")
+    add("--tensorboard", metavar="DIR", help="folder to write TensorBoard logs to")
     add(
         "--restart",
         action="store_true",
-        help="start over; the old run moves to WEIGHTS/run-1, run-2, ...; to resume, leave it out",
+        help="start over; the old run moves to WEIGHTS/run-1, run-2, ...; omit it to resume",
     )
-    add("--demo", action="store_true", help="draw a small data set, train and predict: 5 minutes")
+    add("--demo", action="store_true", help="draw a small data set, train, predict (5 minutes)")

@@ -26,6 +26,8 @@ class Run:
         workers: threads that read photos.
         balance: every class counts the same in the losses of the softmax heads.
         jit: compile with XLA.
+        openvino: what OpenVINO computes the frozen part in, a key of
+            `frozen.PRECISION_HINTS`; None: Keras computes it.
         tensorboard: folder for TensorBoard, if any.
         devices: what trains.
         log: told of every epoch and result.
@@ -44,6 +46,7 @@ class Run:
     workers: int
     balance: bool
     jit: bool
+    openvino: str | None
     tensorboard: pathlib.Path | None
     devices: Cluster
     log: RunLog

@@ -19,7 +19,7 @@ from pairs.training import recipe
 from pairs.training.flags import make_parser
 from pairs.training.recipe import Stage
 
-PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "pillow")
+PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "openvino", "numpy", "pillow")
 RESTART = "start over with --restart, which keeps the old run in a folder of its own"
 # Flags that change no result, or are compared as what they lead to.
 NOT_COMPARED = (

@@ -18,6 +18,7 @@ import numpy as np
 from pairs.devices.cluster import ALONE, Cluster
 from pairs.files import replacing
 from pairs.network.files import load_at_size, load_model, save_model
+from pairs.network.frozen import forget_compiled, forward
 from pairs.network.parts import (
     compares_all_pairs,
     connect,
@@ -76,13 +77,14 @@ class Parts:
         devices: Cluster,
         padded: bool = False,
     ) -> tuple[keras.Model, KerasBatches]:
-        """The part that starts where the store, if any, left off, and its batches."""
+        """The part that starts where the store, if any, or OpenVINO left off, and its batches."""
+        source = store or (forward(self.below, run.openvino) if run.openvino else None)
         if pairs.validation:
-            part = self.judged_above if store else self.judged_whole
+            part = self.judged_above if source else self.judged_whole
         else:
-            part = self.above if store else self.whole
+            part = self.above if source else self.whole
         heads = list(part.output)
-        return part, KerasBatches(pairs, heads, run.workers, store, devices, padded, run.balance)
+        return part, KerasBatches(pairs, heads, run.workers, source, devices, padded, run.balance)
 
     def frozen_digest(self) -> str:
         """Digest of all weights that must not move."""
@@ -144,7 +146,9 @@ def run_stage(
         judgement = judge(for_prediction(judged), batches)
     if run.log.writes:
         if stage == run.stages[-1]:
-            trained = Trained(setup.parts.model, setup.parts.cut, best_file, run.workers)
+            trained = Trained(
+                setup.parts.model, setup.parts.cut, best_file, run.workers, run.openvino
+            )
             with memory_errors(stage, run.devices, None):
                 judgement = keep_features(
                     run, trained, setup.batches, setup.valid_batches, judgement
@@ -159,6 +163,7 @@ def set_up(
 ) -> Setup:
     """Gets a stage ready to train. Args: as `run_stage`."""
     forget_models()
+    forget_compiled()
     parts = load_parts(run, stage, model_file)
     num_weights = sum(math.prod(weight.shape) for weight in parts.above.trainable_weights)
     print(f"stage {stage.name}: {num_weights:,} weights train", flush=True)
