@@ -75,17 +75,17 @@ def train(args):
             run_folder.check_can_be_made("--tensorboard", args.tensorboard)
         # The others find what the main process leaves: photos checked, a model to start from.
         with devices.main_process_first():
-            fold_splits = prepare(args, stages, folder, listed, devices)
+            fold_splits = begin_or_resume(args, stages, folder, listed, devices)
         runs = train_splits(args, stages, fold_splits, devices)
         if args.folds and devices.is_main_process:
             finish_folds(folder, fold_splits[0].pool)
         clean_up(folder, devices)
     if not args.folds:
         runs[0].log.print_results()
-    next_command.print_next(args)
+    next_command.print_next(args.data, args.weights, bool(args.folds))
 
 
-def prepare(args, stages, folder, listed, devices):
+def begin_or_resume(args, stages, folder, listed, devices):
     """Checks photos and settings; begins the run, unless it is there already.
 
     Returns:
@@ -106,6 +106,8 @@ def prepare(args, stages, folder, listed, devices):
     settings = make_settings(vars(args), stages, devices, sides[0].typeids, found)
     if args.folds:
         run_folder.check_fold_folders(folder, args.folds)
+    if restarts:
+        run_folder.check_restart(folder, settings)
     resumes = not restarts and run_folder.holds_run(folder, settings, known, found)
     if not (resumes or devices.is_main_process):
         raise UserError(
@@ -315,12 +317,13 @@ def main():
 
         demo.run_demo(args.seed, args.workers)
         return
-    supervised = supervisor.is_supervised()
-    if not supervised:
-        began = next_command.settings_times(args)
-        stop_at_once(lambda: next_command.how_to_resume(args, began))
-    if args.distribute and cluster.is_cluster() and not supervised:
-        supervisor.supervise()
+    if supervisor.is_supervised():
+        supervisor.end_with_parent()
+    else:
+        began = next_command.settings_times(args.weights)
+        stop_at_once(lambda: next_command.how_to_resume(args.weights, args.restart, began))
+        if args.distribute and cluster.is_cluster():
+            supervisor.supervise()
     train(args)
 
 

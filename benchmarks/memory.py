@@ -71,7 +71,7 @@ def measure(trunk, name, batch_size, image_size):
     Infinite where they find no room.
     """
     from benchmarks.keras_steps import peak_memory, prepare_ours
-    from pairs.training.memory import is_out_of_memory
+    from pairs.out_of_memory import is_out_of_memory
 
     unfreeze, stored = STAGES[name]
     augment = None if stored else "affine"

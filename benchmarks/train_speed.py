@@ -117,7 +117,7 @@ class Ours:
 
     def train(self):
         batches = self.setup.batches.for_keras
-        self.setup.trained.fit(batches, shuffle=False, verbose=0)
+        self.setup.learner.fit(batches, shuffle=False, verbose=0)
 
     def validate(self):
         self.setup.judged.evaluate(self.setup.valid_batches.for_keras, verbose=0)

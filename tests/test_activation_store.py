@@ -16,6 +16,7 @@ from pairs.devices.cluster import ALONE, Cluster
 from pairs.errors import UserError
 from pairs.network import parts
 from pairs.network.files import load_model
+from pairs.out_of_memory import is_out_of_memory
 from pairs.photos.fit import FITS
 from pairs.photos.read import Photos, read_photo
 from pairs.training import activation_store, memory, room, stage, store_folder
@@ -263,7 +264,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
             memory.memory_errors(SEED[0], devices, batch_size),
         ):
             raise MemoryError
-    assert not memory.is_out_of_memory(ValueError("shapes differ"))
+    assert not is_out_of_memory(ValueError("shapes differ"))
     # XLA's own words, where autotuning and launching failed on a full card.
     for words in (
         "NOT_FOUND: All configs failed during profiling or were excluded from selection.\n"
@@ -272,7 +273,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
         "INTERNAL: CUDA error: Failed to instantiate CUDA graph: "
         "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch",
     ):
-        assert memory.is_out_of_memory(RuntimeError(words))
+        assert is_out_of_memory(RuntimeError(words))
 
 
 def test_a_full_disk_is_not_called_full_memory(tmp_path):
@@ -280,7 +281,7 @@ def test_a_full_disk_is_not_called_full_memory(tmp_path):
     import tensorflow as tf
 
     full = tf.errors.ResourceExhaustedError(None, None, "/board/events; No space left on device")
-    assert not memory.is_out_of_memory(full)
+    assert not is_out_of_memory(full)
     words = r"no room on a disk that stage heads writes to .*make room and run the same"
     with pytest.raises(UserError, match=words), memory.memory_errors(SEED[0], ALONE, 32):
         raise full

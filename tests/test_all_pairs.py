@@ -8,6 +8,7 @@ import pytest
 from conftest import SIZE, SMALL_CUT
 
 from model import build_model
+from pairs.devices.cluster import ALONE
 from pairs.network import parts
 from pairs.network.files import load_model
 from pairs.training.optimizer import AllPairsLoss, compile_model, make_metrics
@@ -124,7 +125,7 @@ def test_training_brings_photos_of_a_class_together(trunk, images):
     below, above = parts.split(model, 105, all_pairs=True)
     compile_model(above, keras.optimizers.Adam(1e-3))
     above.optimizer.build(above.trainable_variables)
-    make_metrics(above)  # else the step is traced twice
+    make_metrics(above, ALONE)  # else the step is traced twice
     inputs = {
         "activation": below.predict_on_batch(images),
         "partner": np.arange(6, dtype=np.int32)[::-1].copy(),

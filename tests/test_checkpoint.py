@@ -32,7 +32,7 @@ def make_network(plan=STAGE):
     model = keras.Model({"img_1": image}, outputs)
     compile_model(model, make_optimizer(plan, NUM_BATCHES))
     model.optimizer.build(model.trainable_variables)
-    make_metrics(model)  # as a stage does; else the step is traced twice
+    make_metrics(model, ALONE)  # as a stage does; else the step is traced twice
     return model
 
 

@@ -46,7 +46,7 @@ def test_the_parts_of_a_batch_are_the_batch(count, batch_size, num_processes, nu
     # Who stands at the partner's place is the partner.
     assert rows[places[is_image]].tolist() == partner.tolist()
     assert places.max() < len(rows)
-    assert len(rows) == cluster.Cluster(num_devices=num_devices).padded(count, batch_size)
+    assert len(rows) == cluster.Cluster(num_devices=num_devices).padded_length(count, batch_size)
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])  # on one, for XLA

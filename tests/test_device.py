@@ -146,6 +146,15 @@ def test_a_backend_without_code_for_the_card_is_refused_before_the_first_step():
     assert "RTX 5090" in cards.why_it_would_crash(both, distribute=True)
 
 
+@pytest.mark.parametrize("backend", ["no-such-backend", "numpy"])
+def test_a_backend_that_cannot_be_is_one_line(backend, tmp_path):
+    for name in ("a.jpg", "model.keras"):
+        (tmp_path / name).write_bytes(b"")
+    words = ("predict.py", "--weights", tmp_path, tmp_path / "a.jpg")
+    done = run_script(*words, KERAS_BACKEND=backend)
+    assert_one_line_error(done, backend)
+
+
 def test_code_is_read_as_the_backends_name_it():
     names = ["sm_60", "sm_86", "sm_90a", "compute_120", "gfx90a", ""]
     assert inventory.parse_code(names) == ((6, 0), (8, 6), (9, 0), (12, 0))

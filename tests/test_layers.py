@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 SCRIPTS = {"img2keras", "pair_generator", "model", "train", "predict"}
-GROUND = {"errors", "command_line", "files", "tables"}
+GROUND = {"errors", "command_line", "files", "out_of_memory", "tables"}
 # What each room may import beside itself and the ground floor.
 MAY_IMPORT = {
     "ground": set(),

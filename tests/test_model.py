@@ -286,6 +286,18 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build_trunk("xception", SIZE, str(tmp_path / "other.weights.h5"), tmp_path)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("OOM when allocating tensor")])
+def test_a_full_memory_is_no_damaged_model(error, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise error
+
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    monkeypatch.setattr(keras.saving, "load_model", full)
+    with pytest.raises(UserError, match="out of memory while a model was loaded"):
+        load_model(tmp_path / "model.keras")
+
+
 def test_a_lambda_in_a_model_file_is_refused(tmp_path):
     image = keras.Input((4,))
     keras.Model(image, keras.layers.Lambda(lambda x: x)(image)).save(tmp_path / "lambda.keras")

@@ -105,7 +105,7 @@ def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found)
 
 @pytest.mark.parametrize(
     "name",
-    ["model.keras", "checkpoint.npz", "results.json", "heads-best.keras", "plain-last.keras"],
+    ["model.keras", "checkpoint.npz", "results.json", "heads-best.keras", "log.csv"],
 )
 def test_files_of_unknown_origin_are_not_overwritten(tmp_path, found, name):
     (tmp_path / name).write_bytes(b"mine")
@@ -243,6 +243,22 @@ def test_of_the_trunks_only_the_row_of_its_own_makes_another_run(tmp_path, found
             run_folder.holds_run(tmp_path, now, found, found)
 
 
+def test_a_restart_that_was_cut_short_is_resumed_and_not_restarted(begun, found):
+    """Whoever repeats a command, a queue of jobs for one, would lose what it has done."""
+    run_folder.check_restart(begun, settings(found, restart=True))  # begun without
+    run_folder.write_settings(begun, settings(found, restart=True))
+    run_folder.check_restart(begun, settings(found, restart=True))  # no epoch yet
+    (begun / "fold-2").mkdir()
+    (begun / "fold-2" / "checkpoint.npz").write_bytes(b"")
+    for changes in ({}, {"workers": 9}):
+        with pytest.raises(UserError, match="Leave --restart out to resume it"):
+            run_folder.check_restart(begun, settings(found, restart=True, **changes))
+    run_folder.check_restart(begun, settings(found, restart=True, seed=1))
+    run_folder.check_restart(begun, settings(found, restart=True, stages=TUNED))
+    (begun / "settings.json").write_text("{")
+    run_folder.check_restart(begun, settings(found, restart=True))
+
+
 def test_restart_makes_the_old_run_unusable_before_anything_else(begun, found, monkeypatch):
     """A kill in the middle must not leave a mixture that goes on."""
     (begun / "checkpoint.npz").write_bytes(b"old")
@@ -323,6 +339,7 @@ OTHER_VALUES = {
     "folds": 5,
     "fit": "crop",
     "balance": True,
+    "openvino": "float32",
 }
 
 

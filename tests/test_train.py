@@ -113,14 +113,16 @@ def test_a_side_without_a_pair_is_refused_before_anything_is_written(data, tmp_p
 def test_who_stops_a_restart_is_told_to_repeat_it_only_until_the_new_run_has_begun(tmp_path):
     (tmp_path / "settings.json").write_text("of the earlier run")
     args = types.SimpleNamespace(weights=str(tmp_path), restart=True)
-    began = next_command.settings_times(args)
-    assert "--restart" not in next_command.how_to_resume(args, began)
+    began = next_command.settings_times(args.weights)
+    assert "--restart" not in next_command.how_to_resume(args.weights, args.restart, began)
     (tmp_path / "settings.json").rename(tmp_path / "aside.json")
-    assert "--restart" not in next_command.how_to_resume(args, began)
+    assert "--restart" not in next_command.how_to_resume(args.weights, args.restart, began)
     (tmp_path / "settings.json").write_text("of the new run")
-    assert "again, without --restart, to resume" in next_command.how_to_resume(args, began)
+    assert "again, without --restart, to resume" in next_command.how_to_resume(
+        args.weights, args.restart, began
+    )
     args.restart = False
-    assert "--restart" not in next_command.how_to_resume(args, began)
+    assert "--restart" not in next_command.how_to_resume(args.weights, args.restart, began)
 
 
 def test_the_recipe_is_the_references():
@@ -241,6 +243,15 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(data,
     flags = FLAGS.replace("--batch-size 6", "--batch-size 5")
     done = run_script("train.py", "--data", data, "--weights", folder, *flags.split())
     assert_one_line_error(done, "--batch-size was 6, is now 5", "--restart")
+    # Begun by the same command with --restart, and not ended.
+    begun = json.loads((folder / "settings.json").read_text())
+    as_begun = {**begun, "flags": {**begun["flags"], "restart": True}}
+    (folder / "settings.json").write_text(json.dumps(as_begun))
+    (folder / "checkpoint.npz").write_bytes(b"")
+    done = run_script("train.py", "--data", data, "--weights", folder, *FLAGS.split(), "--restart")
+    assert_one_line_error(done, "Leave --restart out to resume")
+    (folder / "settings.json").write_text(json.dumps(begun))
+    (folder / "checkpoint.npz").unlink()
     # What cannot begin leaves the old run where it is.
     (folder / "damaged.weights.h5").write_bytes(b"cut off")
     words = ("--pretrained", folder / "damaged.weights.h5", "--restart")

@@ -170,11 +170,11 @@ def test_a_stage_computes_in_the_precision_that_was_asked_for(
         keras.config.set_dtype_policy(policy)
     computed = {
         layer.compute_dtype
-        for layer in setup.trained._flatten_layers()
+        for layer in setup.learner._flatten_layers()
         if layer.name.startswith(("conv", "separable", "batch"))
     }
     assert computed == {"bfloat16"}
-    assert {weight.dtype for weight in setup.trained.weights} == {"float32"}
+    assert {weight.dtype for weight in setup.learner.weights} == {"float32"}
 
 
 def test_other_errors_of_a_trial_are_not_taken_for_a_lack_of_memory(monkeypatch):

@@ -93,13 +93,13 @@ class Cluster:
         Returns:
             `(rows, places, is_image)` of `sharding.spread`, this process' share.
         """
-        length = self.padded(len(partner), batch_size)
+        length = self.padded_length(len(partner), batch_size)
         share = length // self.num_processes
         part = slice(self.process * share, (self.process + 1) * share)
         rows, places, is_image = sharding.spread(partner, length, self.num_groups)
         return rows[part], places[part], is_image[part]
 
-    def padded(self, count: int, batch_size: int) -> int:
+    def padded_length(self, count: int, batch_size: int) -> int:
         """Length of a batch of `count` images after padding."""
         return sharding.padded_length(count, batch_size, self.num_devices)
 

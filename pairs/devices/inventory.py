@@ -72,59 +72,76 @@ def take_inventory() -> Inventory:
     """Looks at this machine; loads the backend.
 
     Raises:
-        UserError: the backend has GPU code and cannot begin to use a GPU.
+        UserError: the backend is not installed or not one of ours, or it has GPU code and
+            cannot begin to use a GPU.
     """
     load_keras()
     import keras
 
     backend = keras.backend.backend()
-    cards = () if wants_no_gpu(backend) else first_list_of_cards()
-    if backend == "tensorflow":
-        import tensorflow as tf
+    look = {"tensorflow": look_at_tensorflow, "jax": look_at_jax, "torch": look_at_torch}
+    if backend not in look:
+        raise UserError(f"KERAS_BACKEND is {backend!r}, one of {', '.join(look)} is needed")
+    cores, memory = own_cores_and_memory()
+    return Inventory(
+        backend=backend,
+        cards=() if wants_no_gpu(backend) else first_list_of_cards(),
+        cudnn=package_version("nvidia-cudnn-cu12") or package_version("nvidia-cudnn-cu13"),
+        num_cores=cores,
+        memory=memory,
+        cpu_bfloat16=multiplies_bfloat16(),
+        openvino=package_version("openvino"),
+        **look[backend](),
+    )
 
-        version, build = tf.__version__, tf.sysconfig.get_build_info()
-        cuda = build.get("cuda_version") if tf.test.is_built_with_cuda() else None
-        code_for = build.get("cuda_compute_capabilities", [])
-        found = map(
-            tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU")
-        )
-        gpus = [
+
+def look_at_tensorflow() -> dict[str, Any]:
+    """What TensorFlow says of itself and its GPUs: attributes of `Inventory`."""
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    found = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    cuda = build.get("cuda_version") if tf.test.is_built_with_cuda() else None
+    return {
+        "version": tf.__version__,
+        "cuda": version_numbers(cuda) if cuda else None,
+        "gpus": tuple(
             Gpu(each.get("device_name", "GPU"), each.get("compute_capability")) for each in found
-        ]
-    elif backend == "jax":
-        import jax
+        ),
+        "code_for": parse_code(build.get("cuda_compute_capabilities", [])),
+    }
 
-        version = jax.__version__
-        gpus = [
+
+def look_at_jax() -> dict[str, Any]:
+    """The same of JAX, which does not say what it was built for."""
+    import jax
+
+    plugins = [number for number in (13, 12) if package_version(f"jax-cuda{number}-plugin")]
+    return {
+        "version": jax.__version__,
+        "cuda": (plugins[0],) if plugins else None,
+        "gpus": tuple(
             Gpu(each.device_kind, version_numbers(getattr(each, "compute_capability", "")) or None)
             for each in devices_of_jax(jax.local_devices)
             if each.platform == "gpu"
-        ]
-        plugins = [number for number in (13, 12) if package_version(f"jax-cuda{number}-plugin")]
-        cuda, code_for = (str(plugins[0]) if plugins else None), []
-    else:
-        import torch
+        ),
+    }
 
-        version, cuda, code_for = torch.__version__, torch.version.cuda, torch.cuda.get_arch_list()
-        gpus = [
+
+def look_at_torch() -> dict[str, Any]:
+    """The same of PyTorch."""
+    import torch
+
+    numbers = range(torch.cuda.device_count())
+    return {
+        "version": torch.__version__,
+        "cuda": version_numbers(torch.version.cuda) if torch.version.cuda else None,
+        "gpus": tuple(
             Gpu(torch.cuda.get_device_name(number), torch.cuda.get_device_capability(number))
-            for number in range(torch.cuda.device_count())
-        ]
-    cudnn = package_version("nvidia-cudnn-cu12") or package_version("nvidia-cudnn-cu13")
-    cores, memory = own_cores_and_memory()
-    return Inventory(
-        backend,
-        version,
-        version_numbers(cuda) if cuda else None,
-        tuple(gpus),
-        cards,
-        cudnn,
-        cores,
-        memory,
-        multiplies_bfloat16(),
-        package_version("openvino"),
-        parse_code(code_for),
-    )
+            for number in numbers
+        ),
+        "code_for": parse_code(torch.cuda.get_arch_list()),
+    }
 
 
 def devices_of_jax(ask: Callable[[], Sequence[Any]]) -> Sequence[Any]:

@@ -7,6 +7,8 @@ import pathlib
 import sys
 from typing import Any
 
+from pairs.errors import UserError
+
 # Keras looks for the first three (galleries of images, wrappers for scikit-learn, tables)
 # and TensorFlow for JAX (its converter to LiteRT). No command of ours needs them there.
 UNUSED = ("matplotlib", "sklearn", "pandas")
@@ -20,6 +22,9 @@ def load_keras() -> None:
     memory. The packages can be imported afterwards as ever. The garbage collector
     waits, and looks at all of this only once: half a million objects, which stay. That
     saves another quarter (docs/hardware.md).
+
+    Raises:
+        UserError: the backend that was chosen is not installed.
     """
     if "keras" in sys.modules:
         return
@@ -31,6 +36,13 @@ def load_keras() -> None:
     gc.disable()
     try:
         importlib.import_module("keras")
+    except (ImportError, ValueError) as error:
+        named = os.environ.get("KERAS_BACKEND", "of keras.json")
+        raise UserError(
+            f"Keras' backend {named} cannot be loaded ({error}): install it, or leave out "
+            f"KERAS_BACKEND"
+        ) from error
+    else:
         gc.collect()  # what is garbage now would stay, too, with all that it will refer to
         gc.freeze()
     finally:

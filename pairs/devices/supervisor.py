@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from typing import NoReturn
 
 from pairs.command_line import program
 from pairs.errors import UserError
@@ -29,7 +30,7 @@ LOST = (
 )
 
 
-def supervise() -> None:
+def supervise() -> NoReturn:
     """Runs this very command as a child process; ends with its exit code, or one line for it."""
     child = subprocess.Popen(
         # Not sys.argv: another script (experiments/variants.py) may have called us.
@@ -65,16 +66,18 @@ def supervise() -> None:
 
 
 def is_supervised() -> bool:
-    """Whether this process is the child of `supervise`; if so it ends with its parent."""
-    if SUPERVISED not in os.environ:
-        return False
+    """Whether this process is the child of `supervise`."""
+    return SUPERVISED in os.environ
+
+
+def end_with_parent() -> None:
+    """From now on a child of `supervise` ends when its parent does."""
 
     def wait():
         os.read(0, 1)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-    return True
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
 from pairs.evaluation.calibration import Calibration, read_calibration
 from pairs.evaluation.predictions import Predictions
@@ -28,6 +27,7 @@ from pairs.network.similarity import (
 )
 from pairs.network.trunks import TRUNKS
 from pairs.network.weights_folder import SETTINGS, SIMILARITY, model_files
+from pairs.out_of_memory import is_out_of_memory
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import AHEAD, read_ahead
 from pairs.photos.views import read_views
@@ -197,6 +197,8 @@ class Predictor:
                 models of ten folds they take 80 kB per photo.
             quiet: nothing is reported: another model has had the same photos.
         """
+        import keras
+
         from pairs.network import parts
 
         blank = np.zeros((self.num_views, self.image_size, self.image_size, 3), np.uint8)
@@ -208,7 +210,8 @@ class Predictor:
         # To trace the network takes TensorFlow longer than to run it once without. But then
         # the output of every layer stays in memory: nothing for more than one photo.
         ask = self.ask
-        if len(paths) == self.num_views == 1 and parts.is_traced() and not self.openvino:
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if len(paths) == self.num_views == 1 and on_tensorflow and not self.openvino:
             ask = functools.partial(self.ask, traced=False)
         probabilities = np.full((len(paths), len(self.typeids)), np.nan, np.float32)
         features = np.full((len(paths), width), np.nan, np.float32)

@@ -16,6 +16,7 @@ from pairs.files import replacing
 from pairs.network.layers import TypeidHead
 from pairs.network.parts import resized
 from pairs.network.trunks import build_trunk
+from pairs.out_of_memory import check_room_for_model
 from pairs.photos.find import why_not_a_typeid
 from pairs.photos.fit import FITS
 
@@ -27,10 +28,11 @@ def load_model(path: str | pathlib.Path) -> keras.Model:
     """Loads a model file without running code from it (Keras' safe mode).
 
     Raises:
-        UserError: no such file, or not a model of this project.
+        UserError: no such file, not a model of this project, or no memory for it.
     """
     if not pathlib.Path(path).is_file():
         raise UserError(f"{path}: no such model; python train.py makes one")
+    pathlib.Path(path).open("rb").close()  # `zipfile` calls what may not be read no zip file
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a model of this project (not a .keras file, or cut short)")
     try:
@@ -49,6 +51,7 @@ def load_model(path: str | pathlib.Path) -> keras.Model:
             if reason := why_not_a_typeid(typeid):
                 raise ValueError(f"its typeid {typeid!r} {reason}")
     except Exception as error:  # whatever a damaged or hostile file leads to
+        check_room_for_model(error)
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a model of this project ({first_line})") from error
     return model

@@ -118,11 +118,6 @@ def uses_xla(jit: bool = False) -> bool:
     return jit or keras.backend.backend() == "jax"
 
 
-def is_traced() -> bool:
-    """Whether a model can run without being traced, and is traced all the same."""
-    return keras.backend.backend() == "tensorflow"
-
-
 def forget_models() -> None:
     """`keras.utils.clear_session`, which alone would forget the dtype policy, too."""
     policy = keras.config.dtype_policy()

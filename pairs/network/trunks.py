@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pairs.errors import UserError
+from pairs.out_of_memory import check_room_for_model
 
 if TYPE_CHECKING:
     import keras
@@ -163,6 +164,7 @@ def build_trunk(
         try:
             return build("imagenet")  # lets Keras download it
         except Exception as error:  # Keras raises a bare Exception without network
+            check_room_for_model(error)
             raise UserError(
                 f"no ImageNet weights for {name}: the download failed ({error}). Put "
                 f"{trunk.weights_file} into {weights_folder}, or use --pretrained FILE or none"
@@ -192,6 +194,7 @@ def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> Non
             warnings.simplefilter("ignore")  # said below, in one line
             trunk.load_weights(str(file))
     except Exception as error:  # whatever a damaged or foreign file leads to
+        check_room_for_model(error)
         sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise UserError(
             f"{expected}; another --trunk, or a model with heads? ({sentence[:150]})"

@@ -182,7 +182,7 @@ class KerasBatches(keras.utils.PyDataset):
         """
         if self.pairs.validation:
             return self.validation_weight
-        return self.devices.padded(count, self.pairs.batch_size) / count
+        return self.devices.padded_length(count, self.pairs.batch_size) / count
 
     @functools.cached_property
     def validation_weight(self) -> float:
@@ -192,8 +192,8 @@ class KerasBatches(keras.utils.PyDataset):
         would count as a full one.
         """
         counts = [len(self.pairs.indices(step)) for step in range(len(self.pairs))]
-        padded = [self.devices.padded(count, self.pairs.batch_size) for count in counts]
-        return sum(padded) / sum(counts)
+        lengths = [self.devices.padded_length(count, self.pairs.batch_size) for count in counts]
+        return sum(lengths) / sum(counts)
 
 
 def balanced_weights(labels: np.ndarray) -> np.ndarray:

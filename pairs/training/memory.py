@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterator
 
 from pairs.devices.cluster import MIN_IMAGES_A_REPLICA, Cluster
-from pairs.devices.memory import is_out_of_disk, is_out_of_memory
 from pairs.errors import UserError
+from pairs.out_of_memory import is_out_of_disk, is_out_of_memory
 from pairs.training.recipe import Stage
 
 

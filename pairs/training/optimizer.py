@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from pairs.devices.cluster import Cluster
 from pairs.network.parts import ALL_PAIRS, uses_xla
 from pairs.training import recipe
 
@@ -86,14 +87,14 @@ def compile_model(
     )
 
 
-def make_metrics(model: keras.Model) -> None:
+def make_metrics(model: keras.Model, devices: Cluster) -> None:
     """Makes the variables of a compiled model's metrics, as its first batch would.
 
     TensorFlow traces a step that makes variables a second time, and each tracing takes
     seconds. So one batch of zeros is measured here. On several devices, and on other
     backends, Keras itself makes them first.
     """
-    if keras.backend.backend() != "tensorflow":
+    if devices.engine or keras.backend.backend() != "tensorflow":
         return
     outputs = keras.tree.map_structure(
         lambda output: ops.zeros([side or 1 for side in output.shape], output.dtype), model.output

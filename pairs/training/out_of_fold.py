@@ -63,13 +63,13 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
     """
     folds = folds_of(read_folds(folder, RESTART), photos.digests or [])
     folders = [fold_folder(folder, fold) for fold in range(1, int(folds.max()) + 1)]
-    similarities = [read_similarity(own / MODEL) for own in folders]
+    similarities = [read_similarity(path / MODEL) for path in folders]
     probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
     unit = np.zeros((len(photos), 0), np.float32)
     # Somebody may have deleted one.
     likeness = np.zeros(len(photos), np.float32) if all(similarities) else None
-    for fold, (home, similarity) in enumerate(zip(folders, similarities, strict=True), start=1):
-        held_out = read_held_out(home)  # one at a time: of many classes it is large
+    for fold, (path, similarity) in enumerate(zip(folders, similarities, strict=True), start=1):
+        held_out = read_held_out(path)  # one at a time: of many classes it is large
         row = {digest: number for number, digest in enumerate(held_out.digests.tolist())}
         own = np.flatnonzero(folds == fold)
         try:
@@ -78,7 +78,7 @@ def gather(folder: pathlib.Path, photos: Photos) -> OutOfFold:
             features = held_out.features[rows]
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"{home}: what is kept there is not of these photos; delete "
+                f"{path}: what is kept there is not of these photos; delete "
                 f"the folder and run the same command again to train this fold anew"
             ) from error
         if not unit.size:

@@ -57,17 +57,18 @@ def judge(model: keras.Model, batches: KerasBatches) -> Judgement:
     photos = batches.pairs.photos
     probabilities = np.zeros((len(photos), len(photos.typeids)), np.float32)
     same_probabilities, same = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
+    is_paired = "bin_out" in model.output
     # Not by `predict`, which keeps all that all heads say: of very many classes that is large.
     for step in range(len(batches)):
         indices, partner, labels = batches.pairs.pairs(step)
         outputs = model.predict_on_batch(batches[step][0])
         probabilities[indices] += outputs["ctg_out_1"]
-        if "bin_out" in outputs:
+        if is_paired:
             # Row i of ctg_out_2 is about image partner[i].
             probabilities[indices[partner]] += outputs["ctg_out_2"]
             same_probabilities.append(outputs["bin_out"][:, 1])
             same.append(labels["bin_out"].astype(bool))
-    if len(same) > 1:
+    if is_paired:
         probabilities /= 2
     return Judgement(
         probabilities, photos.labels, np.concatenate(same_probabilities), np.concatenate(same)

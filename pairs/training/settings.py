@@ -27,7 +27,7 @@ NOT_COMPARED = (
 )
 UNFREEZING = "unfreezing"
 # A constant that only some recipes have.
-ALL_PAIRS_WEIGHT = "weight of all pairs"
+OF_ALL_PAIRS = "weight of all pairs"
 
 
 def installed_versions() -> dict[str, str]:
@@ -82,7 +82,7 @@ def constants_of(flags: dict[str, Any]) -> dict[str, Any]:
     trunk = trunks.TRUNKS[flags["trunk"]]
     found: dict[str, Any] = {"input scale": list(trunk.input_scale), UNFREEZING: trunk.blocks}
     if recipe.RECIPES[flags["recipe"]].all_pairs and flags["loss"] == "paired":
-        found[ALL_PAIRS_WEIGHT] = recipe.ALL_PAIRS_WEIGHT
+        found[OF_ALL_PAIRS] = recipe.ALL_PAIRS_WEIGHT
     return found
 
 
@@ -106,22 +106,23 @@ def check_same_run(
     """
     # A run that began before there was a flag did what is its default now.
     flags = {**vars(make_parser().parse_args([])), **old["flags"]}
+    ignored = set(NOT_COMPARED)
+    cache = flags.get("cache")
+    if new["flags"].get("cache") == "off" and cache != "off":
+        # The way out where a quota leaves no room: what is stored can be computed.
+        ignored.add("cache")
+        print(f"note: --cache was {cache}, is now off: results may differ in the last digits")
     differences = [
         f"--{name.replace('_', '-')} was {given(flags.get(name))}, is now {given(value)}"
         for name, value in new["flags"].items()
-        if name not in NOT_COMPARED and flags.get(name) != value
+        if name not in ignored and flags.get(name) != value
     ]
-    cache = flags.get("cache")
-    if new["flags"].get("cache") == "off" != cache:
-        # The way out where a quota leaves no room: what is stored can be computed.
-        differences = [words for words in differences if not words.startswith("--cache ")]
-        print(f"note: --cache was {cache}, is now off: results may differ in the last digits")
     was, is_now = dict(old["constants"]), dict(new["constants"])
     if flags.get("recipe") == new["flags"].get("recipe"):
         differences += stage_differences(old["stages"], new["stages"])
     else:  # all stages differ, and what is of one recipe only
-        was.pop(ALL_PAIRS_WEIGHT, None)
-        is_now.pop(ALL_PAIRS_WEIGHT, None)
+        was.pop(OF_ALL_PAIRS, None)
+        is_now.pop(OF_ALL_PAIRS, None)
     differences += [
         f"{name} was {was.get(name)}, is now {is_now.get(name)}"
         for name in sorted(was.keys() | is_now.keys())

@@ -98,13 +98,13 @@ class Setup:
     Attributes:
         parts: on one device; stores and scores are each process' own work.
         distributed: what trains, on all devices; on one device the same as `parts`.
-        trained, batches: the compiled model and what it is fed.
+        learner, batches: the compiled model that trains, and what it is fed.
         judged, valid_batches: the same for validation.
     """
 
     parts: Parts
     distributed: Parts
-    trained: keras.Model
+    learner: keras.Model
     batches: KerasBatches
     judged: keras.Model
     valid_batches: KerasBatches
@@ -129,10 +129,11 @@ def run_stage(
         UserError: the loss is not finite, or memory is too small.
         RuntimeError: a frozen weight changed.
     """
-    setup = set_up(run, stage, pairs, valid_pairs, model_file)
+    with memory_errors(stage, run.devices, None):
+        setup = set_up(run, stage, pairs, valid_pairs, model_file)
     best_file, last_file = stage_files(run.folder, stage.name)
     best = train(run, stage, setup)
-    if run.log.writes:
+    if run.devices.is_main_process:
         save_model(setup.distributed.model, last_file)
     if best:
         restore(setup.parts.above.trainable_variables, best, run.folder / CHECKPOINT)
@@ -144,7 +145,7 @@ def run_stage(
     judged, batches = setup.parts.feed(valid_pairs, setup.valid_batches.store, run, ALONE)
     with memory_errors(stage, run.devices, run.batch_size):
         judgement = judge(for_prediction(judged), batches)
-    if run.log.writes:
+    if run.devices.is_main_process:
         if stage == run.stages[-1]:
             trained = Trained(
                 setup.parts.model, setup.parts.cut, best_file, run.workers, run.openvino
@@ -167,23 +168,19 @@ def set_up(
     parts = load_parts(run, stage, model_file)
     num_weights = sum(math.prod(weight.shape) for weight in parts.above.trainable_weights)
     print(f"stage {stage.name}: {num_weights:,} weights train", flush=True)
-    with memory_errors(stage, run.devices, None):
-        store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
+    store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
     with run.devices.scope():
         distributed = load_parts(run, stage, model_file) if run.devices.engine else parts
         padded = uses_xla(run.jit)
-        trained, batches = distributed.feed(pairs, store, run, run.devices, padded)
+        learner, batches = distributed.feed(pairs, store, run, run.devices, padded)
         judged, valid_batches = distributed.feed(valid_pairs, valid_store, run, run.devices, padded)
-        compile_model(trained, make_optimizer(stage, len(batches)), run.jit)
-        trained.optimizer.build(trained.trainable_variables)
-        compiled = [trained]
-        if judged is not trained:
+        compile_model(learner, make_optimizer(stage, len(batches)), run.jit)
+        learner.optimizer.build(learner.trainable_variables)
+        make_metrics(learner, run.devices)
+        if judged is not learner:
             compile_model(judged, "sgd")  # measured only; no step is taken
-            compiled.append(judged)
-        if not run.devices.engine:
-            for model in compiled:
-                make_metrics(model)
-    return Setup(parts, distributed, trained, batches, judged, valid_batches)
+            make_metrics(judged, run.devices)
+    return Setup(parts, distributed, learner, batches, judged, valid_batches)
 
 
 def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
@@ -200,17 +197,17 @@ def train(run: Run, stage: Stage, setup: Setup) -> list[np.ndarray]:
         before = setup.distributed.frozen_digest()
         validate = Validate(setup.judged, setup.valid_batches)
         callbacks = make_callbacks(stage, setup.batches.pairs, validate, run.log)
-        if run.tensorboard and run.log.writes:
+        if run.tensorboard and run.devices.is_main_process:
             board = run.tensorboard / stage.name
             callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
         decided = [callback for callback in callbacks if isinstance(callback, DECIDES)]
         save_best = functools.partial(save_model, setup.distributed.model, best_file)
         keep = KeepCheckpoint(stage.name, run.log, run.checkpoint, decided, save_best)
         callbacks.append(keep)
-        fit(setup.trained, setup.batches, stage, callbacks, run.checkpoint)
+        fit(setup.learner, setup.batches, stage, callbacks, run.checkpoint)
         if setup.distributed.frozen_digest() != before:
             raise RuntimeError(f"stage {stage.name}: frozen weights changed")
-    return keep.best if run.log.writes else []
+    return keep.best if run.devices.is_main_process else []
 
 
 def load_parts(run: Run, stage: Stage, path: pathlib.Path) -> Parts:
@@ -249,7 +246,9 @@ def open_stores(
         pooled = open_both(run, parts, run.pool, mirrors, lower_parts if needed_later else None)[-1]
         run.devices.barrier()
         if pooled is None:
-            if run.cache == "off" and run.log.writes:  # what is left of a run that stored them
+            if (
+                run.cache == "off" and run.devices.is_main_process
+            ):  # what is left of a run that stored them
                 remove_stores(run.home)
             return None, None
         own = None if stage.augment == "affine" else pooled.part(run.pool, photos)
@@ -261,7 +260,7 @@ def open_stores(
         needed_later = stage.augment in [other.augment for other in later]
         stores += open_both(run, parts, photos, mirrors, lower_parts if needed_later else None)
         train_store = stores[-1]
-    if run.log.writes:
+    if run.devices.is_main_process:
         remove_stores(run.home, keep=[store.path for store in stores if store])
     run.devices.barrier()
     return train_store, valid_store

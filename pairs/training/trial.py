@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from pairs.devices.memory import is_out_of_memory
 from pairs.errors import UserError
 from pairs.network.parts import forget_models
+from pairs.out_of_memory import is_out_of_memory
 from pairs.training.activation_store import BATCH_SIZE
 from pairs.training.memory import smaller_share
 from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
@@ -79,12 +79,15 @@ def take_step(run: Run, stage: Stage, batch_size: int, num_photos: int) -> None:
     """Takes the step that the stage will take again and again, on black photos."""
     parts = load_parts(run, stage, run.start_file)
     model = parts.whole
-    if stage.augment != "affine" and is_stored(run, parts.below.output_shape[1:], num_photos):
+    shape = parts.below.output_shape[1:]
+    if run.openvino:  # what is below needs none of the GPU's memory
+        model = parts.above
+    elif stage.augment != "affine" and is_stored(run, shape, num_photos):
         parts.below.predict_on_batch(empty(parts.below.input, BATCH_SIZE))  # as a store is built
         model = parts.above
     compile_model(model, make_optimizer(stage, num_steps=1), run.jit)
     model.optimizer.build(model.trainable_variables)
-    make_metrics(model)
+    make_metrics(model, run.devices)
     inputs = {name: empty(tensor, batch_size) for name, tensor in model.input.items()}
     model.train_on_batch(inputs, {head: np.zeros(batch_size, np.int32) for head in model.output})
 

@@ -3,9 +3,14 @@
 import errno
 import os
 
+from pairs.errors import UserError
+
 # How the backends name it, and what stands in XLA's messages: seen on a full H200.
 OUT_OF_MEMORY = {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"}
-IN_WORDS = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "LAUNCH_OUT_OF_RESOURCES")
+IN_WORDS = (
+    *("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "LAUNCH_OUT_OF_RESOURCES"),
+    *("OOM when allocating", "failed to allocate memory", "Dst tensor is not initialized"),
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -14,6 +19,15 @@ def is_out_of_memory(error: Exception) -> bool:
         return False
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & OUT_OF_MEMORY) or any(words in str(error) for words in IN_WORDS)
+
+
+def check_room_for_model(error: Exception) -> None:
+    """Raises a UserError if it is for lack of memory that a model could not be loaded."""
+    if is_out_of_memory(error):
+        raise UserError(
+            "out of memory while a model was loaded: end other programs (on a GPU those that "
+            "nvidia-smi lists) and run the same command again"
+        ) from error
 
 
 def is_out_of_disk(error: Exception) -> bool:
