@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pairs.command_line import Parser, add_workers_flag, print_first, run
 from pairs.errors import UserError
+from pairs.files import check_can_be_made
 from pairs.photos.corrections import correct, read_corrections
 from pairs.photos.find import SIDES, TRAIN, VALID, typeid_order
 from pairs.photos.place import (
@@ -88,6 +89,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
     raw, out = pathlib.Path(raw), pathlib.Path(out)
     if raw.resolve() == out.resolve():
         raise UserError(f"--raw and --out are both {raw}: sort into another folder")
+    check_can_be_made("--out", out)
     classes, skipped = read_raw(raw)
     names = {name for members in classes.values() for name in members}
     decided = read_corrections(corrections, names | {name for name, _ in skipped}, set(classes))

@@ -313,7 +313,11 @@ def main():
         draw_pairs(batch, photos.typeids).save(temporary)
     same = int(batch[1]["bin_out"].sum())
     print(f"{args.out}: {len(batch[1]['bin_out'])} pairs, {same} of them of one class")
-    if not plan.all_pairs and (note := note_on_pairs(batches)):
+    if plan.all_pairs:
+        print(
+            f"train.py --recipe {args.recipe} compares all photos of a batch, not only these pairs"
+        )
+    elif note := note_on_pairs(batches):
         print(note)
 
 

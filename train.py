@@ -30,7 +30,7 @@ from pair_generator import PairBatches, note_on_pairs
 from pairs.command_line import run, stop_at_once
 from pairs.devices import cluster, inventory, supervisor
 from pairs.errors import UserError
-from pairs.files import read_json, replacing
+from pairs.files import check_can_be_made, read_json, replacing
 from pairs.network import trunks, weights_folder
 from pairs.photos.check import (
     as_it_began,
@@ -66,13 +66,14 @@ def train(args):
     folder = pathlib.Path(args.weights)
     # A wrong folder is known before anything is written.
     listed = list_photos(args.data)
+    check_can_be_made("--weights", folder)
     devices = cluster.ALONE
     if args.distribute:
         devices = cluster.join(args.batch_size, args.precision)
     locked = run_folder.locked(folder) if devices.is_main_process else contextlib.nullcontext()
     with supervisor.one_line_errors(devices.num_processes), locked:
         if args.tensorboard and devices.is_main_process:
-            run_folder.check_can_be_made("--tensorboard", args.tensorboard)
+            check_can_be_made("--tensorboard", args.tensorboard)
         # The others find what the main process leaves: photos checked, a model to start from.
         with devices.main_process_first():
             fold_splits = begin_or_resume(args, stages, folder, listed, devices)

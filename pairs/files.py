@@ -34,6 +34,14 @@ BEGINS_FORMULA = r"(^|[;\t\r\n])(?=[\"']*[=+\-@])"
 GUARDED = r"(^|[;\t\r\n])'(?=[\"']*[=+\-@])"
 
 
+def check_can_be_made(flag: str, folder: str | pathlib.Path) -> None:
+    """Raises a UserError if a folder is not there, and cannot be made, or is read-only."""
+    path = pathlib.Path(os.path.abspath(folder))
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"{flag} {folder}: cannot be written; choose another folder")
+
+
 @contextlib.contextmanager
 def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; renames it there on success.

@@ -571,6 +571,9 @@ def test_the_verdict_on_two_photos_is_that_of_the_threshold(copied, photos, caps
                 assert printed.startswith(f"same {probability:.4f}, cosine ")
                 verdict = "the same class" if probability >= judged_by else "two classes"
                 assert f": {verdict} (threshold {judged_by:.4f})" in printed
+    write_calibration(copied, dataclasses.replace(fitted, photos=17))
+    answers.print_same(Predictor(copied), paths, False)
+    assert capsys.readouterr().out.endswith("; calibrated on 17 photos only)\n")
     # Nobody knows what is a high probability before photos have been judged.
     (copied / "calibration.json").unlink()
     answers.print_same(Predictor(copied), paths, False)

@@ -43,5 +43,5 @@ def test_names_in_the_table_of_classes_are_no_formulas(evaluation, tmp_path):
 
 def test_a_typeid_that_the_font_cannot_draw_is_its_label():
     assert figures.in_its_font(["pug", "\u85cf\u7352", "\u043f\u0451\u0441", "$5$"]) == [
-        *("pug", "class 1", "\u043f\u0451\u0441", "$5$")
+        *("pug", "(no. 2)", "\u043f\u0451\u0441", "$5$")
     ]

@@ -256,15 +256,25 @@ def test_imagenet_weights_that_cannot_be_had_are_one_line(data, tmp_path):
 
 def test_brought_weights_are_found_under_keras_own_name(trunk, tmp_path):
     name = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    trunk.save_weights(tmp_path / "own.weights.h5")
-    (tmp_path / "own.weights.h5").rename(tmp_path / name)
-    # Keras reads a `.weights.h5` under its own ending only, so bring a legacy file.
     trunk.save(tmp_path / "legacy.h5")
     (tmp_path / "legacy.h5").rename(tmp_path / name)
     for folder in (tmp_path, tmp_path / "second"):  # or beside the folder of a second training
-        found = build_trunk("xception", SIZE, "imagenet", folder)
-        for one, two in zip(found.weights, trunk.weights, strict=True):
-            np.testing.assert_array_equal(one, two)
+        assert_equal(build_trunk("xception", SIZE, "imagenet", folder), trunk)
+
+
+def assert_equal(trunk, other):
+    for one, two in zip(trunk.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_weights_file_is_read_whatever_keras_wrote_it_and_its_name(trunk, tmp_path):
+    """Keras itself goes by the name alone, and calls the other kind another network."""
+    trunk.save_weights(tmp_path / "new.weights.h5")
+    (tmp_path / "new.weights.h5").rename(tmp_path / "new.h5")
+    trunk.save(tmp_path / "legacy.h5")
+    (tmp_path / "legacy.h5").rename(tmp_path / "legacy.weights.h5")
+    for name in ("new.h5", "legacy.weights.h5"):
+        assert_equal(build_trunk("xception", SIZE, str(tmp_path / name), tmp_path), trunk)
 
 
 def test_a_weights_file_that_lacks_a_layer_is_refused(trunk, tmp_path):

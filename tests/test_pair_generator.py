@@ -381,7 +381,9 @@ def test_a_typeid_is_drawn_as_wide_as_its_place():
     """A letter that the font lacks would be an empty box."""
     font = ImageFont.load_default(size=14)
     typeids = ["pug", "\u85cf\u7352", "caf\xe9", "an_uncommonly_long_name_of_a_breed"]
-    assert [shown(label, typeids, font, 80) for label in range(3)] == ["pug", "class 1", "caf\xe9"]
+    # Pillow's font has no letter beyond ASCII.
+    drawn = [shown(label, typeids, font, 80) for label in range(3)]
+    assert drawn == ["pug", "(no. 2)", "(no. 3)"]
     short = shown(3, typeids, font, 80)
     assert short.startswith("an_unc")
     assert short.endswith("...")

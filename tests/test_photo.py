@@ -25,7 +25,7 @@ def test_a_photo_is_squashed_to_a_square_of_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((90, 40), (50, 22)), ((40, 90), (22, 50)), ((900, 2), (50, 1))]
+    ("size", "expected"), [((90, 40), (50, 22)), ((40, 90), (22, 50)), ((900, 9), (50, 1))]
 )
 def test_a_photo_for_people_keeps_its_proportions(tmp_path, size, expected):
     make_photo(tmp_path / "a.jpg", COLOURS["2"], seed=0, size=size)
@@ -89,9 +89,13 @@ def test_a_photo_is_read_whatever_its_ending_says(tmp_path, kind):
     np.testing.assert_allclose(pixels.mean(axis=(0, 1)), (200, 60, 50), atol=6)
 
 
-def test_one_pixel_is_a_photo(tmp_path):
-    Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "dot.png")
-    assert (read_photo(tmp_path / "dot.png", 8) == (10, 20, 30)).all()
+def test_a_pixel_that_counts_visitors_is_no_photo(tmp_path):
+    for size in ((1, 1), (300, 7)):
+        Image.new("RGB", size).save(tmp_path / "dot.png")
+        with pytest.raises(UserError, match=rf"dot\.png: not a readable photo \({size[0]} x"):
+            read_photo(tmp_path / "dot.png", 8)
+    Image.new("RGB", (8, 300), (10, 20, 30)).save(tmp_path / "narrow.png")
+    assert (read_photo(tmp_path / "narrow.png", 8) == (10, 20, 30)).all()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")

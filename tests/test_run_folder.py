@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
-from pairs.files import read_json
+from pairs.files import check_can_be_made, read_json
 from pairs.photos import check
 from pairs.photos.check import Facts
 from pairs.training import run_folder
@@ -50,10 +50,10 @@ def go_on(folder, found, **changes):
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("new", "new/deeper", "."):
-        run_folder.check_can_be_made("--tensorboard", str(tmp_path / name))
+        check_can_be_made("--tensorboard", str(tmp_path / name))
     assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match=r"--tensorboard .*file/board: cannot be written"):
-        run_folder.check_can_be_made("--tensorboard", str(tmp_path / "file" / "board"))
+        check_can_be_made("--tensorboard", str(tmp_path / "file" / "board"))
 
 
 def test_the_same_run_goes_on_and_an_empty_folder_begins(begun, found, tmp_path_factory):
@@ -101,6 +101,18 @@ def test_another_class_list_or_data_set_is_refused_with_the_photos(begun, found)
         match=r"train photos 2 gone \(e.g. 'a/0.jpg'\), 1 changed \(e.g. 'a/1.jpg'\)",
     ):
         go_on(begun, {**found, "train": changed})
+
+
+def test_photos_of_folds_may_change_sides(begun, found):
+    moved = {side: dict(photos) for side, photos in found.items()}
+    moved["valid"]["a/0.jpg"] = moved["train"].pop("a/0.jpg")
+    with pytest.raises(UserError, match="train photos 1 gone"):
+        go_on(begun, moved)
+    run_folder.write_settings(begun, settings(found, folds=3))
+    assert go_on(begun, moved, folds=3)
+    moved["valid"]["a/0.jpg"] = Facts(1, 2, 3, "another digest")
+    with pytest.raises(UserError, match="train photos 1 gone"):
+        go_on(begun, moved, folds=3)
 
 
 @pytest.mark.parametrize(

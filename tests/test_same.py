@@ -54,7 +54,11 @@ def minimum_by_scipy(pairs, with_agreement):
 
     def loss(weights):
         z = inputs @ weights
-        each = np.where(pairs.same, np.logaddexp(0, -z), np.logaddexp(0, z))
+        # Platt's targets: of each kind one pair more is thought of, and one of the other kind.
+        right = np.logaddexp(0, np.where(pairs.same, -z, z))
+        wrong = np.logaddexp(0, np.where(pairs.same, z, -z))
+        of_kind = np.where(pairs.same, pairs.same.sum(), (~pairs.same).sum())
+        each = right + (wrong - right) / (of_kind + 2)
         return balanced(each, pairs.same) + 1e-4 * (weights**2).sum()
 
     found = minimize(loss, np.zeros(inputs.shape[1]), method="Nelder-Mead", tol=1e-10)
@@ -108,6 +112,17 @@ def test_of_pairs_that_are_told_apart_without_an_error_the_weights_are_finite():
         found = ask(pairs, weights)
         assert found[is_same].min() > 0.95
         assert found[~is_same].max() < 0.05
+
+
+def test_a_few_pairs_make_no_answer_a_certainty():
+    """However well they are told apart: of ten of each kind that says little."""
+    is_same = np.arange(20) % 2 == 0
+    cosine = np.where(is_same, 0.6, 0.3) + np.linspace(-0.05, 0.05, 20)
+    pairs = pairs_of(cosine, np.where(is_same, 0.99, 0.01), is_same)
+    for with_agreement in (False, True):
+        found = ask(pairs, same.fit(pairs, with_agreement))
+        assert 0.8 < found[is_same].mean() < 0.95
+        assert 0.05 < found[~is_same].mean() < 0.2
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])

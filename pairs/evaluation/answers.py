@@ -68,7 +68,8 @@ def print_same(predictor: Predictor, paths: list[str], new_classes: bool) -> Non
         return
     threshold = 0.5 if new_classes else predictor.calibration.same_threshold
     verdict = "the same class" if probability >= threshold else "two classes"
-    print(f"same {probability:.4f}, cosine {cosine:.4f}: {verdict} (threshold {threshold:.4f})")
+    threshold_and_remark = f"threshold {threshold:.4f}{predictor.calibration.remark(of_pairs=True)}"
+    print(f"same {probability:.4f}, cosine {cosine:.4f}: {verdict} ({threshold_and_remark})")
 
 
 def answer_pairs(predictor: Predictor, table: str, out: str, new_classes: bool) -> None:

@@ -22,6 +22,8 @@ from pairs.network.weights_folder import CALIBRATION, SIMILARITY, model_files
 
 NOT_FITTED = "not calibrated yet: see --evaluate"
 NO_PAIRS = "not calibrated: no class had two of the photos that were judged"
+# Fewer than this, and what is fitted on them is mostly chance.
+FEW_PHOTOS = 50
 # Share of photos of the classes that "none of the classes" may be said of.
 REFUSED = 0.05
 
@@ -72,8 +74,10 @@ class Calibration:
         return NO_PAIRS if of_pairs and self.same_known == Calibration.same_known else ""
 
     def remark(self, of_pairs: bool = False) -> str:
-        """What to print behind a line about probabilities; empty where they were fitted."""
+        """What to print behind a line about probabilities; empty where they were fitted well."""
         why = self.why_not_fitted(of_pairs)
+        if not why and self.photos < FEW_PHOTOS:
+            why = f"calibrated on {self.photos} photos only"
         return f"; {why}" if why else ""
 
     def checked(self) -> "Calibration":

@@ -48,12 +48,12 @@ def draw_confusions(confusions: np.ndarray, typeids: list[str], path: pathlib.Pa
 
 
 def in_its_font(typeids: list[str]) -> list[str]:
-    """Typeids, or, where Matplotlib's own font lacks their script, what stands for them."""
+    """Typeids, or, where Matplotlib's own font lacks their script, their place among all."""
     from matplotlib import font_manager
 
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     return [
-        typeid if all(font.get_char_index(ord(sign)) for sign in typeid) else f"class {label}"
+        typeid if all(font.get_char_index(ord(sign)) for sign in typeid) else f"(no. {label + 1})"
         for label, typeid in enumerate(typeids)
     ]
 

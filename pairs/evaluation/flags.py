@@ -121,6 +121,11 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
     for name in ("test", "csv", "features"):
         if getattr(args, name) and (args.photos or questions):
             parser.error(f"--{name}: needs a folder of photos to predict")
+    if args.features and not args.features.endswith(".npz"):
+        parser.error(f"--features {args.features}: a name that ends in .npz is needed")
+    folders = [os.path.realpath(folder) for folder in args.weights or []]
+    if len(set(folders)) < len(folders):
+        parser.error(f"--weights {args.weights[-1]}: one of the folders is given twice")
     check_answers(parser, args)
     if args.export:
         check_export(parser, args)

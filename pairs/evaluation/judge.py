@@ -11,14 +11,11 @@ import numpy as np
 
 from pairs.errors import UserError
 from pairs.evaluation import unseen
-from pairs.evaluation.calibration import Calibration, write_calibration
+from pairs.evaluation.calibration import FEW_PHOTOS, Calibration, write_calibration
 from pairs.evaluation.evaluate import Evaluation, evaluate, print_evaluation, write_files
 from pairs.evaluation.predictions import Predictions, average
 from pairs.evaluation.predictor import Predictor
 from pairs.network.weights_folder import CALIBRATION
-
-# Fewer than this, and a fitted temperature is mostly chance.
-FEW_PHOTOS = 50
 
 
 def judge(

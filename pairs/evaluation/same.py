@@ -119,6 +119,10 @@ def fit(pairs: Pairs, with_agreement: bool) -> tuple[float, ...]:
 
     Returns:
         weights of the cosine, of the logit of the agreement (if wanted), and the bias.
+
+    Source: Platt, "Probabilistic outputs for support vector machines", 1999, section 2.2:
+    of n pairs of a kind none is taken for surer than (n + 1) / (n + 2). Else a few pairs
+    that can be told apart would make every answer a certainty.
     """
     columns = [pairs.cosine, logit(pairs.agreement)] if with_agreement else [pairs.cosine]
     inputs = np.column_stack([*columns, np.ones(len(pairs.same))]).astype(np.float64)
@@ -127,15 +131,18 @@ def fit(pairs: Pairs, with_agreement: bool) -> tuple[float, ...]:
     inputs = inputs / scales
     share = pairs.same.mean()
     counts = np.where(pairs.same, 0.5 / share, 0.5 / (1 - share))  # their mean is 1
+    num_same = int(pairs.same.sum())
+    num_different = len(pairs.same) - num_same
+    targets = np.where(pairs.same, (num_same + 1) / (num_same + 2), 1 / (num_different + 2))
     weights = np.zeros(inputs.shape[1])
     for _ in range(STEPS):
         p = 1 / (1 + np.exp(-np.clip(inputs @ weights, -50, 50)))
-        gradient = inputs.T @ (counts * (p - pairs.same)) / len(p) + 2 * RIDGE * weights
+        gradient = inputs.T @ (counts * (p - targets)) / len(p) + 2 * RIDGE * weights
         curvature = (inputs * (counts * p * (1 - p))[:, None]).T @ inputs / len(p)
         step = np.linalg.solve(curvature + 2 * RIDGE * np.eye(len(weights)), gradient)
         # Far from the minimum a whole step may lead past it, and on to nowhere.
-        before = loss(weights, inputs, pairs.same, counts)
-        while moves(step, inputs) and loss(weights - step, inputs, pairs.same, counts) > before:
+        before = loss(weights, inputs, targets, counts)
+        while moves(step, inputs) and loss(weights - step, inputs, targets, counts) > before:
             step = step / 2
         if not moves(step, inputs):
             break
@@ -143,10 +150,10 @@ def fit(pairs: Pairs, with_agreement: bool) -> tuple[float, ...]:
     return tuple(float(value) for value in weights / scales)
 
 
-def loss(weights: np.ndarray, inputs: np.ndarray, same: np.ndarray, counts: np.ndarray) -> float:
+def loss(weights: np.ndarray, inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> float:
     """What `fit` makes as small as can be: the cross-entropy, weighted, and the ridge."""
     z = inputs @ weights
-    return float(np.mean(counts * (np.logaddexp(0, z) - z * same)) + RIDGE * weights @ weights)
+    return float(np.mean(counts * (np.logaddexp(0, z) - z * targets)) + RIDGE * weights @ weights)
 
 
 def moves(step: np.ndarray, inputs: np.ndarray) -> bool:

@@ -6,10 +6,13 @@ weights cannot be had, the BatchNormalization statistics of a random trunk are
 estimated, so that its features can be learned from.
 """
 
+import contextlib
 import dataclasses
 import pathlib
+import shutil
+import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -192,7 +195,8 @@ def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> Non
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said below, in one line
-            trunk.load_weights(str(file))
+            with named_for_keras(file) as named:
+                trunk.load_weights(str(named))
     except Exception as error:  # whatever a damaged or foreign file leads to
         check_room_for_model(error)
         sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
@@ -206,6 +210,30 @@ def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> Non
     ]
     if missed:
         raise UserError(f"{expected} (no numbers for {len(missed)} weights, e.g. {missed[0]})")
+
+
+@contextlib.contextmanager
+def named_for_keras(file: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A weights file under a name that says what it is: by that alone Keras reads it.
+
+    What Keras 3 saves must end in ".weights.h5", and nothing else in ".h5" may.
+    """
+    ending = ".weights.h5"
+    try:
+        import h5py
+
+        with h5py.File(file) as opened:
+            is_new = "layers" in opened and "layer_names" not in opened.attrs
+    except OSError:  # not HDF5: a .keras file, or damaged
+        yield file
+        return
+    if is_new == file.name.endswith(ending):
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        renamed = pathlib.Path(folder, f"trunk{ending if is_new else '.h5'}")
+        shutil.copyfile(file, renamed)
+        yield renamed
 
 
 def estimate_statistics(trunk: "keras.Model", batches: Iterable[np.ndarray]) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+# Unicode's last place, which is never given away.
+NO_SIGN = "\U0010ffff"
+
 
 def draw_pairs(
     batch: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
@@ -45,15 +48,21 @@ def draw_pairs(
 
 
 def shown(label: int, typeids: list[str], font: Any, width: int) -> str:
-    """A typeid that fits into so many pixels; where the font lacks its script, its label.
+    """A typeid that fits into so many pixels; where the font lacks a letter, its place among all.
 
-    Pillow brings a font, of Latin letters; no other is on every machine.
+    Pillow brings a font, of ASCII letters; no other is on every machine.
     """
     typeid = typeids[label]
-    if max(map(ord, typeid)) > ord("\xff"):
-        typeid = f"class {label}"
+    if any(is_box(sign, font) for sign in typeid):
+        typeid = f"(no. {label + 1})"
     for length in range(len(typeid), 0, -1):
         text = typeid if length == len(typeid) else f"{typeid[:length]}..."
         if font.getlength(text) <= width:
             return text
     return ""
+
+
+def is_box(sign: str, font: Any) -> bool:
+    """Whether a font draws a sign as it draws all that it lacks."""
+    drawn, lacking = (font.getmask(each) for each in (sign, NO_SIGN))
+    return bool(drawn.size == lacking.size and bytes(drawn) == bytes(lacking))

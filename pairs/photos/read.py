@@ -26,6 +26,8 @@ from pairs.photos.fit import SQUASH, fit_photo
 # What a file is tried as, whatever its name says. Not all that Pillow knows:
 # its EPS reader would run a program, on bytes from the web.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+# Pixels that count visitors of a page are no photos.
+MIN_SIDE = 8
 # Pillow's own limit for a warning, 358 MB decoded. A tiny file can claim more.
 MAX_PIXELS = 89_478_485
 # Above so many pixels after decoding (80 MB), one photo at a time, on any number
@@ -132,13 +134,15 @@ def open_photo(path: str | pathlib.Path, image_size: int, fit: str | None = SQUA
         an RGB image, rotated as its EXIF tag says.
 
     Raises:
-        UserError: not readable as an image, or too large.
+        UserError: not readable as an image, too small or too large.
     """
     try:
         # A FIFO would be waited for, a device never ends.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("not a regular file")
         with Image.open(path, formats=FORMATS) as image:
+            if min(image.size) < MIN_SIDE:
+                raise ValueError(f"{image.width} x {image.height} pixels")
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height}: more than {MAX_PIXELS} pixels")
             num_pixels = image.width * image.height

@@ -90,14 +90,6 @@ def remove_run(folder: pathlib.Path) -> None:
     remove_activations(folder)
 
 
-def check_can_be_made(flag: str, folder: str) -> None:
-    """Raises a UserError if a folder is not there, and cannot be made, or is read-only."""
-    path = pathlib.Path(os.path.abspath(folder))
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{flag} {folder}: cannot be written; choose another folder")
-
-
 def set_aside(folder: pathlib.Path) -> None:
     """Moves the files of an earlier run, if there are any, into `run-1`, `run-2`, ...
 
