@@ -19,7 +19,7 @@ import numpy as np
 
 import img2keras
 from benchmarks.bench_run import bench_run
-from pairs.command_line import add_openvino_flag, run
+from pairs.command_line import run
 from pairs.demo import breeds
 
 # Epochs over which the building of the store is spread.
@@ -96,15 +96,15 @@ def time_pipeline(photos, folder, args):
 class Ours:
     """One stage, set up as `train.py` does it."""
 
-    def __init__(self, model, args, photos, number, scratch):
+    def __init__(self, model, args, photos, number, scratch, openvino=None):
         from pair_generator import PairBatches
         from pairs.network.files import save_model
         from pairs.training import activation_store, stage
         from pairs.training.recipe import SEED
 
         plan = SEED[number - 1]
-        size, machine = (args.image_size, args.batch_size), (args.workers, args.openvino)
-        run = bench_run(scratch, [plan], *size, args.trunk, *machine)
+        machine = (args.trunk, args.workers, openvino)
+        run = bench_run(scratch, [plan], args.image_size, args.batch_size, *machine)
         start_file = scratch / "start.keras"
         save_model(model, start_file)
         pairs = PairBatches(photos, args.image_size, args.batch_size, 0, plan.augment)
@@ -177,7 +177,7 @@ def time_prediction(photos, args, scratch):
 
     trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
     build_model(trunk, photos.typeids).save(scratch / "model.keras")
-    predictor = Predictor(scratch, args.batch_size, args.workers, openvino=args.openvino)
+    predictor = Predictor(scratch, args.batch_size, args.workers)
     contenders = {
         "forward": bare_forward(trunk, photos, args),
         "predict": functools.partial(predictor.predict, photos.paths),
@@ -223,7 +223,6 @@ def parse_args(argv=None):
     add("--rounds", type=int, default=3, help="of each, in turn (default: 3)")
     add("--trunk", choices=("xception", "inceptionv3"), default="xception")
     add("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
-    add_openvino_flag(parser, "what does not train in ours")
     add("--json", metavar="FILE", help="write the ratios there")
     return parser.parse_args(argv)
 

@@ -9,7 +9,8 @@ import re
 
 # CUDA 13, and cuDNN from 9.11 on, have no code for Maxwell, Pascal and Volta: their release notes.
 FIRST_KEPT_CAPABILITY = (7, 5)
-LAST_CUDNN_BELOW = (9, 11)
+CUDNN_WITHOUT_OLD = (9, 11)
+OLD_CUDNN = '"nvidia-cudnn-cu12<9.11"'
 # The first driver that knows a CUDA; 580 is the last for cards below that capability.
 FIRST_DRIVER = {12: 525, 13: 580}
 LAST_OLD_DRIVER = 580
@@ -110,7 +111,7 @@ def what_to_install(backend: str, capability: tuple[int, ...] | None) -> str:
         return "pip install -r requirements-gtx1060.txt, in a new environment"
     if backend == "tensorflow" and (capability is None or capability < BLACKWELL):
         return 'pip install -r requirements.txt "tensorflow[and-cuda]", in a new environment'
-    packages = '"jax[cuda12]" "nvidia-cudnn-cu12<9.11"' if is_old(capability) else '"jax[cuda12]"'
+    packages = f'"jax[cuda12]" {OLD_CUDNN}' if is_old(capability) else '"jax[cuda12]"'
     before = ", and KERAS_BACKEND=jax before the command" if backend == "tensorflow" else ""
     return f"pip install -r requirements.txt {packages}, in a new environment{before}"
 
@@ -135,7 +136,7 @@ def why_it_would_crash(
                 f"the installed {inventory.backend} {inventory.version} has no code for {card} and "
                 f"fails: {what_to_install(inventory.backend, gpu.capability)}"
             )
-        if cudnn >= LAST_CUDNN_BELOW and is_old(gpu.capability):
+        if cudnn >= CUDNN_WITHOUT_OLD and is_old(gpu.capability):
             return (
                 f"cuDNN {inventory.cudnn} has no code for {card} and fails or crashes: pip install "
                 f'"nvidia-cudnn-cu12<9.11"'

@@ -180,7 +180,7 @@ def open_store(
             what += f"{'x'.join(map(str, shape))} {run.cache}"
             num_missing = sum(map(len, missing.values()))
             size = num_missing * math.prod(shape) * np.dtype(run.cache).itemsize
-            room.decide(store.path, what, size, room.spare_bytes(run))
+            room.decide(run, store.path, what, size)
         if store.path.with_suffix(OFF).exists():
             return None
         if not store.path.is_dir():

@@ -57,16 +57,16 @@ def has_room(folder: pathlib.Path, size: int, spare: int) -> bool:
     return size + spare <= shutil.disk_usage(folder).free
 
 
-def decide(store: pathlib.Path, what: str, missing: int, spare: int) -> None:
+def decide(run: Run, store: pathlib.Path, what: str, missing: int) -> None:
     """Decides, and says, whether there is room for a store; makes its folder if so.
 
     A run that resumes decides as it did, whatever is free now: the same bits.
 
     Args:
+        run: the training.
         store: its folder; may be there in part.
         what: human-readable.
         missing: bytes that are not there yet.
-        spare: `spare_bytes`.
 
     Raises:
         UserError: there was room when the run began, and is no more.
@@ -77,7 +77,7 @@ def decide(store: pathlib.Path, what: str, missing: int, spare: int) -> None:
         print(f"{what}: there already")
         return
     remove_leftovers(folder)  # they would count as used
-    free = shutil.disk_usage(folder).free
+    free, spare = shutil.disk_usage(folder).free, spare_bytes(run)
     needed = f"{gigabytes(missing)} needed and {gigabytes(spare)} for all else"
     computed_anew = store.with_suffix(OFF)
     if computed_anew.exists():
@@ -89,7 +89,7 @@ def decide(store: pathlib.Path, what: str, missing: int, spare: int) -> None:
         raise UserError(f"{what}: {needed}, {gigabytes(free)} free; {NO_ROOM}")
     else:
         computed_anew.touch()
-        half = " (--cache float16 takes half)" if what.endswith("float32") else ""
+        half = " (--cache float16 takes half)" if run.cache == "float32" else ""
         print(
             f"{what}: {needed}, {gigabytes(free)} free: not stored but computed in every "
             f"epoch{half}"
