@@ -1,6 +1,7 @@
 """How much faster is what does not train where OpenVINO computes it?
 
-The stages and the prediction of `train_speed.py`, with and without `--openvino`, interleaved.
+The stages and the prediction of `train_speed.py`, with and without `--openvino`, and the heads
+stage of the plain port, interleaved.
 
 Run it:  python -m benchmarks.openvino_speed --data data/train --pretrained FILE
 """
@@ -12,7 +13,8 @@ import tempfile
 
 import numpy as np
 
-from benchmarks.train_speed import Ours, measure, take_photos
+from benchmarks import reference
+from benchmarks.train_speed import Ours, link_photos, measure, take_photos
 from pairs.command_line import run
 from pairs.devices.inventory import multiplies_bfloat16
 from pairs.network.trunks import TRUNKS, build_trunk
@@ -38,6 +40,15 @@ def prepare(args, photos, openvino, scratch):
     return timed, predictor.predict(photos.paths).features
 
 
+def plain_port(args, photos, folder):
+    """The heads stage of the plain port."""
+    model, trunk = reference.build(args.trunk, args.image_size, len(photos.typeids))
+    reference.compile_stage(model, trunk, args.trunk, 1)
+    flow = reference.flow(link_photos(photos, folder), args.image_size, args.batch_size, True)
+    pairs = reference.pairs(flow)
+    return functools.partial(model.fit, pairs, steps_per_epoch=len(flow), verbose=0)
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Time ours with and without OpenVINO.")
     add = parser.add_argument
@@ -58,6 +69,8 @@ def main():
     kinds = [None, "float32", *(["bfloat16"] if multiplies_bfloat16() else [])]
     contenders, features = {}, {}
     with tempfile.TemporaryDirectory() as folder:
+        port = plain_port(args, photos, pathlib.Path(folder, "links"))
+        contenders["stage heads, a pair", "plain port"] = port
         for kind in kinds:
             timed, features[kind] = prepare(args, photos, kind, pathlib.Path(folder, str(kind)))
             contenders |= {(name, kind): call for name, call in timed.items()}
@@ -66,7 +79,7 @@ def main():
     for (name, kind), seconds in found.items():
         clock, processor = 1000 * seconds / len(photos)
         times, by_processor = found[name, None] / seconds
-        who = f"OpenVINO {kind}" if kind else "TensorFlow"
+        who = {None: "TensorFlow", "plain port": kind}.get(kind, f"OpenVINO {kind}")
         print(
             f"{name:<26} {who:<18} {clock:8.1f} {processor:8.1f} {times:6.2f} {by_processor:6.2f}"
         )

@@ -271,6 +271,7 @@ def test_a_stopped_process_leaves_no_child(number, tmp_path):
         f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"
         "from pairs import command_line\nfrom pairs.devices import supervisor\n"
         "if supervisor.is_supervised():\n"
+        "    supervisor.end_with_parent()\n"
         "    print('running', flush=True)\n"
         "    time.sleep(600)\n"
         "command_line.stop_at_once(lambda: 'run the same command again')\n"

@@ -249,7 +249,7 @@ def test_folds_of_a_start_that_failed_are_forgotten_by_the_next(sorted_photos, t
         args = script.parse_args(list(map(str, words)))
         tmp_path.mkdir(exist_ok=True)
         listed = check.list_photos(args.data)
-        script.prepare(args, recipe.plan("seed"), tmp_path, listed, ALONE)
+        script.begin_or_resume(args, recipe.plan("seed"), tmp_path, listed, ALONE)
 
     begin("--folds", 3)
     assert (tmp_path / "folds.json").exists()
@@ -624,6 +624,25 @@ def test_other_folds_are_another_run_and_restart_keeps_them_aside(trained, sorte
     assert [path.name for path in weights.rglob("*.keras") if "run-1" not in path.parts] == []
     assert (weights / "fold-1" / "mine.txt").is_file()
     assert not (weights / "fold-2").exists()
+
+
+def test_photos_that_folds_do_not_know_are_refused_and_a_fold_has_its_own_substitutes(tmp_path):
+    photos = photos_of([6, 6])
+    folds.write_folds(tmp_path, photos, np.array([1, 2, 3] * 4))
+    split = splits.split_folds(tmp_path, photos, 3)[0]
+    # A photo that vanishes is replaced by one of its class and fold, which no other model learns.
+    substitutes = [split.pool.folds[other] for other in split.pool.neighbours(0)]
+    assert substitutes[:2] == [1, 1]
+    more = photos_of([6, 7])
+    with pytest.raises(UserError, match="not of these photos"):
+        splits.split_folds(tmp_path, more, 3)
+
+
+@pytest.mark.slow
+def test_a_training_of_its_own_in_the_folder_of_a_fold_is_not_written_over(sorted_photos, tmp_path):
+    (tmp_path / "fold-1").mkdir()
+    (tmp_path / "fold-1" / "settings.json").write_text("{}")
+    assert_one_line_error(train(sorted_photos, tmp_path), "fold-1 holds a training of its own")
 
 
 @pytest.mark.slow

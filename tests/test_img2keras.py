@@ -300,6 +300,7 @@ def test_near_duplicates_are_named_and_stay_on_one_side(tmp_path):
     shutil.copy(dogs[0], dogs[0].with_name("33_copy.jpg"))
     fair = next(path for path in scenes if path.name.startswith("88_"))
     resave(fair, fair.with_name("64_stolen.jpg"))
+    chosen = set()
     for seed in range(3):
         out = tmp_path / f"out{seed}"
         flags = ("--raw", tmp_path / "raw", "--out", out, "--valid-fraction", 0.3, "--seed", seed)
@@ -317,6 +318,8 @@ def test_near_duplicates_are_named_and_stay_on_one_side(tmp_path):
             assert group <= train or group <= valid
         assert {"64_stolen.jpg", fair.name} <= train
         assert any(name.startswith("33_") for name in valid)
+        chosen.add(frozenset(valid))
+    assert len(chosen) == 3
 
 
 def test_a_class_of_near_duplicates_of_one_photo_is_for_training(tmp_path):

@@ -87,6 +87,27 @@ def test_copies_on_both_sides_are_warned_of(folder, capsys):
     assert "1 validation photos are copies of training photos" in capsys.readouterr().out
 
 
+def test_a_training_says_that_there_are_copies_on_both_sides(folder, capsys):
+    photos, found = check_folder(folder)
+    sides = {"train": found, "valid": {"a/x.jpg": found["b/b_0.jpg"]}}
+    for side in sides:
+        (folder / side).mkdir()
+    splits.print_counts(str(folder), photos, photos, None, sides)
+    assert "1 validation photos are copies of training photos" in capsys.readouterr().out
+
+
+def test_another_photo_of_the_same_size_and_date_is_read_again(folder):
+    """As `cp -p` and `rsync` leave it: only when its entry changed tells."""
+    photo = folder / "a" / "a_0.jpg"
+    _, found = check_folder(folder)
+    before, content = os.stat(photo), bytearray(photo.read_bytes())
+    content[-3] ^= 1
+    photo.write_bytes(content)
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+    _, anew = check_folder(folder, found)
+    assert anew["a/a_0.jpg"].digest != found["a/a_0.jpg"].digest
+
+
 def test_labels_stay_with_their_photos(folder):
     (folder / "a" / "a_0.jpg").write_bytes(b"broken")
     usable, _ = check_folder(folder)

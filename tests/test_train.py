@@ -34,12 +34,13 @@ from pairs.errors import UserError
 from pairs.evaluation.predictor import Predictor
 from pairs.network import parts
 from pairs.network.files import load_model
+from pairs.network.similarity import SHARPNESS, SHRINKAGE
 from pairs.network.trunks import TRUNKS
 from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
 from pairs.training import callbacks, next_command, recipe, stage
 from pairs.training.optimizer import compile_model
-from pairs.training.recipe import LOSS_WEIGHTS, SEED, Stage
+from pairs.training.recipe import ALL_PAIRS_WEIGHT, LOSS_WEIGHTS, RECIPES, SEED, TUNED, Stage
 from pairs.training.scoring import judge
 
 MORE_WORKERS = FLAGS.replace("--workers 2", "--workers 5")
@@ -134,6 +135,17 @@ def test_the_recipe_is_the_references():
     assert blocks.learning_rate == plain.learning_rate == 1e-4
     assert heads.patience == 3
     assert LOSS_WEIGHTS == {"ctg_out_1": 1, "ctg_out_2": 1, "bin_out": 0.5}
+
+
+def test_tuned_and_night_are_what_the_tables_of_the_docs_were_made_with():
+    for plan, scale in ((TUNED, 1.6), (RECIPES["night"].stages, 2.2)):
+        heads, blocks = plan
+        assert (heads.unfreeze, heads.optimizer, heads.learning_rate) == (None, "adam", 1e-3)
+        assert (blocks.unfreeze, blocks.optimizer, blocks.learning_rate) == ("blocks", "sgd", 6e-3)
+        assert (heads.epochs, blocks.epochs) == (10, 12)
+        for each in plan:
+            assert (each.augment, each.schedule, each.image_scale) == ("mirror", "cosine", scale)
+    assert (ALL_PAIRS_WEIGHT, SHRINKAGE, SHARPNESS) == (2, 3, 30)
 
 
 @pytest.mark.slow
@@ -252,6 +264,18 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(data,
     assert_one_line_error(done, "Leave --restart out to resume")
     (folder / "settings.json").write_text(json.dumps(begun))
     (folder / "checkpoint.npz").unlink()
+    # What begins anew keeps the old run, and knows its own photos.
+    done = run_script(
+        *("train.py", "--data", data, "--weights", folder, "--restart"),
+        *flags.replace("--epochs 3 1 2", "--epochs 1 0 0").split(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert weights_of(folder / "run-1") == weights_of(trained)
+    assert (folder / "run-1" / "log.csv").read_bytes() == (trained / "log.csv").read_bytes()
+    assert json.loads((folder / "settings.json").read_text())["flags"]["batch_size"] == 5
+    assert (folder / "photos.json").read_bytes() == (trained / "photos.json").read_bytes()
+    shutil.rmtree(folder)
+    shutil.copytree(trained, folder)
     # What cannot begin leaves the old run where it is.
     (folder / "damaged.weights.h5").write_bytes(b"cut off")
     words = ("--pretrained", folder / "damaged.weights.h5", "--restart")
@@ -547,6 +571,8 @@ def test_the_error_counts_what_both_heads_say_of_each_image():
             return None, None
 
     class Model:
+        output = ("ctg_out_1", "ctg_out_2", "bin_out")
+
         def predict_on_batch(self, inputs):
             return {
                 "ctg_out_1": np.full((6, 6), 1 / 6),

@@ -61,8 +61,12 @@ class Compiled:
         signature = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
         traced = tf.function(lambda batch: model(batch, training=False), [signature])
         graph = openvino.convert_model(traced.get_concrete_function())
-        hint = {"INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision]}
-        self.request = openvino.compile_model(graph, "CPU", hint).create_infer_request()
+        hints = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            # It would bind threads to cores, and those that TensorFlow starts later share them.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self.request = openvino.compile_model(graph, "CPU", hints).create_infer_request()
         self.is_dict = isinstance(model.output, dict)
         self.lock = threading.Lock()  # a pass takes all cores
 

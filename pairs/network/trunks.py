@@ -156,6 +156,11 @@ def build_trunk(
         # Not by its argument `name`: Keras makes layer and file names of that.
         renamed = keras.Model(built.input, built.output, name="trunk")
         renamed.input_scale = trunk.input_scale
+        for layer in renamed.layers:
+            # EfficientNet drops blocks at random. In `fit` Keras 3.15 does so even where
+            # `training=False` was asked for, and stored activations know nothing of it.
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
         return renamed
 
     if pretrained == "none":
