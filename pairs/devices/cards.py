@@ -139,7 +139,7 @@ def why_it_would_crash(
         if cudnn >= CUDNN_WITHOUT_OLD and is_old(gpu.capability):
             return (
                 f"cuDNN {inventory.cudnn} has no code for {card} and fails or crashes: pip install "
-                f'"nvidia-cudnn-cu12<9.11"'
+                f"{OLD_CUDNN}"
             )
     needed = XLA_NEEDS_CUDNN.get(version_numbers(inventory.version)[:2])
     is_tensorflow = inventory.backend == "tensorflow" and inventory.gpus

@@ -193,7 +193,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     A golden section search closes in on the minimum.
     """
     # Photos are sorted by class: every nth of them are of all classes.
-    one_in = math.ceil(probabilities.size / MOST_FITTED)
+    one_in = max(1, math.ceil(probabilities.size / MOST_FITTED))
     probabilities, labels = probabilities[::one_in], labels[::one_in]
     logits = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST))
     logits -= logits.max(axis=1, keepdims=True)
