@@ -117,11 +117,11 @@ def test_probabilities_of_pairs_come_true_once_they_are_fitted():
 
 
 def test_photos_of_one_class_alone_have_no_pairs_to_fit():
-    predictions, labels = judged_photos(30)
-    for alone in (np.zeros(30, int), np.arange(30)):
+    predictions, labels = judged_photos(60)
+    for alone in (np.zeros(60, int), np.arange(60)):
         fitted = fit(predictions, alone % 5 if alone.any() else alone)
-        assert fitted.photos == 30
-    pairs = same.compare(predictions.features, predictions.probabilities, np.arange(30), None)
+        assert fitted.photos == 60
+    pairs = same.compare(predictions.features, predictions.probabilities, np.arange(60), None)
     fitted = calibration.fit(predictions.probabilities, labels, predictions.likeness, pairs)
     assert (fitted.same_known, fitted.same_new) == (Calibration.same_known, Calibration.same_new)
     assert fitted.same_threshold == 0.5

@@ -102,7 +102,7 @@ def test_a_crop_leaves_the_sides_out_and_padding_shows_them(tmp_path, turn):
         assert (padded[30:60, place] == colour).all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (900, 2), (2, 900), (7, 5), (1201, 1200)])
+@pytest.mark.parametrize("size", [(8, 8), (900, 8), (8, 900), (12, 9), (1201, 1200)])
 def test_any_shape_becomes_a_square(tmp_path, size):
     make_photo(tmp_path / "a.jpg", COLOURS["2"], seed=0, size=size)
     for fit, side in itertools.product(FITS, (31, 64)):

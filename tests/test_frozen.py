@@ -110,21 +110,18 @@ def test_a_training_with_openvino_is_the_same_to_rounding(data, trained, tmp_pat
     monkeypatch.setattr(
         frozen.Compiled, "__call__", lambda self, batch: asked.append(batch) or compute(self, batch)
     )
-    words = ("train.py", "--data", data, "--weights", tmp_path, *FLAGS.split())
+    flags = FLAGS.replace("--epochs 3 1 2", "--epochs 1 0 0")
+    words = ("train.py", "--data", data, "--weights", tmp_path, *flags.split())
     done = run_script(*words, "--openvino", "float32")
     assert done.returncode == 0, done.stderr
-    # Of the heads stage every augmented photo; of blocks what is below the cut.
-    photos, epochs = len(list((data / "train").rglob("*.jpg"))), 3 + 1
-    assert sum(map(len, asked)) >= epochs * photos
+    assert sum(map(len, asked)) >= len(list((data / "train").rglob("*.jpg")))
     logs = []
     for weights in (trained, tmp_path):
         with (weights / "log.csv").open() as file:
             logs.append(list(csv.DictReader(file)))
-    assert len(logs[0]) == len(logs[1])
-    for row, other in zip(*logs, strict=True):
-        assert row.keys() == other.keys()
-        for name in ("loss", "val_loss"):
-            assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-3), (name, row)
+    (before, *_), (now,) = logs  # the first epoch
+    for name in ("loss", "val_loss"):
+        assert float(now[name]) == pytest.approx(float(before[name]), rel=1e-4)
     refused = run_script(*words)
     assert refused.returncode == 2
     assert "--openvino was float32, is now not given" in refused.stderr

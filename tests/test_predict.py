@@ -373,10 +373,12 @@ def test_a_single_photo_is_not_traced_and_has_the_same_answer(trained, test_fold
 
 
 def test_with_two_models_an_unreadable_photo_is_reported_once(trained, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"<html>")
-    make_photo(tmp_path / "fine.jpg", (9, 9, 9), seed=0)
-    models = ("--weights", trained, "--weights", trained)
-    done = run_script("predict.py", *models, "--test", tmp_path, "--out", tmp_path / "p.txt")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"<html>")
+    make_photo(tmp_path / "photos" / "fine.jpg", (9, 9, 9), seed=0)
+    models = ("--weights", trained, "--weights", shutil.copytree(trained, tmp_path / "w"))
+    photos = ("--test", tmp_path / "photos", "--out", tmp_path / "p.txt")
+    done = run_script("predict.py", *models, *photos)
     assert done.returncode == 0
     assert done.stderr.count("broken.jpg") == 1
 
