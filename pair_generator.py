@@ -314,9 +314,7 @@ def main():
     same = int(batch[1]["bin_out"].sum())
     print(f"{args.out}: {len(batch[1]['bin_out'])} pairs, {same} of them of one class")
     if plan.all_pairs:
-        print(
-            f"train.py --recipe {args.recipe} compares all photos of a batch, not only these pairs"
-        )
+        print(f"--recipe {args.recipe} compares all photos of a batch, not only these pairs")
     elif note := note_on_pairs(batches):
         print(note)
 
