@@ -33,7 +33,7 @@ from pairs.evaluation.matches import write_matches
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
-from pairs.files import check_can_be_made, write_csv, write_text
+from pairs.files import write_csv, write_text
 from pairs.network.weights_folder import CHECKPOINT, model_files
 from pairs.photos.find import find_photos
 from pairs.photos.read import printable
@@ -222,8 +222,6 @@ def predict_folder(predictors, args, names):
 
 def main():
     args = parse_args()
-    if args.report:
-        check_can_be_made("--report", args.report)
     names = read_names(args.names)
     inventory.prepare(openvino=args.openvino)
     predictors = [

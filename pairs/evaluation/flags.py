@@ -7,6 +7,7 @@ import pathlib
 from pairs.command_line import Parser, add_openvino_flag, add_workers_flag, positive_int
 from pairs.errors import UserError
 from pairs.evaluation import export
+from pairs.files import check_can_be_made
 from pairs.network.weights_folder import FILES, model_files
 from pairs.photos.find import PHOTO_SUFFIXES, SIDES, has_sides
 from pairs.photos.folds import fold_of_folder
@@ -200,6 +201,8 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"--report {args.report}: a file; a folder is written")
     if args.report and holds_photos(args.report, args.evaluate):
         parser.error(f"--report {args.report}: among the photos; choose another folder")
+    if args.report:
+        check_can_be_made("--report", args.report)
     for folder in filter(None, (args.evaluate, args.test, args.query, args.gallery)):
         if not os.path.isdir(folder):
             parser.error(f"{folder}: no such folder")

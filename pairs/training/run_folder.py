@@ -22,7 +22,7 @@ from pairs.network.weights_folder import (
 from pairs.photos.check import PHOTOS, Known
 from pairs.photos.folds import FOLDS, MOST_FOLDS, fold_folder
 from pairs.training.recipe import RECIPES
-from pairs.training.settings import NOT_COMPARED, RESTART, check_same_run
+from pairs.training.settings import RESTART, check_same_run, is_same_run
 from pairs.training.store_folder import remove_activations
 
 # What a run writes. Nothing else in the folder is ever moved: it may hold weights that the
@@ -36,8 +36,6 @@ RUN_FILES = (
     ),
 )
 
-# What of its settings says that two runs are the same.
-COMPARED = ("flags", "stages", "constants", "typeids", "data")
 # What a command may have written that fails before the first epoch.
 BEGINNING = {START, MODEL_PICTURE, PAIRS_PICTURE, PHOTOS, FOLDS}
 
@@ -165,22 +163,14 @@ def check_restart(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     """
     try:
         old = read_json(folder / SETTINGS) or {}
-        is_same = all(compared(old[part]) == compared(settings[part]) for part in COMPARED)
-        began_anew = old["flags"]["restart"]
-    except (UserError, TypeError, KeyError):  # none, or damaged
+        is_same, began_anew = is_same_run(old, settings), old["flags"]["restart"]
+    except (UserError, TypeError, KeyError, AttributeError):  # none, or damaged
         return
     if began_anew and is_same and CHECKPOINT in [path.name for path in run_files(folder)]:
         raise UserError(
             f"--restart: this very command began the run in {folder}, which has not ended. Leave "
             f"--restart out to resume it, or delete {folder / SETTINGS} to start over"
         )
-
-
-def compared(part: Any) -> Any:
-    """A part of the settings without the flags that change no result."""
-    if not isinstance(part, dict):
-        return part
-    return {name: value for name, value in part.items() if name not in NOT_COMPARED}
 
 
 def write_settings(folder: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -151,6 +151,20 @@ def check_same_run(
         print(f"note: {name} was {before}, is now {now}: results may differ in the last digits")
 
 
+def is_same_run(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two settings lead to the same results.
+
+    Raises:
+        TypeError, KeyError, AttributeError: one of them is damaged.
+    """
+    parts = ("stages", "constants", "typeids", "data")
+    flags = [
+        {name: value for name, value in each["flags"].items() if name not in NOT_COMPARED}
+        for each in (old, new)
+    ]
+    return flags[0] == flags[1] and all(old[part] == new[part] for part in parts)
+
+
 def pooled(found: dict[str, Known]) -> list[tuple[str, str]]:
     """Name and digest of the readable photos of all sides."""
     return sorted(item for photos in found.values() for item in readable(photos).items())
