@@ -72,12 +72,10 @@ def make_batches(batch_size, shape, dtype):
 
 
 def work(connection, contender, *setting):
-    """A contender's process: sets up, compiles, then trains whenever it is told to."""
+    """A contender's process: sets up, then trains whenever it is told to."""
     module, function = CONTENDERS[contender]
     module = importlib.import_module(module)
     train = getattr(module, function)(*setting)
-    train()  # compiles
-    connection.send("ready")
     while connection.recv() == "train":
         start = time.perf_counter(), time.process_time()
         train()
@@ -120,8 +118,8 @@ def race(contenders, rounds, plan, batch_size, image_size, num_steps, precision)
         processes.append(context.Process(target=work, args=setting, daemon=True))
         processes[-1].start()
         other.close()  # the process holds it now; should it end, that is seen here
-    for contender in contenders:  # they compile at the same time
-        ask(contender)
+    for contender in contenders:  # they compile in turn, undisturbed: XLA and cuDNN time kernels
+        ask(contender, "train")
     for _ in range(rounds):
         for contender in contenders:
             seconds[contender].append(ask(contender, "train"))
