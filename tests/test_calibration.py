@@ -1,13 +1,16 @@
 """What is fitted beside a model, and which model files it belongs to."""
 
+import dataclasses
 import json
 import math
+import types
 
 import numpy as np
 import pytest
 
 from pairs.evaluation import calibration, same
 from pairs.evaluation.calibration import Calibration, read_calibration, write_calibration
+from pairs.evaluation.judge import store_calibration
 from pairs.evaluation.predictions import Predictions
 
 FITTED = Calibration(0.7, (3.0, 0.5, -1.0), (8.0, -2.5), 0.4, 0.3, 60)
@@ -118,9 +121,10 @@ def test_probabilities_of_pairs_come_true_once_they_are_fitted():
 
 def test_photos_of_one_class_alone_have_no_pairs_to_fit():
     predictions, labels = judged_photos(60)
-    for alone in (np.zeros(60, int), np.arange(60)):
-        fitted = fit(predictions, alone % 5 if alone.any() else alone)
-        assert fitted.photos == 60
+    fitted = fit(predictions, np.zeros(60, int))
+    assert fitted.photos == 60
+    assert (fitted.same_known, fitted.same_new) == (Calibration.same_known, Calibration.same_new)
+    assert fit(predictions, np.arange(60) % 5).same_known != Calibration.same_known
     pairs = same.compare(predictions.features, predictions.probabilities, np.arange(60), None)
     fitted = calibration.fit(predictions.probabilities, labels, predictions.likeness, pairs)
     assert (fitted.same_known, fitted.same_new) == (Calibration.same_known, Calibration.same_new)
@@ -186,3 +190,24 @@ def test_what_is_damaged_is_said_and_not_used(weights, changed, capsys):
     printed = capsys.readouterr().err
     assert "calibration.json: damaged" in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_a_calibration_of_more_photos_is_kept_and_of_as_many_replaced(weights):
+    write_calibration(weights, FITTED)
+    predictor = types.SimpleNamespace(weights=weights, calibration=FITTED)
+    fewer = dataclasses.replace(FITTED, temperature=0.9, photos=59)
+    assert "that of 60 photos is kept" in store_calibration(predictor, fewer)
+    assert read_calibration(weights) == FITTED
+    as_many = dataclasses.replace(FITTED, temperature=0.9)
+    said = store_calibration(predictor, as_many)
+    assert said == f"calibration of 60 photos stored in {weights}"
+    assert read_calibration(weights) == as_many
+
+
+def test_few_photos_are_remarked_on_and_a_full_disk_does_not_end_an_evaluation(weights):
+    predictor = types.SimpleNamespace(weights=weights, calibration=Calibration())
+    few = dataclasses.replace(FITTED, photos=49)
+    assert store_calibration(predictor, few).endswith("; so few photos fit it badly")
+    (weights / "calibration.json").unlink()
+    (weights / "calibration.json").mkdir()  # nothing can be written there
+    assert store_calibration(predictor, FITTED).startswith("calibration not stored: ")

@@ -151,6 +151,7 @@ def test_groups_do_not_depend_on_how_many_are_compared_at_once(scenes, monkeypat
     hashes = hashes_of([*scenes, *(COPIES["corner"](image) for image in scenes)])
     expected = group(hashes)
     monkeypatch.setattr("pairs.photos.duplicates.MOST_AT_ONCE", 700)
+    monkeypatch.setattr("pairs.photos.duplicates.CHUNK", 50)
     assert group(hashes) == expected
 
 

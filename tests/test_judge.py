@@ -1,5 +1,7 @@
 """Who is asked about which photos, and what is stored and printed of that: wiring, with fakes."""
 
+import argparse
+import csv
 import dataclasses
 import re
 import types
@@ -10,6 +12,7 @@ from PIL import Image
 
 import predict
 import train
+from pairs.errors import UserError
 from pairs.evaluation import calibration, evaluate, judge, same, unseen
 from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.predictions import Predictions, average
@@ -182,3 +185,83 @@ def test_of_the_photos_of_folds_a_twentieth_is_refused(finished):
         Predictions(found.photos.paths, found.probabilities, None, likeness=found.likeness)
     )
     assert refused.mean() == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize(("folds", "kept"), [(None, 1.4), (np.array([1, 1, 2, 2]), 1.0)])
+def test_only_the_mean_of_folds_gets_no_temperature_above_1(folds, kept, monkeypatch, capsys):
+    predictor = types.SimpleNamespace(typeids=["2", "3", "4"], weights="w", is_plain=True)
+    photos = Photos(PATHS, np.array([0, 0, 1, 1], np.int32), predictor.typeids)
+    evaluation = types.SimpleNamespace(
+        calibration=Calibration(temperature=1.4, photos=4),
+        predictions=said([[1, 0, 0]] * 4, folds=folds),
+    )
+    answers = {
+        unseen: {
+            "find_photos_to_judge": photos,
+            "find_digests": PATHS,
+            "find_folds": folds,
+            "count_known": 0,
+        },
+        judge: {"predict_unseen": None, "evaluate": evaluation, "print_evaluation": None},
+    }
+    for module, functions in answers.items():
+        for name, answer in functions.items():
+            monkeypatch.setattr(module, name, lambda *_, answer=answer: answer)
+    stored = []
+    monkeypatch.setattr(judge, "store_calibration", lambda _, fitted: stored.append(fitted))
+    judge.judge([predictor], "folder", {}, None, 1)
+    assert stored[0].temperature == kept
+    assert "no photos of 1 classes to judge on, e.g. '4'" in capsys.readouterr().out
+
+
+def test_photos_that_cannot_be_read_are_not_judged():
+    shares = [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [np.nan] * 2, [0.4, 0.6]]
+    shares = np.array(shares, np.float32)
+    photos = Photos(list("abcde"), np.array([0, 0, 1, 1, 1], np.int32), ["2", "3"])
+    judge_of_pairs = types.SimpleNamespace(
+        fit="squash", is_paired=False, unit=lambda features, folds: features
+    )
+    features = np.eye(5, dtype=np.float32)
+    found = evaluate.evaluate(judge_of_pairs, photos, Predictions(photos.paths, shares, features))
+    assert found.photos.paths == list("abce")
+    assert (found.numbers["photos"], found.numbers["error"]) == (4, 0.25)
+    assert found.classes["photos"].tolist() == [2, 2]
+    none = Predictions(photos.paths, shares * np.nan, features)
+    with pytest.raises(UserError, match="neither this nor any other photo"):
+        evaluate.evaluate(judge_of_pairs, photos, none)
+
+
+def test_of_many_classes_the_five_likeliest_are_told_and_none_of_an_unreadable_photo(
+    tmp_path, capsys
+):
+    predictor = types.SimpleNamespace(typeids=list("abcdefg"), most_frequent=3)
+    shares = [0.05, 0.3, 0.1, 0.25, 0.15, 0.12, 0.03]
+    table = tmp_path / "p.csv"
+    predict.write_table(predictor, said([shares, [np.nan] * 7]), Calibration(), {}, table)
+    with table.open(newline="") as file:
+        one, unreadable = csv.DictReader(file)
+    assert [one[f"typeid_{place}"] for place in range(1, 6)] == list("bdefc")
+    assert "typeid_6" not in one
+    # The submission needs a class: the most frequent one.
+    assert unreadable["typeid"] == "d"
+    assert (unreadable["typeid_1"], unreadable["probability_5"]) == ("", "")
+    predict.print_guesses(predictor, said([shares]), Calibration(), {})
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[-1] for line in lines] == list("bdefc")
+
+
+def test_a_submission_says_where_several_photos_share_an_image_id(tmp_path, capsys):
+    for name in ("test/x.jpg", "test/x.png", "test/sub/x.jpg", "test/y.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    predictor = types.SimpleNamespace(
+        typeids=["2"],
+        most_frequent=0,
+        predict=lambda paths, *_, **__: Predictions(paths, np.ones((len(paths), 1)), None),
+    )
+    out = tmp_path / "predict.txt"
+    flags = argparse.Namespace(test=str(tmp_path / "test"), out=out, csv=None, features=None)
+    predict.predict_folder([predictor], flags, {})
+    assert [line.split("\t")[1] for line in out.read_text().splitlines()] == ["x", "x", "x", "y"]
+    assert "share an image id (1 ids, e.g. 'x')" in capsys.readouterr().out

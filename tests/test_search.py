@@ -354,3 +354,17 @@ def test_the_benchmark_finds_the_same_photos_both_ways():
     done = run_script("benchmarks.search_speed", "--gallery", 500, "--queries", 5, "--rounds", 1)
     assert done.returncode == 0, done.stderr
     assert "100.00% of the photos found are the same" in done.stdout
+
+
+def test_a_search_in_files_named_as_market_1501_leaves_out_the_own_camera():
+    def side(similarities, names, folder):
+        angles = np.arccos(similarities)
+        features = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+        return search.read_side(features, [f"{folder}/{name}" for name in names], folder)
+
+    names = ["0002_c1s1_1_00.jpg", "0003_c2s1_1_00.jpg", "0002_c2s1_1_00.jpg"]
+    gallery = side([0.9, 0.8, 0.7], names, "g")
+    query = side([1.0], ["0002_c1s1_9_00.jpg"], "q")
+    found = search.judge_ranking(gallery, query)
+    assert found.recalls[1].value == 0  # 1, if the camera were unknown
+    assert found.mean_average_precision.value == pytest.approx(1 / 2)
