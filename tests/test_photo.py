@@ -3,17 +3,18 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
 from conftest import COLOURS, ROOT, make_photo
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from pairs import files
 from pairs.errors import UserError
 from pairs.photos import read as photo
 from pairs.photos.find import find_class_photos, find_photos, why_not_a_typeid
-from pairs.photos.read import Photos, read_ahead, read_photo
+from pairs.photos.read import Photos, decode, read_ahead, read_photo
 from pairs.photos.skipped import print_skipped
 
 
@@ -49,6 +50,45 @@ def test_exif_rotation_is_applied(tmp_path):
     pixels = read_photo(tmp_path / "turned.jpg", 32)
     assert pixels[:14].mean() > 240
     assert pixels[18:].mean() < 15
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_damaged_metadata_cost_no_photo(tmp_path, suffix):
+    """Of pixels that can be read; what says which side is up is lost with the rest."""
+    image = Image.linear_gradient("L").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / f"sound.{suffix}", exif=exif, quality=95)
+    content = (tmp_path / f"sound.{suffix}").read_bytes()
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    assert content.count(block) == 1
+    damaged = content.replace(block, b"not a TIFF file".ljust(len(block), b"x"))
+    if suffix == "png":  # whose blocks have checksums
+        start = damaged.index(b"eXIf")
+        end = start + 4 + len(block)
+        damaged = damaged[:end] + zlib.crc32(damaged[start:end]).to_bytes(4) + damaged[end + 4 :]
+    path = tmp_path / f"damaged.{suffix}"
+    path.write_bytes(damaged)
+    with pytest.raises(SyntaxError, match="not a TIFF file"), Image.open(path) as opened:
+        ImageOps.exif_transpose(opened)
+    assert np.abs(read_photo(path, 256).astype(int) - np.asarray(image)).max() < 9
+    path.write_bytes(damaged[: len(damaged) // 2])
+    with pytest.raises(UserError, match="not a readable photo"):
+        read_photo(path, 256)
+
+
+@pytest.mark.parametrize("turn", range(10))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_every_orientation_is_that_of_pillow(tmp_path, turn, suffix):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, size=(16, 24, 3)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
+    with Image.open(tmp_path / f"a.{suffix}") as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+        found = np.asarray(decode(opened))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_large_jpeg_decoded_at_reduced_scale_loses_nothing(tmp_path):

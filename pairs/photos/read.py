@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from pairs.errors import UserError
 from pairs.photos.fit import SQUASH, fit_photo
@@ -34,6 +34,16 @@ MAX_PIXELS = 89_478_485
 # of threads.
 LARGE_PIXELS = 20_000_000
 ONE_LARGE_PHOTO = threading.Lock()
+# What makes an image upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 T = TypeVar("T")
 R = TypeVar("R")
 # Items that `read_ahead` has waiting: two batches of photos, 17 MB at 299 pixels.
@@ -77,12 +87,15 @@ class Photos:
         return [typeid for label, typeid in enumerate(self.typeids) if label not in found]
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Photos":
-        """`Photos` of some indices, with the same typeids."""
-        paths = [self.paths[i] for i in indices]
-        digests = self.digests and [self.digests[i] for i in indices]
-        folds = None if self.folds is None else self.folds[indices]
-        labels = self.labels[indices]
-        return Photos(paths, labels, self.typeids, digests, self.broken, folds, self.fit)
+        """`Photos` of some indices, with the same typeids. Substitutes for them are among them."""
+        return dataclasses.replace(
+            self,
+            paths=[self.paths[i] for i in indices],
+            labels=self.labels[indices],
+            digests=self.digests and [self.digests[i] for i in indices],
+            folds=None if self.folds is None else self.folds[indices],
+            pool=None,
+        )
 
     def open(self, index: int, image_size: int) -> Image.Image:
         """Opens a photo, or the next of its class if it has become unreadable.
@@ -175,10 +188,18 @@ def decode(image: Image.Image) -> Image.Image:
     """
     if image.format == "TIFF" and image.mode in ("I", "F"):
         raise ValueError("32 bits for each pixel")
-    # Both would copy an image that needs neither.
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    return image if image.mode == "RGB" else to_rgb(image)
+    image = upright(image)
+    return image if image.mode == "RGB" else to_rgb(image)  # which would copy it
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF tag says. Metadata may be damaged where pixels are not."""
+    image.load()  # raises what is wrong with the pixels; below it would be taken for metadata's
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever damaged metadata lead to
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
