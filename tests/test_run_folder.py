@@ -265,6 +265,12 @@ def test_a_restart_that_was_cut_short_is_resumed_and_not_restarted(begun, found)
     for changes in ({}, {"workers": 9}):
         with pytest.raises(UserError, match="Leave --restart out to resume it"):
             run_folder.check_restart(begun, settings(found, restart=True, **changes))
+    (begun / "fold-2" / "checkpoint.npz").rename(begun / "fold-2" / "model.keras")  # between folds
+    with pytest.raises(UserError, match="Leave --restart out to resume it"):
+        run_folder.check_restart(begun, settings(found, restart=True))
+    (begun / "results.json").write_text("{}")  # all folds are trained
+    run_folder.check_restart(begun, settings(found, restart=True))
+    (begun / "results.json").unlink()
     run_folder.check_restart(begun, settings(found, restart=True, seed=1))
     run_folder.check_restart(begun, settings(found, restart=True, stages=TUNED))
     (begun / "settings.json").write_text("{")

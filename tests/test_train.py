@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 import zipfile
 
 import keras
@@ -111,18 +110,21 @@ def test_a_side_without_a_pair_is_refused_before_anything_is_written(data, tmp_p
 
 
 def test_who_stops_a_restart_is_told_to_repeat_it_only_until_the_new_run_has_begun(tmp_path):
-    (tmp_path / "settings.json").write_text("of the earlier run")
-    args = types.SimpleNamespace(weights=str(tmp_path), restart=True)
-    began = next_command.settings_times(args.weights)
-    assert "--restart" not in next_command.how_to_resume(args.weights, args.restart, began)
-    (tmp_path / "settings.json").rename(tmp_path / "aside.json")
-    assert "--restart" not in next_command.how_to_resume(args.weights, args.restart, began)
-    (tmp_path / "settings.json").write_text("of the new run")
-    assert "again, without --restart, to resume" in next_command.how_to_resume(
-        args.weights, args.restart, began
-    )
-    args.restart = False
-    assert "--restart" not in next_command.how_to_resume(args.weights, args.restart, began)
+    weights, settings = str(tmp_path), tmp_path / "settings.json"
+
+    def advice(restart):
+        return next_command.how_to_resume(weights, restart, began)
+
+    began = next_command.settings_times(weights)
+    assert "not begun" in advice(False)  # the first run, while it looks at the photos
+    settings.write_text("of the earlier run")
+    began = next_command.settings_times(weights)
+    assert advice(False) == "run the same command again to resume after the last finished epoch"
+    assert "not begun" in advice(True)
+    settings.rename(tmp_path / "aside.json")
+    assert "not begun" in advice(True)
+    settings.write_text("of the new run")
+    assert "again, without --restart, to resume" in advice(True)
 
 
 def test_the_recipe_is_the_references():

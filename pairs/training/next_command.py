@@ -28,12 +28,16 @@ def settings_times(weights: str) -> Facts:
 def how_to_resume(weights: str, restart: bool, before: Facts) -> str:
     """The advice to whoever stops a training.
 
-    Once the new run has its settings, another `--restart` would delete what it has stored.
+    Once the new run has its settings, another `--restart` would delete what it has stored;
+    before, it is the old run that is there.
 
     Args:
         weights, restart: of `train.py`.
         before: `settings_times` when the command began.
     """
-    has_begun = settings_times(weights) not in (before, NOT_THERE)
-    without = ", without --restart," if restart and has_begun else ""
+    now = settings_times(weights)
+    has_begun = now not in (before, NOT_THERE)
+    if not has_begun and (restart or now == NOT_THERE):
+        return "the training has not begun; run the same command again to begin it"
+    without = ", without --restart," if restart else ""
     return f"run the same command again{without} to resume after the last finished epoch"

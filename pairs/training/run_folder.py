@@ -13,8 +13,10 @@ from pairs.files import read_json, write_json
 from pairs.network.weights_folder import (
     CHECKPOINT,
     FILES,
+    MODEL,
     MODEL_PICTURE,
     PAIRS_PICTURE,
+    RESULTS,
     SETTINGS,
     START,
     stage_files,
@@ -81,6 +83,15 @@ def run_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in paths if path.exists()]
 
 
+def is_unfinished(folder: pathlib.Path) -> bool:
+    """Whether the run in a folder has trained something, and has not ended."""
+    files = run_files(folder)
+    has_trained_folds = any(path.name == MODEL and path.parent != folder for path in files)
+    # Between two folds there is no checkpoint; the results are those of all of them.
+    is_between_folds = has_trained_folds and folder / RESULTS not in files
+    return is_between_folds or any(path.name == CHECKPOINT for path in files)
+
+
 def remove_run(folder: pathlib.Path) -> None:
     """Deletes the files of a run."""
     for path in run_files(folder):
@@ -94,6 +105,7 @@ def set_aside(folder: pathlib.Path) -> None:
     Its stored activations are deleted: they can be computed again. The next run writes
     over what is left of one that never began.
     """
+    remark = " (its training had not ended)" if is_unfinished(folder) else ""
     files = [path.relative_to(folder) for path in run_files(folder)]
     if {path.name for path in files} <= BEGINNING:
         files = []
@@ -107,8 +119,6 @@ def set_aside(folder: pathlib.Path) -> None:
         if str(path) == SETTINGS:  # nothing resumes that run any more
             remove_activations(folder)
     if files:
-        unfinished = CHECKPOINT in [path.name for path in files]
-        remark = " (its training had not ended)" if unfinished else ""
         print(f"the run that was there: {aside}{remark}")
     for parent in {path.parent for path in files} - {pathlib.Path()}:
         with contextlib.suppress(OSError):  # what else the user keeps there stays
@@ -166,7 +176,7 @@ def check_restart(folder: pathlib.Path, settings: dict[str, Any]) -> None:
         is_same, began_anew = is_same_run(old, settings), old["flags"]["restart"]
     except (UserError, TypeError, KeyError, AttributeError):  # none, or damaged
         return
-    if began_anew and is_same and CHECKPOINT in [path.name for path in run_files(folder)]:
+    if began_anew and is_same and is_unfinished(folder):
         raise UserError(
             f"--restart: this very command began the run in {folder}, which has not ended. Leave "
             f"--restart out to resume it, or delete {folder / SETTINGS} to start over"
