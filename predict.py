@@ -35,14 +35,14 @@ from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
 from pairs.files import write_csv, write_text
 from pairs.network.weights_folder import CHECKPOINT, model_files
-from pairs.photos.find import find_photos
+from pairs.photos.find import TURNS_TEXT, find_photos
 from pairs.photos.read import printable
 from pairs.photos.skipped import print_skipped
 
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 # In a name they would move the cursor of a terminal, or turn a line around.
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{''.join(TURNS_TEXT)}]")
 
 
 def write_submission(predictor, predictions, out):

@@ -560,7 +560,7 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("FOLDER --features a.npz --csv ./a.npz", "two files are needed"),
         ("FOLDER --features=", "--features: an empty name"),
         ("FOLDER --features a.csv", "--features a.csv: a name that ends in .npz is needed"),
-        ("FOLDER --weights OTHER --weights ./OTHER", "one of the folders is given twice"),
+        ("FOLDER --weights OTHER --weights ./OTHER", "OTHER: given twice"),
         ("FOLDER --csv TABLE --names TABLE", "two files are needed"),
         ("--export a.tflite PHOTO", "--export and PHOTO cannot be combined"),
         ("--export a.tflite FOLDER", "--export and FOLDER cannot be combined"),

@@ -88,6 +88,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_workers_flag(parser)
     add_openvino_flag(parser, "the network")
     args = parser.parse_args(argv)
+    if len(args.photos) == 1 and not asked(args) and os.path.isdir(args.photos[0]):
+        if args.test:
+            parser.error(f"{args.photos[0]} and --test {args.test}: one folder is predicted")
+        args.test, args.photos = args.photos[0], []
     check_args(parser, args)
     args.weights = args.weights or ["weights"]
     if not (asked(args) or args.photos):
@@ -103,10 +107,6 @@ def asked(args: argparse.Namespace) -> list[str]:
 
 def check_args(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses flags that do not go together: none may be given for nothing."""
-    if len(args.photos) == 1 and os.path.isdir(args.photos[0]):
-        if args.test:
-            parser.error(f"{args.photos[0]} and --test {args.test}: one folder is predicted")
-        args.test, args.photos = args.photos[0], []
     if args.tta > MAX_VIEWS:
         parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
     if args.same and len(args.photos) != 2:
@@ -125,8 +125,9 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
     if args.features and not args.features.endswith(".npz"):
         parser.error(f"--features {args.features}: a name that ends in .npz is needed")
     folders = [os.path.realpath(folder) for folder in args.weights or []]
-    if len(set(folders)) < len(folders):
-        parser.error(f"--weights {args.weights[-1]}: one of the folders is given twice")
+    for folder, place in zip(args.weights or [], folders, strict=True):
+        if folders.count(place) > 1:
+            parser.error(f"--weights {folder}: given twice")
     check_answers(parser, args)
     if args.export:
         check_export(parser, args)
