@@ -11,12 +11,12 @@ itself. `same` is output 1 of `bin_out`. In training the second image is always
 another image of the same batch, so every image passes the trunk once, and the
 second feature is gathered by the permutation (`connect` in pairs/network/parts.py).
 
-The seed's three losses are cross-entropies, weighted 1, 1 and 0.5, and its pair head
+The three losses of 2017 are cross-entropies, weighted 1, 1 and 0.5, and its pair head
 looks at the squared difference of the features, number by number. That of recipes in
 `RECIPES` (pairs/training/recipe.py) looks at their cosine, one number, so
 that every pair of a batch can be compared in one matrix product.
 
-Source: the seed; the verification loss of arXiv:1611.05666; for all pairs the
+Source: the entry of 2017; the verification loss of arXiv:1611.05666; for all pairs the
 sigmoid loss of arXiv:2303.15343, there of images and texts, and the supervised
 contrastive loss of arXiv:2004.11362.
 """
@@ -47,14 +47,14 @@ def build_model(
         typeids: the classes in the order of their labels.
         num_photos: training photos of each, those of all folds together; None: unknown.
         paired: False leaves one image, its softmax, and no pair: the
-            "softmax only" systems of the seed's table.
+            "softmax only" systems of 2017.
         all_pairs: the pair head looks at the cosine of the features.
         fit: how photos become squares; the model only remembers it.
 
     Returns:
         a model with inputs `img_1` (and `img_2`), outputs a dict of
-        `ctg_out_1` (and `ctg_out_2`, shape `(batch, len(typeids))`, and
-        `bin_out`, shape `(batch, 2)`), all probabilities.
+        `ctg_out_1` (and `ctg_out_2`), shape `(batch, len(typeids))`, and, if paired,
+        `bin_out`, shape `(batch, 2)`: all probabilities.
     """
     scale = keras.layers.Rescaling(*trunk.input_scale, name="scale")
     images = [
@@ -72,9 +72,11 @@ def build_model(
         for number, feature in enumerate(features, start=1)
     }
     if paired:
-        compare: keras.layers.Layer = SquaredDifference(name="square", dtype=dtype)
-        if all_pairs:
-            compare = CosineSimilarity(name="cosine", dtype=dtype)
+        compare: keras.layers.Layer = (
+            CosineSimilarity(name="cosine", dtype=dtype)
+            if all_pairs
+            else SquaredDifference(name="square", dtype=dtype)
+        )
         same = keras.layers.Dense(2, activation="softmax", name="bin_out", dtype=dtype)
         outputs["bin_out"] = same(compare(features))
         if all_pairs:

@@ -40,7 +40,8 @@ from pairs.training.recipe import AUGMENTATION, RECIPES
 
 # From this share of same-class pairs on, the pair head hardly sees another one.
 MOSTLY_SAME = 0.9
-# What a random generator is for: no two uses share their numbers.
+# What a random generator is for: no two uses share their numbers. (A stage draws either mirror
+# images or affine transforms.)
 FOR_ORDER, FOR_PARTNERS, FOR_AUGMENTATION = 1, 2, 3
 
 

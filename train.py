@@ -302,8 +302,8 @@ def finish_folds(folder, pool):
     found = out_of_fold.gather(folder, pool)
     out_of_fold.write_results(folder, found)
     pairs = same.compare(found.unit, found.probabilities, pool.labels, found.folds)
-    fitted = calibration.fit(found.probabilities, pool.labels, found.likeness, pairs)
-    fitted = fitted.of_mean()
+    of_each = calibration.fit_calibration(found.probabilities, pool.labels, found.likeness, pairs)
+    fitted = of_each.of_mean()
     # An evaluation may have fitted it on more photos since.
     if calibration.read_calibration(folder).photos <= fitted.photos:
         calibration.write_calibration(folder, fitted)

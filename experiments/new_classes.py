@@ -101,7 +101,9 @@ def judge(weights, data):
     valid = find_class_photos(data / "valid", predictor.typeids)
     fitted_on = predictor.predict(valid.paths)
     compared = evaluate.compare_pairs(predictor, fitted_on, valid.labels)
-    fitted = calibration.fit(fitted_on.probabilities, valid.labels, fitted_on.likeness, compared)
+    fitted = calibration.fit_calibration(
+        fitted_on.probabilities, valid.labels, fitted_on.likeness, compared
+    )
     numbers, surest, scores = {}, [], []
     for side, typeids in (("test", predictor.typeids), ("new", None)):
         photos = find_class_photos(data / side, typeids)

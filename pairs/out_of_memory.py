@@ -21,7 +21,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return bool(names & OUT_OF_MEMORY) or any(words in str(error) for words in IN_WORDS)
 
 
-def check_room_for_model(error: Exception) -> None:
+def raise_if_out_of_memory(error: Exception) -> None:
     """Raises a UserError if it is for lack of memory that a model could not be loaded."""
     if is_out_of_memory(error):
         raise UserError(

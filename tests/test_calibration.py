@@ -40,7 +40,9 @@ def judged_photos(num_photos=400, seed=0, likeness=True):
 
 def fit(predictions, labels):
     pairs = same.compare(predictions.features, predictions.probabilities, labels, None)
-    return calibration.fit(predictions.probabilities, labels, predictions.likeness, pairs)
+    return calibration.fit_calibration(
+        predictions.probabilities, labels, predictions.likeness, pairs
+    )
 
 
 @pytest.mark.parametrize("likeness", [True, False])
@@ -76,7 +78,9 @@ def test_five_percent_of_photos_to_come_are_called_none_of_the_classes():
         chosen = rng.permutation(len(labels))
         some, others = predictions.take(chosen[:40]), predictions.take(chosen[40:])
         pairs = same.compare(some.features, some.probabilities, labels[chosen[:40]], None)
-        fitted = calibration.fit(some.probabilities, labels[chosen[:40]], some.likeness, pairs)
+        fitted = calibration.fit_calibration(
+            some.probabilities, labels[chosen[:40]], some.likeness, pairs
+        )
         refused.append(fitted.shows_none(others).mean())
     assert np.mean(refused) == pytest.approx(0.05, abs=0.006)  # NumPy's own quantile: 0.071
 
@@ -126,7 +130,9 @@ def test_photos_of_one_class_alone_have_no_pairs_to_fit():
     assert (fitted.same_known, fitted.same_new) == (Calibration.same_known, Calibration.same_new)
     assert fit(predictions, np.arange(60) % 5).same_known != Calibration.same_known
     pairs = same.compare(predictions.features, predictions.probabilities, np.arange(60), None)
-    fitted = calibration.fit(predictions.probabilities, labels, predictions.likeness, pairs)
+    fitted = calibration.fit_calibration(
+        predictions.probabilities, labels, predictions.likeness, pairs
+    )
     assert (fitted.same_known, fitted.same_new) == (Calibration.same_known, Calibration.same_new)
     assert fitted.same_threshold == 0.5
     assert fitted.none_below > 0

@@ -174,7 +174,9 @@ def finished(tmp_path, monkeypatch):
 def test_folds_are_compared_within_a_fold_and_the_mean_is_not_softened_twice(finished):
     found, pairs, stored = finished
     assert (found.folds[pairs.photos[:, 0]] == found.folds[pairs.photos[:, 1]]).all()
-    alone = calibration.fit(found.probabilities, found.photos.labels, found.likeness, pairs)
+    alone = calibration.fit_calibration(
+        found.probabilities, found.photos.labels, found.likeness, pairs
+    )
     assert alone.temperature > 1.5
     assert stored == dataclasses.replace(alone, temperature=1.0)
 

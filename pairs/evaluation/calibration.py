@@ -96,7 +96,7 @@ class Calibration:
         return self
 
 
-def fit(
+def fit_calibration(
     probabilities: np.ndarray, labels: np.ndarray, likeness: np.ndarray | None, pairs: same.Pairs
 ) -> Calibration:
     """Fits all of it.

@@ -14,7 +14,7 @@ import numpy as np
 
 from pairs.errors import UserError
 from pairs.evaluation import metrics, same
-from pairs.evaluation.calibration import Calibration, fit
+from pairs.evaluation.calibration import Calibration, fit_calibration
 from pairs.evaluation.figures import draw_confusions, draw_reliability
 from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.predictor import Predictor
@@ -65,7 +65,7 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
     labels, probabilities = photos.labels, predictions.probabilities
     error, top5_error = metrics.errors(probabilities, labels)
     pairs = compare_pairs(predictor, predictions, labels)
-    calibration = fit(probabilities, labels, predictions.likeness, pairs)
+    calibration = fit_calibration(probabilities, labels, predictions.likeness, pairs)
     calibrated = metrics.apply_temperature(probabilities, calibration.temperature)
     numbers: dict[str, Any] = {
         "photos": len(photos),

@@ -46,10 +46,14 @@ class Predictor:
             `parts.photo_model`; "all": of these and the class centres of `similarity`.
             None: "all" if the centres vote (`Similarity`), else "mean".
         models: loaded already; None loads those of `weights`.
+        openvino: "float32" or "bfloat16": OpenVINO computes in that; None: Keras.
 
     Attributes:
         typeids: what the columns of probabilities stand for.
+        image_size: side of the squares that the network sees, in pixels.
         fit: how its photos become squares.
+        num_features: of a photo and model, 2048 for Xception.
+        head: never None.
         most_frequent: the label with the most training photos.
         models: one, or one a fold.
         fold: the fold whose model this is, if it is one's alone.

@@ -125,7 +125,7 @@ def describe_photos(evaluation: Evaluation, workers: int) -> list[dict[str, Any]
     guesses = evaluation.predictions.probabilities.argmax(axis=1)
     scores = class_scores(evaluation.predictions.probabilities, evaluation.predictions.likeness)
     places = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1
-    places[scores >= evaluation.calibration.none_below] = 0
+    places[~evaluation.calibration.shows_none(evaluation.predictions)] = 0
     order = confident_first(evaluation)
 
     def read(index):

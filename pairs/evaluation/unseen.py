@@ -31,27 +31,20 @@ def find_training_photos(predictor: Predictor) -> Photos | None:
     They are looked for where they lay as seen from the weights, so a moved project has
     them, and where the training's command named them.
     """
-    data = str(predictor.flags.get("data"))
-    moved = predictor.home / os.path.relpath(data, str(predictor.flags.get("weights")))
+    data = str(predictor.flags.get("data", "data"))
+    moved = predictor.home / os.path.relpath(data, str(predictor.flags.get("weights", "weights")))
     return training_photos_in(moved, predictor) or training_photos_in(pathlib.Path(data), predictor)
 
 
 def training_photos_in(data: pathlib.Path, predictor: Predictor) -> Photos | None:
     """The same, in one folder. Where photos were sorted anew since then, others lie beside them."""
+    sides = SIDES if read_folds(predictor.home) else (TRAIN,)
     try:
-        train = find_class_photos(data / TRAIN, predictor.typeids)
-        held_out = read_folds(predictor.home)
-        if not held_out:
-            seen = set(readable(read_check(predictor.home)[TRAIN]).values())
-            digests = find_digests(train.paths, predictor.workers)
-            own = [index for index, digest in enumerate(digests) if digest in seen]
-            return train.take(own) if own else None
-        pool = pool_sides([train, find_class_photos(data / VALID, predictor.typeids)])
-        folds = folds_of(held_out, find_digests(pool.paths, predictor.workers))
-        seen_by_it = np.flatnonzero((folds > 0) & (folds != predictor.fold))
-        return pool.take(seen_by_it) if len(seen_by_it) else None
+        photos = pool_sides([find_class_photos(data / side, predictor.typeids) for side in sides])
     except UserError:
         return None
+    seen = was_trained_on(predictor, find_digests(photos.paths, predictor.workers))
+    return None if seen is None or not seen.any() else photos.take(np.flatnonzero(seen))
 
 
 def find_photos_to_judge(folder: str, predictors: Sequence[Predictor]) -> Photos:
@@ -155,11 +148,17 @@ def count_known(predictor: Predictor, digests: Sequence[str | None]) -> int | No
     """
     if len(predictor.models) > 1:
         return 0
-    if predictor.fold:
-        folds = folds_of(read_folds(predictor.home), digests)
-        return int(((folds > 0) & (folds != predictor.fold)).sum())
-    trained_on = set(readable(read_check(predictor.weights)[TRAIN]).values())
-    return sum(digest in trained_on for digest in digests) if trained_on else None
+    seen = was_trained_on(predictor, digests)
+    return None if seen is None else int(seen.sum())
+
+
+def was_trained_on(predictor: Predictor, digests: Sequence[str | None]) -> np.ndarray | None:
+    """Which photos a model was trained on: bool array; None: nothing is known of its training."""
+    if held_out := read_folds(predictor.home):
+        folds = folds_of(held_out, digests)
+        return (folds > 0) & (folds != predictor.fold)
+    trained_on = set(readable(read_check(predictor.home)[TRAIN]).values())
+    return np.array([digest in trained_on for digest in digests], bool) if trained_on else None
 
 
 def find_near_duplicates(predictor: Predictor, digests: Sequence[str | None]) -> list[list[int]]:

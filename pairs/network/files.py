@@ -16,7 +16,7 @@ from pairs.files import replacing
 from pairs.network.layers import TypeidHead
 from pairs.network.parts import resized
 from pairs.network.trunks import build_trunk
-from pairs.out_of_memory import check_room_for_model
+from pairs.out_of_memory import raise_if_out_of_memory
 from pairs.photos.find import why_not_a_typeid
 from pairs.photos.fit import FITS
 
@@ -51,7 +51,7 @@ def load_model(path: str | pathlib.Path) -> keras.Model:
             if reason := why_not_a_typeid(typeid):
                 raise ValueError(f"its typeid {typeid!r} {reason}")
     except Exception as error:  # whatever a damaged or hostile file leads to
-        check_room_for_model(error)
+        raise_if_out_of_memory(error)
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a model of this project ({first_line})") from error
     return model

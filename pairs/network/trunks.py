@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.out_of_memory import check_room_for_model
+from pairs.out_of_memory import raise_if_out_of_memory
 
 if TYPE_CHECKING:
     import keras
@@ -172,7 +172,7 @@ def build_trunk(
         try:
             return build("imagenet")  # lets Keras download it
         except Exception as error:  # Keras raises a bare Exception without network
-            check_room_for_model(error)
+            raise_if_out_of_memory(error)
             raise UserError(
                 f"no ImageNet weights for {name}: the download failed ({error}). Put "
                 f"{trunk.weights_file} into {weights_folder}, or use --pretrained FILE or none"
@@ -203,7 +203,7 @@ def load_all_weights(trunk: "keras.Model", file: pathlib.Path, name: str) -> Non
             with named_for_keras(file) as named:
                 trunk.load_weights(str(named))
     except Exception as error:  # whatever a damaged or foreign file leads to
-        check_room_for_model(error)
+        raise_if_out_of_memory(error)
         sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise UserError(
             f"{expected}; another --trunk, or a model with heads? ({sentence[:150]})"

@@ -72,8 +72,9 @@ NUM_SAME = (
 CANDIDATE, BRIGHT, COLOUR = 0.55, 0.85, 0.9
 # What a copy may show of its original along one axis: where it starts, how long it is.
 SPANS = ((0, 1), (0, 0.95), (0.05, 0.95), (0.025, 0.95), (0, 0.9), (0.05, 0.9), (0.1, 0.9))
-# Correlations computed at once: 32 MB. Photos decoded at once.
+# Correlations computed at once: 32 MB.
 MOST_AT_ONCE = 2**23
+# Photos whose hashes are decoded at once.
 CHUNK = 1024
 
 

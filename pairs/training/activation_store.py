@@ -156,7 +156,7 @@ def open_store(
         line says what was decided.
 
     Raises:
-        UserError: of `room.decide`.
+        UserError: of `room.decide`; a process does not find what process 0 has decided.
     """
     if run.cache == "off":
         return None

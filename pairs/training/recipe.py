@@ -25,7 +25,7 @@ AUGMENTATION = {
     "horizontal_flip": True,
 }
 # The learning rate falls by this after so many epochs without a lower
-# validation loss; 1e-6 is where the seed's last pass ends.
+# validation loss; 1e-6 is where the last pass of 2017 ends.
 PLATEAU = {"factor": 0.1, "patience": 3, "min_lr": 1e-6}
 
 

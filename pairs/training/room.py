@@ -52,8 +52,7 @@ def count_files(stages: Sequence[Stage]) -> int:
 
 
 def has_room(folder: pathlib.Path, size: int, spare: int) -> bool:
-    """Whether a disk has room for so many bytes, and others stay free; makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)  # which may be a link to another disk
+    """Whether the disk of a folder has room for so many bytes, and others stay free."""
     return size + spare <= shutil.disk_usage(folder).free
 
 

@@ -23,7 +23,14 @@ PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "openvino",
 RESTART = "start over with --restart, which keeps the old run in a folder of its own"
 # Flags that change no result, or are compared as what they lead to.
 NOT_COMPARED = (
-    *("data", "demo", "distribute", "epochs", "restart", "tensorboard", "weights", "workers"),
+    "data",
+    "demo",
+    "distribute",
+    "epochs",
+    "restart",
+    "tensorboard",
+    "weights",
+    "workers",
 )
 UNFREEZING = "unfreezing"
 # A constant that only some recipes have.

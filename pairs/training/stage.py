@@ -241,14 +241,13 @@ def open_stores(
     mirrors = stage.augment == "mirror"
     if run.pool is not None:
         # Every photo is held out by one fold and trained on by the others: one
-        # store of all of them, which stays for the folds to come.
+        # store of all of them, which stays for the folds to come. Later stages need it,
+        # whatever they train on, for the photos that they hold out.
         needed_later = mirrors in [other.augment == "mirror" for other in later]
         pooled = open_both(run, parts, run.pool, mirrors, lower_parts if needed_later else None)[-1]
         run.devices.barrier()
         if pooled is None:
-            if (
-                run.cache == "off" and run.devices.is_main_process
-            ):  # what is left of a run that stored them
+            if run.cache == "off" and run.devices.is_main_process:  # a run that stored left them
                 remove_stores(run.home)
             return None, None
         own = None if stage.augment == "affine" else pooled.part(run.pool, photos)

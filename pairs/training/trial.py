@@ -82,7 +82,7 @@ def take_step(run: Run, stage: Stage, batch_size: int, num_photos: int) -> None:
     shape = parts.below.output_shape[1:]
     if run.openvino:  # what is below needs none of the GPU's memory
         model = parts.above
-    elif stage.augment != "affine" and is_stored(run, shape, num_photos):
+    elif stage.augment != "affine" and is_stored(run, stage, shape, num_photos):
         parts.below.predict_on_batch(empty(parts.below.input, BATCH_SIZE))  # as a store is built
         model = parts.above
     compile_model(model, make_optimizer(stage, num_steps=1), run.jit)
@@ -92,12 +92,15 @@ def take_step(run: Run, stage: Stage, batch_size: int, num_photos: int) -> None:
     model.train_on_batch(inputs, {head: np.zeros(batch_size, np.int32) for head in model.output})
 
 
-def is_stored(run: Run, shape: tuple[int, ...], num_photos: int) -> bool:
-    """Whether photos' activations of a shape will be stored, mirrored ones included."""
+def is_stored(run: Run, stage: Stage, shape: tuple[int, ...], num_photos: int) -> bool:
+    """Whether a stage's activations will be stored, each of `shape`; of mirror images, too."""
     if run.cache == "off":
         return False
-    size = 2 * num_photos * math.prod(shape) * np.dtype(run.cache).itemsize
-    return has_room(disk_of_stores(run.home), size, spare_bytes(run))
+    num_images = (2 if stage.augment == "mirror" else 1) * num_photos
+    size = num_images * math.prod(shape) * np.dtype(run.cache).itemsize
+    folder = disk_of_stores(run.home)
+    folder.mkdir(parents=True, exist_ok=True)  # which may be a link to another disk
+    return has_room(folder, size, spare_bytes(run))
 
 
 def empty(tensor: keras.KerasTensor, batch_size: int) -> np.ndarray[Any, Any]:
