@@ -158,7 +158,8 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         default="float32",
         help="number format of activations; the mixed ones are faster on GPUs with compute "
-        "capability 7.0 (float16) or 8.0 (bfloat16) and above (default: %(default)s)",
+        "capability 7.0 (float16) or 8.0 (bfloat16) and above, mixed_bfloat16 also on CPUs with "
+        "bfloat16 hardware (default: %(default)s)",
     )
     add_openvino_flag(parser, "the frozen layers")
     add("--jit", action="store_true", help="compile with XLA: may be faster, needs more memory")
