@@ -106,8 +106,7 @@ def print_guesses(predictor, predictions, calibration, names):
         print(f"{printable(path)}{': none of the classes; what is nearest:' if none else ''}")
         for label in rank_classes(probabilities[None])[0, :TOP]:
             print(f"  {probabilities[label]:.4f}  {printed_name(predictor.typeids[label], names)}")
-    num_unreadable = int((~predictions.readable()).sum())
-    if num_unreadable:
+    if num_unreadable := predictions.num_unreadable():
         raise UserError(f"{num_unreadable} of {len(predictions.paths)} photos cannot be read")
 
 
@@ -213,7 +212,7 @@ def predict_folder(predictors, args, names):
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
         print(f"warning: several photos share an image id ({len(twice)} ids, e.g. {twice[0]!r})")
-    num_unreadable = int((~predictions.readable()).sum())
+    num_unreadable = predictions.num_unreadable()
     unreadable = f", {num_unreadable} of them not readable" if num_unreadable else ""
     also = f", and as a table {args.csv}" if args.csv else ""
     also += f", and their features {args.features}" if args.features else ""
@@ -226,7 +225,12 @@ def main():
     inventory.prepare(openvino=args.openvino)
     predictors = [
         Predictor(
-            *(weights, args.batch_size, args.workers, args.tta, args.head), openvino=args.openvino
+            weights,
+            args.batch_size,
+            args.workers,
+            args.tta,
+            args.head,
+            openvino=args.openvino,
         )
         for weights in args.weights
     ]

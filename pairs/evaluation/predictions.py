@@ -33,6 +33,10 @@ class Predictions:
         """bool array, shape `(photos,)`."""
         return ~np.isnan(self.probabilities).any(axis=1)
 
+    def num_unreadable(self) -> int:
+        """How many photos could not be read."""
+        return len(self.paths) - int(self.readable().sum())
+
     def take(self, indices: np.ndarray) -> "Predictions":
         """Those of some photos."""
         paths = [self.paths[index] for index in indices]

@@ -30,18 +30,16 @@ class Trained:
     """A model at the end of its training.
 
     Attributes:
+        run: the training.
         model: `model.build_model(...)`.
         cut: where stored activations begin, see `parts.split`.
         file: the model file.
-        workers: threads that read photos.
-        openvino: see `Run`.
     """
 
+    run: Run
     model: keras.Model
     cut: int | None
     file: pathlib.Path
-    workers: int
-    openvino: str | None
 
     def fit_similarity(self, batches: KerasBatches) -> Similarity:
         """Fits the space in which photos are compared; `batches` are of the training photos.
@@ -67,8 +65,8 @@ class Trained:
             activations = batches.store.batches(range(len(photos)))
         else:
             size = below.input_shape[1]
-            compute = forward(below, self.openvino)
-            activations = from_photos(range(len(photos)), compute, photos, size, self.workers)
+            compute = forward(below, self.run.openvino)
+            activations = from_photos(range(len(photos)), compute, photos, size, self.run.workers)
         for batch in activations:
             if upper is None:
                 yield np.asarray(batch, np.float32)
@@ -84,24 +82,19 @@ class Trained:
 
 
 def keep_features(
-    run: Run,
-    trained: Trained,
-    batches: KerasBatches,
-    valid_batches: KerasBatches,
-    judgement: Judgement,
+    trained: Trained, batches: KerasBatches, valid_batches: KerasBatches, judgement: Judgement
 ) -> Judgement:
     """Keeps what belongs to a trained model: the space of its features, and what it holds out.
 
     Args:
-        run: the training.
-        trained: its last model.
+        trained: a training's last model.
         batches, valid_batches: of its photos.
         judgement: of the softmax heads.
 
     Returns:
         the judgement of what `predict.py` will say.
     """
-    similarity = trained.fit_similarity(batches)
+    run, similarity = trained.run, trained.fit_similarity(batches)
     write_similarity(run.folder, similarity)
     if not similarity.votes and run.pool is None:
         return judgement

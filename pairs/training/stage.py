@@ -147,13 +147,9 @@ def run_stage(
         judgement = judge(for_prediction(judged), batches)
     if run.devices.is_main_process:
         if stage == run.stages[-1]:
-            trained = Trained(
-                setup.parts.model, setup.parts.cut, best_file, run.workers, run.openvino
-            )
+            trained = Trained(run, setup.parts.model, setup.parts.cut, best_file)
             with memory_errors(stage, run.devices, None):
-                judgement = keep_features(
-                    run, trained, setup.batches, setup.valid_batches, judgement
-                )
+                judgement = keep_features(trained, setup.batches, setup.valid_batches, judgement)
         copy_file(best_file, run.folder / MODEL)
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
