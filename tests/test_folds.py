@@ -163,7 +163,7 @@ def test_digests_wait_for_no_pipe_and_nothing_is_known_without_a_list(tmp_path):
     digest = hashlib.sha256(b"b").hexdigest()
     assert unseen.find_digests(paths, 2) == [None, digest, None, None]
     alone = types.SimpleNamespace(models=[None], fold=None, weights=tmp_path, home=tmp_path)
-    assert unseen.count_known(alone, [digest]) is None
+    assert unseen.count_trained_on(alone, [digest]) is None
 
 
 def test_the_time_of_earlier_folds_is_known_after_a_new_start(tmp_path):

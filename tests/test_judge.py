@@ -46,13 +46,13 @@ def test_of_two_trainings_in_folds_each_is_asked_by_its_own_folds(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("known", "words"),
+    ("num_trained_on", "words"),
     [([0, 3], "3 of these 4 .*model in y was"), ([0, None], "in y was"), ([0, 0], "several")],
 )
-def test_every_model_must_be_a_fair_judge(known, words):
+def test_every_model_must_be_a_fair_judge(num_trained_on, words):
     predictors = [types.SimpleNamespace(weights=name) for name in "xy"]
     assert judge.why_not_fair(predictors[:1], [0], 4) is None
-    assert re.search(words, judge.why_not_fair(predictors, known, 4))
+    assert re.search(words, judge.why_not_fair(predictors, num_trained_on, 4))
 
 
 def test_the_mean_is_that_of_all_trainings():
@@ -202,7 +202,7 @@ def test_only_the_mean_of_folds_gets_no_temperature_above_1(folds, kept, monkeyp
             "find_photos_to_judge": photos,
             "find_digests": PATHS,
             "find_folds": folds,
-            "count_known": 0,
+            "count_trained_on": 0,
         },
         judge: {"predict_unseen": None, "evaluate": evaluation, "print_evaluation": None},
     }

@@ -198,18 +198,36 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
             is_folder = os.path.isdir(photo)
             what = "a folder; give one folder, or photos" if is_folder else "no such photo"
             parser.error(f"{photo}: {what}")
-    if args.report and os.path.lexists(args.report) and not os.path.isdir(args.report):
-        parser.error(f"--report {args.report}: a file; a folder is written")
-    if args.report and holds_photos(args.report, args.evaluate):
-        parser.error(f"--report {args.report}: among the photos; choose another folder")
-    if args.report:
-        check_can_be_made("--report", args.report)
     for folder in filter(None, (args.evaluate, args.test, args.query, args.gallery)):
         if not os.path.isdir(folder):
             parser.error(f"{folder}: no such folder")
     if args.pairs and not os.path.isfile(args.pairs):
         what = "a folder; a CSV of pairs" if os.path.isdir(args.pairs) else "no such file; a CSV"
         parser.error(f"--pairs {args.pairs}: {what} is needed")
+    check_report(parser, args)
+    check_written(parser, args)
+    if args.names and not os.path.isfile(args.names):
+        parser.error(f"--names {args.names}: no such file")
+    for weights in args.weights:
+        try:
+            model_files(pathlib.Path(weights))
+        except UserError as error:
+            parser.error(str(error))
+
+
+def check_report(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses a place where a report cannot be, or would be taken for photos."""
+    if not args.report:
+        return
+    if os.path.lexists(args.report) and not os.path.isdir(args.report):
+        parser.error(f"--report {args.report}: a file; a folder is written")
+    if holds_photos(args.report, args.evaluate):
+        parser.error(f"--report {args.report}: among the photos; choose another folder")
+    check_can_be_made("--report", args.report)
+
+
+def check_written(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses names of files that cannot be written, or that something else has."""
     written = {
         name: getattr(args, name) for name in ("out", "csv", "features") if getattr(args, name)
     }
@@ -233,10 +251,3 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
         for other, path in others.items():
             if os.path.realpath(path) == os.path.realpath(file):
                 parser.error(f"--{other} {path} and --{name} {file}: two files are needed")
-    if args.names and not os.path.isfile(args.names):
-        parser.error(f"--names {args.names}: no such file")
-    for weights in args.weights:
-        try:
-            model_files(pathlib.Path(weights))
-        except UserError as error:
-            parser.error(str(error))

@@ -43,11 +43,11 @@ def judge(
         print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {unjudged[0]!r}")
     digests = unseen.find_digests(photos.paths, workers)
     folds = [unseen.find_folds(each, digests) for each in predictors]
-    known = [unseen.count_known(each, digests) for each in predictors]
+    num_trained_on = [unseen.count_trained_on(each, digests) for each in predictors]
     evaluation = evaluate(
         predictor, photos, predict_unseen(predictors, photos.paths, digests, folds)
     )
-    why_not = why_not_fair(predictors, known, len(photos))
+    why_not = why_not_fair(predictors, num_trained_on, len(photos))
     print_evaluation(evaluation, names)
     if why_not:
         print(f"calibration not stored, labels not checked: {why_not}")
@@ -92,16 +92,16 @@ def predict_unseen(
 
 
 def why_not_fair(
-    predictors: Sequence[Predictor], known: Sequence[int | None], num_photos: int
+    predictors: Sequence[Predictor], num_trained_on: Sequence[int | None], num_photos: int
 ) -> str | None:
     """Why a model's word about these photos is no judgement of their labels, or None.
 
     Args:
         predictors: who judged them.
-        known: of each of them, `unseen.count_known`.
+        num_trained_on: of each of them, `unseen.count_trained_on`.
         num_photos: that were judged.
     """
-    for predictor, count in zip(predictors, known, strict=True):
+    for predictor, count in zip(predictors, num_trained_on, strict=True):
         if count:
             return (
                 f"{count} of these {num_photos} photos are photos that the model in "

@@ -105,13 +105,13 @@ def find_suspects(
     """
     shown = probabilities if calibrated is None else calibrated
     labels = photos.labels
-    known = ~np.isnan(probabilities).any(axis=1)
+    readable = ~np.isnan(probabilities).any(axis=1)
     scores = label_scores(probabilities, labels)
     guesses = probabilities.argmax(axis=1)
     duplicates = find_mislabelled_duplicates(labels, groups)
     doubted = guesses != labels
     doubted[list(duplicates)] = True
-    chosen = np.flatnonzero(known & doubted).tolist()
+    chosen = np.flatnonzero(readable & doubted).tolist()
     suspects: list[Suspect] = []
     for index in sorted(chosen, key=lambda index: (-scores[index], index)):
         others = duplicates.get(index, ())
@@ -120,7 +120,7 @@ def find_suspects(
             suggested = max((int(labels[i]) for i in others), key=probabilities[index].__getitem__)
         near: list[tuple[int, ...]] = [(), ()]
         if len(suspects) < MOST_SUSPECTS:
-            members = known & (folds == folds[index])
+            members = readable & (folds == folds[index])
             members[index] = False
             near = [
                 nearest(features, features[index], members & (labels == label))

@@ -106,10 +106,10 @@ def predict_held_out(
         print(f"{len(own)} photos that {unseen}", flush=True)
         predictor = together.of_folds[fold - 1] if fold else together
         kept = read_kept(predictor) if fold else {}
-        known = np.array([digests[index] in kept for index in own.tolist()])
-        for index in own[known].tolist():
+        is_kept = np.array([digests[index] in kept for index in own.tolist()])
+        for index in own[is_kept].tolist():
             probabilities[index], features[index] = kept[digests[index]]
-        rest = own[~known]
+        rest = own[~is_kept]
         if len(rest):
             found = predictor.predict([paths[index] for index in rest])
             probabilities[rest] = found.probabilities
@@ -140,7 +140,7 @@ def read_kept(predictor: Predictor) -> dict[str | None, tuple[np.ndarray, np.nda
     return dict(zip(kept.digests.tolist(), rows, strict=True))
 
 
-def count_known(predictor: Predictor, digests: Sequence[str | None]) -> int | None:
+def count_trained_on(predictor: Predictor, digests: Sequence[str | None]) -> int | None:
     """How many photos a model was trained on; None: nothing is known of its training.
 
     The models of all folds together count as one that was trained on no photo: each
@@ -165,9 +165,9 @@ def find_near_duplicates(predictor: Predictor, digests: Sequence[str | None]) ->
     """Groups of copies and near-duplicates, as far as the training has looked at the photos."""
     hashes = perceptual_hashes(read_check(predictor.home))
     # What could not be read is like no other.
-    known = [digest or f"unread {index}" for index, digest in enumerate(digests)]
+    distinct = [digest or f"unread {index}" for index, digest in enumerate(digests)]
     try:
-        return find_groups(known, [hashes.get(digest, "") for digest in digests])
+        return find_groups(distinct, [hashes.get(digest, "") for digest in digests])
     except UserError as error:
         print(f"note: only exact copies are listed, no near-duplicates: {error}", file=sys.stderr)
-        return find_groups(known, [""] * len(known))
+        return find_groups(distinct, [""] * len(distinct))
