@@ -1,3 +1,4 @@
+import errno
 import os
 import pathlib
 import shutil
@@ -610,3 +611,22 @@ def test_no_name_moves_the_cursor_or_ends_a_command(tmp_path):
     assert "skipped: 'pug_\\u85cf.txt': not named as a photo" in done.stdout
     done = run_script("img2keras.py", "--raw", tmp_path / "\x1b[2J\u202e", "--out", tmp_path)
     assert_one_line_error(done, r"/\x1b[2J\u202e: no such folder")
+
+
+@pytest.mark.parametrize("share", ["0", "1", "1.5", "nan"])
+def test_a_share_of_none_or_all_is_refused(share, capsys):
+    with pytest.raises(SystemExit) as ended:
+        img2keras.parse_args(["--valid-fraction", share])
+    assert ended.value.code == 2
+    assert "a share between 0 and 1 is needed" in capsys.readouterr().err
+
+
+def test_where_no_link_can_be_made_the_line_says_to_copy(tmp_path, monkeypatch):
+    def link(source, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    make_photo(tmp_path / "2_a.jpg", COLOURS["2"], seed=0)
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(UserError, match=r"cross-device link\); leave out --link to copy"):
+        place.place_photo(tmp_path / "2_a.jpg", tmp_path / "out" / "2_a.jpg", link=True)
+    assert not any((tmp_path / "out").iterdir())

@@ -267,3 +267,16 @@ def test_a_submission_says_where_several_photos_share_an_image_id(tmp_path, caps
     predict.predict_folder([predictor], flags, {})
     assert [line.split("\t")[1] for line in out.read_text().splitlines()] == ["x", "x", "x", "y"]
     assert "share an image id (1 ids, e.g. 'x')" in capsys.readouterr().out
+
+
+def test_a_head_that_a_model_does_not_have_is_refused(tmp_path):
+    (tmp_path / "model.keras").touch()
+    softmax = types.SimpleNamespace(typeids=["2"], weights=tmp_path, is_paired=False)
+    with pytest.raises(UserError, match=r"--head first: .* with --loss softmax: one head"):
+        predict.check_models([softmax], argparse.Namespace(head="first"))
+    predict.check_models([softmax], argparse.Namespace(head="mean"))
+
+
+def test_names_are_read_from_what_a_windows_editor_writes(tmp_path):
+    (tmp_path / "names.txt").write_bytes("\ufeff10\tPug\r\n2\tAlabai\r\n".encode())
+    assert predict.read_names(tmp_path / "names.txt") == {"10": "Pug", "2": "Alabai"}

@@ -10,6 +10,7 @@ from PIL import Image, ImageFont
 from pair_generator import (
     PairBatches,
     note_on_pairs,
+    parse_args,
     swap_pairs,
     swap_partners,
     validation_partners,
@@ -182,6 +183,21 @@ def test_no_drawing_takes_the_place_of_a_photo(data):
     done = run_script("pair_generator.py", "--data", data / "train", "--out", photo)
     assert_one_line_error(done, "among the photos of --data")
     assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--out", "a.gif"], "must end in .png or .jpg"),
+        (["--out", "nowhere/a.png"], "the folder nowhere does not exist"),
+        (["--seed", "-1"], "0 or more is needed"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_any_photo_is_read(flags, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_args(flags)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_sheet_of_very_many_pairs_is_still_a_jpeg():
