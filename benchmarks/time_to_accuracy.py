@@ -138,21 +138,17 @@ def draw(found, num_photos, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
     for contender, points in found.items():
-        names, seconds, errors = zip(*points, strict=True)
+        _, seconds, errors = zip(*points, strict=True)
         errors = np.array(errors)
         deviations = np.sqrt(errors * (1 - errors) / num_photos)
         axes.errorbar(seconds, errors, deviations, marker="o", capsize=3, label=contender)
-        axes.annotate(
-            names[-1], (seconds[-1], errors[-1]), textcoords="offset points", xytext=(6, 4)
-        )
     axes.set_xlabel("processor time of the training, seconds")
     axes.set_ylabel(f"error on {num_photos} test photos (bars: standard error)")
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.12)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the lines, not on them
     figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
