@@ -211,7 +211,7 @@ def predict_folder(predictors, args, names):
     ids = collections.Counter(map(image_id, predictions.paths))
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
-        print(f"warning: several photos share an image id ({len(twice)} ids, e.g. {twice[0]!r})")
+        print(f"warning: image ids that several photos share: {len(twice)}, e.g. {twice[0]!r}")
     num_unreadable = predictions.num_unreadable()
     unreadable = f", {num_unreadable} of them not readable" if num_unreadable else ""
     also = f", and as a table {args.csv}" if args.csv else ""

@@ -213,7 +213,7 @@ def test_only_the_mean_of_folds_gets_no_temperature_above_1(folds, kept, monkeyp
     monkeypatch.setattr(judge, "store_calibration", lambda _, fitted: stored.append(fitted))
     judge.judge([predictor], "folder", {}, None, 1)
     assert stored[0].temperature == kept
-    assert "no photos of 1 classes to judge on, e.g. '4'" in capsys.readouterr().out
+    assert "classes without a photo to judge on: 1, e.g. '4'" in capsys.readouterr().out
 
 
 def test_photos_that_cannot_be_read_are_not_judged():
@@ -266,7 +266,7 @@ def test_a_submission_says_where_several_photos_share_an_image_id(tmp_path, caps
     flags = argparse.Namespace(test=str(tmp_path / "test"), out=out, csv=None, features=None)
     predict.predict_folder([predictor], flags, {})
     assert [line.split("\t")[1] for line in out.read_text().splitlines()] == ["x", "x", "x", "y"]
-    assert "share an image id (1 ids, e.g. 'x')" in capsys.readouterr().out
+    assert "image ids that several photos share: 1, e.g. 'x'" in capsys.readouterr().out
 
 
 def test_a_head_that_a_model_does_not_have_is_refused(tmp_path):

@@ -195,5 +195,5 @@ def test_what_training_passes_over_and_cannot_judge_is_said(tmp_path, capsys):
     print_counts(str(tmp_path), photos, valid, None, {"train": {}, "valid": {}})
     skipped, unjudged, counts = capsys.readouterr().out.splitlines()
     assert skipped.startswith("note: 1 skipped, no ending of a photo")
-    assert unjudged == "note: no validation photos of 1 classes, e.g. 'b'"
+    assert unjudged == "note: classes without a validation photo: 1, e.g. 'b'"
     assert counts == "2 classes, 2 photos to train, 1 to validate"

@@ -172,7 +172,7 @@ def test_two_photos_are_the_same_or_not(trained, test_folder):
     assert there == back
     assert -1 <= float(there.split("cosine ")[1].split()[0]) < 1
     done = run_script("predict.py", photo, "--same", "--weights", trained)
-    assert_one_line_error(done, "1 photos given, exactly 2")
+    assert_one_line_error(done, "exactly 2 photos are needed, not 1")
 
 
 def test_a_folder_gives_the_submission_and_a_table(trained, test_folder, tmp_path):

@@ -110,7 +110,7 @@ def check_args(parser: Parser, args: argparse.Namespace) -> None:
     if args.tta > MAX_VIEWS:
         parser.error(f"--tta {args.tta}: at most {MAX_VIEWS} views")
     if args.same and len(args.photos) != 2:
-        parser.error(f"--same: {len(args.photos)} photos given, exactly 2 are needed")
+        parser.error(f"--same: exactly 2 photos are needed, not {len(args.photos)}")
     if args.report and not args.evaluate:
         parser.error("--report: needs --evaluate DIR, photos whose class is known")
     questions = asked(args)

@@ -40,7 +40,7 @@ def judge(
     predictor = predictors[0]
     photos = unseen.find_photos_to_judge(folder, predictors)
     if unjudged := photos.missing_classes():
-        print(f"note: no photos of {len(unjudged)} classes to judge on, e.g. {unjudged[0]!r}")
+        print(f"note: classes without a photo to judge on: {len(unjudged)}, e.g. {unjudged[0]!r}")
     digests = unseen.find_digests(photos.paths, workers)
     folds = [unseen.find_folds(each, digests) for each in predictors]
     num_trained_on = [unseen.count_trained_on(each, digests) for each in predictors]

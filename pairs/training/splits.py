@@ -56,7 +56,7 @@ def print_counts(
         return
     warn_about_leakage(found[TRAIN], found[VALID])
     if unjudged := valid.missing_classes():
-        print(f"note: no validation photos of {len(unjudged)} classes, e.g. {unjudged[0]!r}")
+        print(f"note: classes without a validation photo: {len(unjudged)}, e.g. {unjudged[0]!r}")
     print(
         f"{len(photos.typeids)} classes, {len(photos)} photos to train, {len(valid)} to validate",
         flush=True,
