@@ -32,7 +32,6 @@ from pairs.photos.place import (
     write_sorting,
 )
 from pairs.photos.raw import (
-    group_by_typeid,
     inspect_photos,
     read_raw,
     typeid_of,
@@ -46,26 +45,26 @@ REMEMBERED = ("raw", "valid_fraction", "seed", "link", "corrections")
 
 @dataclasses.dataclass(frozen=True)
 class Sorting:
-    """What was done with the photos of a folder.
+    """What becomes of the photos of a folder.
 
     Attributes:
         places: of each file name, below `--out`.
         skipped: list of `(file name, reason)`.
-        num_written: photos that were not in place already.
         copies: groups of the same photo, see `split.find_alike`.
         near_duplicates: groups of photos of the same picture, copies of it among them.
-        num_removed: places of an earlier sorting that were removed.
         relabelled, left_out: see `corrections.Corrected`.
+        num_written: photos that were not in place already.
+        num_removed: places of an earlier sorting that were removed.
     """
 
     places: dict
     skipped: list
-    num_written: int
     copies: list
     near_duplicates: list
-    num_removed: int
     relabelled: list
     left_out: list
+    num_written: int = 0
+    num_removed: int = 0
 
 
 def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, corrections=()):
@@ -90,6 +89,18 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
     if raw.resolve() == out.resolve():
         raise UserError(f"--raw and --out are both {raw}: sort into another folder")
     check_can_be_made("--out", out)
+    sorting = plan_sorting(raw, valid_fraction, seed, workers, corrections)
+    places = sorting.places
+    check_case(places.values(), out)
+    stale = find_stale(raw, out, {*places, *sorting.left_out}, places)
+    shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
+    num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
+    remove_places(out, stale)  # now: what is killed before has a photo in two folders, not in none
+    return dataclasses.replace(sorting, num_written=num_written, num_removed=len(stale))
+
+
+def plan_sorting(raw, valid_fraction, seed, workers, corrections):
+    """Decides where each photo goes; arguments, result and errors as in `sort_photos`."""
     classes, skipped = read_raw(raw)
     names = {name for members in classes.values() for name in members}
     decided = read_corrections(corrections, names | {name for name, _ in skipped}, set(classes))
@@ -104,7 +115,7 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
         )
     groups = group_photos(inspected)
     # Also with photos of classes that are skipped.
-    in_two = under_two_typeids(group_by_typeid(inspected), groups)
+    in_two = under_two_typeids({name: typeid_of(name) for name in inspected}, groups)
     split = plan_places(classes, groups, in_two, valid_fraction, seed)
     if not any(place.parts[0] == VALID for place in split.values()):
         raise UserError(
@@ -113,29 +124,19 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
         )
     skipped = [(name, with_correction(name, reason, decided)) for name, reason in skipped]
     corrected = correct(split, decided, groups)
-    places = corrected.places
-    check_case(classes, places.values(), out)
-    stale = find_stale(raw, out, split.keys(), places)
-    shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
-    num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
-    remove_places(out, stale)  # now: what is killed before has a photo in two folders, not in none
-    listed = {typeid: [] for typeid in classes}
-    for name, place in places.items():
-        listed[place.parts[1]].append(name)
-    listed |= group_by_typeid(name for name, _ in alone)
-    digests = {name: inspection.digest for name, inspection in inspected.items()}
+    listed = {name: place.parts[1] for name, place in corrected.places.items()}
+    listed |= {name: typeid_of(name) for name, _ in alone}
+    digests = {name: facts.digest for name, facts in inspected.items()}
     near_duplicates = [
         group
         for group in find_alike(listed, groups)
         if len({digests[name] for _, name in group}) > 1
     ]
     return Sorting(
-        places=places,
+        places=corrected.places,
         skipped=skipped,
-        num_written=num_written,
-        copies=of_sorted(find_alike(listed, digests), places),
-        near_duplicates=of_sorted(near_duplicates, places),
-        num_removed=len(stale),
+        copies=of_sorted(find_alike(listed, digests), corrected.places),
+        near_duplicates=of_sorted(near_duplicates, corrected.places),
         relabelled=corrected.relabelled,
         left_out=corrected.left_out,
     )

@@ -12,8 +12,8 @@ another image of the same batch, so every image passes the trunk once, and the
 second feature is gathered by the permutation (`connect` in pairs/network/parts.py).
 
 The three losses of 2017 are cross-entropies, weighted 1, 1 and 0.5, and its pair head
-looks at the squared difference of the features, number by number. That of recipes in
-`RECIPES` (pairs/training/recipe.py) looks at their cosine, one number, so
+looks at the squared difference of the features, number by number. With
+`Recipe.all_pairs` (pairs/training/recipe.py) it looks at their cosine, one number, so
 that every pair of a batch can be compared in one matrix product.
 
 Source: the entry of 2017; the verification loss of arXiv:1611.05666; for all pairs the

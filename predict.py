@@ -31,8 +31,8 @@ from pairs.evaluation.flags import parse_args
 from pairs.evaluation.judge import judge
 from pairs.evaluation.matches import write_matches
 from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
-from pairs.evaluation.predictions import average
 from pairs.evaluation.predictor import Predictor
+from pairs.evaluation.unseen import predict_together
 from pairs.files import write_csv, write_text
 from pairs.network.weights_folder import CHECKPOINT, model_files
 from pairs.photos.find import TURNS_TEXT, find_photos
@@ -144,17 +144,6 @@ def read_names(file):
     return names
 
 
-def predict_photos(predictors, paths, keep_features=False):
-    """What the models say of photos, averaged."""
-    return average(
-        [
-            predictor.predict(paths, keep_features, quiet=predictor is not predictors[0])
-            for predictor in predictors
-        ],
-        [predictor.typeids for predictor in predictors],
-    )
-
-
 def check_models(predictors, args):
     """Raises a UserError if the models do not fit together or the flags, before any photo.
 
@@ -202,7 +191,7 @@ def predict_folder(predictors, args, names):
     """Writes the submission, and the table if asked for."""
     predictor = predictors[0]
     print_skipped(args.test)
-    predictions = predict_photos(predictors, find_photos(args.test), bool(args.features))
+    predictions = predict_together(predictors, find_photos(args.test), bool(args.features))
     write_submission(predictor, predictions, args.out)
     if args.csv:
         write_table(predictor, predictions, calibration_of(predictors), names, args.csv)
@@ -252,7 +241,7 @@ def main():
     elif args.query:
         write_matches(predictors[0], args.query, args.gallery, args.out, args.new_classes)
     elif args.photos:
-        predictions = predict_photos(predictors, args.photos)
+        predictions = predict_together(predictors, args.photos, keep_features=False)
         print_guesses(predictors[0], predictions, calibration_of(predictors), names)
     else:
         predict_folder(predictors, args, names)

@@ -93,20 +93,12 @@ def begin_or_resume(args, stages, folder, listed, devices):
         list of `Split`: one, or one a fold.
     """
     restarts = args.restart and devices.is_main_process
-    known = {side: {} for side in SIDES} if restarts else read_check(folder, RESTART)
-    sides, found = check_sides(args.data, listed, known, args.workers)
-    if not restarts and read_json(folder / weights_folder.SETTINGS, RESTART):
-        sides, found = as_it_began(args.data, sides, known, found)
-    sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
-    if not args.folds:  # folds are cut from both sides together: `cut_folds` counts them
-        splits.check_sides_suffice(*sides)
-    pool = pool_sides(sides) if args.folds else None
-    splits.print_counts(args.data, *sides, args.folds, found)
+    sides, known, found = check_photos(args, folder, listed, restarts)
+    photos = pool_sides(sides) if args.folds else sides[0]
     # Keras takes seconds to load: only once everything else is right.
     machine = inventory.prepare(args.precision, args.distribute, args.jit, args.openvino)
-    settings = make_settings(vars(args), stages, devices, sides[0].typeids, found)
-    if args.folds:
-        run_folder.check_fold_folders(folder, args.folds)
+    settings = make_settings(vars(args), stages, devices, photos.typeids, found)
+    run_folder.check_fold_folders(folder, args.folds or 0)
     if restarts:
         run_folder.check_restart(folder, settings)
     resumes = not restarts and run_folder.holds_run(folder, settings, known, found)
@@ -118,7 +110,7 @@ def begin_or_resume(args, stages, folder, listed, devices):
     if devices.is_main_process and not restarts and found != known:
         write_check(folder, found)  # also for a start that fails: it took minutes
     if not resumes:
-        begin_run(args, stages, folder, pool or sides[0], found)
+        begin_run(args, stages, folder, photos, found)
         if machine.gpus:
             from pairs.training import trial
 
@@ -126,8 +118,21 @@ def begin_or_resume(args, stages, folder, listed, devices):
             trial.try_stages(tried, num_photos=sum(map(len, sides)))
         run_folder.write_settings(folder, settings)
     if args.folds:
-        return splits.split_folds(folder, pool, args.folds)
+        return splits.split_folds(folder, photos, args.folds)
     return [splits.Split(folder, *sides)]
+
+
+def check_photos(args, folder, listed, restarts):
+    """The readable photos of both sides; what an earlier check knew of all, and what this found."""
+    known = {side: {} for side in SIDES} if restarts else read_check(folder, RESTART)
+    sides, found = check_sides(args.data, listed, known, args.workers)
+    if not restarts and read_json(folder / weights_folder.SETTINGS, RESTART):
+        sides, found = as_it_began(args.data, sides, known, found)
+    sides = [dataclasses.replace(side, fit=args.fit) for side in sides]
+    if not args.folds:  # folds are cut from both sides together: `cut_folds` counts them
+        splits.check_sides_suffice(*sides)
+    splits.print_counts(args.data, *sides, args.folds, found)
+    return sides, known, found
 
 
 def begin_run(args, stages, folder, photos, found):

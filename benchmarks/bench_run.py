@@ -1,6 +1,7 @@
-"""A `Run` in a scratch folder, so that benchmarks set stages up as `train.py` does."""
+"""A `Run` in a scratch folder, so that benchmarks and tests set stages up as `train.py` does."""
 
 import pathlib
+from typing import Any
 
 from pairs.devices.cluster import ALONE
 from pairs.training.checkpoint import Checkpoint
@@ -10,31 +11,26 @@ from pairs.training.run import Run
 
 
 def bench_run(
-    folder: pathlib.Path,
-    stages: list[Stage],
-    image_size: int,
-    batch_size: int,
-    trunk: str = "xception",
-    workers: int = 2,
-    openvino: str | None = None,
+    folder: pathlib.Path, stages: list[Stage], image_size: int, batch_size: int, **changes: Any
 ) -> Run:
-    """A run of some stages on one device, that has not begun."""
-    return Run(
-        folder=folder,
-        start_file=folder / "start.keras",
-        stages=stages,
-        trunk=trunk,
-        image_size=image_size,
-        batch_size=batch_size,
-        seed=0,
-        cache="float32",
-        workers=workers,
-        balance=False,
-        jit=False,
-        openvino=openvino,
-        tensorboard=None,
-        devices=ALONE,
-        log=RunLog(folder, stages),
-        checkpoint=Checkpoint(),
-        pool=None,
-    )
+    """A run of some stages on one device, that has not begun; `changes` are fields of `Run`."""
+    fields: dict[str, Any] = {
+        "folder": folder,
+        "start_file": folder / "start.keras",
+        "stages": stages,
+        "trunk": "xception",
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "seed": 0,
+        "cache": "float32",
+        "workers": 2,
+        "balance": False,
+        "jit": False,
+        "openvino": None,
+        "tensorboard": None,
+        "devices": ALONE,
+        "log": RunLog(folder, stages),
+        "checkpoint": Checkpoint(),
+        "pool": None,
+    }
+    return Run(**fields | changes)

@@ -31,6 +31,7 @@ import numpy as np
 from experiments.predictions import predict_photos
 from pairs.command_line import Parser, positive_int, run
 from pairs.errors import UserError
+from pairs.evaluation.figures import new_figure
 from pairs.files import read_json, replacing, write_json
 from pairs.photos.find import find_class_photos
 from pairs.training.recipe import RECIPES
@@ -133,12 +134,7 @@ def train_alone(contender, args):
 
 def draw(found, num_photos, path):
     """Draws error against processor time, with standard errors."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    figure, axes = new_figure(8, 4.5)
     for contender, points in found.items():
         _, seconds, errors = zip(*points, strict=True)
         errors = np.array(errors)
@@ -149,7 +145,6 @@ def draw(found, num_photos, path):
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the lines, not on them
-    figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
 

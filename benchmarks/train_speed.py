@@ -21,6 +21,7 @@ import img2keras
 from benchmarks.bench_run import bench_run
 from pairs.command_line import run
 from pairs.demo import breeds
+from pairs.errors import UserError
 
 # Epochs over which the building of the store is spread.
 EPOCHS = 10
@@ -46,19 +47,13 @@ def measure(contenders, rounds):
 
 def take_photos(data, count):
     """The first photos of every class in turn: `count` of them, as `Photos`."""
+    from pairs.evaluation.suspects import one_of_each_first
     from pairs.photos.find import find_class_photos
-    from pairs.photos.read import Photos
 
     photos = find_class_photos(data)
-    order = sorted(range(len(photos)), key=lambda i: (photos.paths[i], photos.labels[i]))
-    by_class = [[i for i in order if photos.labels[i] == c] for c in range(len(photos.typeids))]
-    turns = [i for row in zip(*by_class, strict=False) for i in row]
-    if len(turns) < count:
-        raise SystemExit(
-            f"{data}: {len(turns)} photos in full turns of all classes, {count} needed"
-        )
-    chosen = sorted(turns[:count])
-    return Photos([photos.paths[i] for i in chosen], photos.labels[chosen], photos.typeids)
+    if len(photos) < count:
+        raise UserError(f"{data}: {len(photos)} photos, {count} are needed")
+    return photos.take(sorted(one_of_each_first(photos.labels.tolist())[:count]))
 
 
 def link_photos(photos, folder):
@@ -103,8 +98,8 @@ class Ours:
         from pairs.training.recipe import SEED
 
         plan = SEED[number - 1]
-        machine = (args.trunk, args.workers, openvino)
-        run = bench_run(scratch, [plan], args.image_size, args.batch_size, *machine)
+        machine = {"trunk": args.trunk, "workers": args.workers, "openvino": openvino}
+        run = bench_run(scratch, [plan], args.image_size, args.batch_size, **machine)
         start_file = scratch / "start.keras"
         save_model(model, start_file)
         pairs = PairBatches(photos, args.image_size, args.batch_size, 0, plan.augment)

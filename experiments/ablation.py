@@ -31,7 +31,7 @@ from experiments.predictions import predict_photos
 from experiments.variants import VARIANTS
 from pairs.command_line import Parser, positive_int, run
 from pairs.errors import UserError
-from pairs.files import read_json, replacing, write_json, write_text
+from pairs.files import read_json, write_arrays, write_json, write_text
 from pairs.network.trunks import TRUNKS
 from pairs.photos.find import find_class_photos
 from pairs.training.recipe import RECIPES
@@ -109,8 +109,7 @@ def train_run(row, seed, args):
         raise UserError(f"{row}, seed {seed}: {shlex.join(words)} failed:\n{done.stderr}")
     seconds = before + time.perf_counter() - start
     write_json(folder / "seconds.json", round(seconds, 1))
-    with replacing(folder / PREDICTIONS) as temporary, temporary.open("wb") as file:
-        np.savez(file, **predict_stages(folder, args.test))
+    write_arrays(folder / PREDICTIONS, predict_stages(folder, args.test))
     stages, *_ = table.read_run(folder)
     errors = ", ".join(f"{name} {wrong.mean():.4f}" for name, wrong in stages.items())
     print(f"error on the test photos after {errors}; {seconds / 60:.1f} minutes", flush=True)

@@ -61,7 +61,8 @@ def cut_folds(raw, out, num_folds, seed, workers):
     if not classes:
         raise UserError(f"--raw {raw}: no photos named typeid_hash.jpg")
     counts = [0] * num_folds
-    in_two = under_two_typeids(classes, groups)
+    typeids = {name: typeid for typeid, names in classes.items() for name in names}
+    in_two = under_two_typeids(typeids, groups)
     for typeid, names in classes.items():
         own = [name for name in names if groups[name] not in in_two]
         others_too = [name for name in names if groups[name] in in_two]

@@ -64,7 +64,8 @@ def cut(raw, out, offset, workers):
     inspected, _ = inspect_photos(raw, classes, workers)
     classes, _ = usable_classes(inspected)
     groups = group_photos(inspected)
-    in_two = under_two_typeids(classes, groups)
+    typeids = {name: typeid for typeid, names in classes.items() for name in names}
+    in_two = under_two_typeids(typeids, groups)
     for place, typeid in enumerate(sorted(classes, key=typeid_order)):
         own = [name for name in classes[typeid] if groups[name] not in in_two]
         sides = {"new": own}
@@ -124,28 +125,25 @@ def judge(weights, data):
 
 def judge_pairs(predictor, calibration, found, photos, name):
     """What every pair of some photos says about a model; `name` is part of the numbers' names."""
-    from pairs.evaluation import evaluate, metrics, same, search
+    from pairs.evaluation import metrics, same, search
     from pairs.network.similarity import unit_rows
 
     pairs = np.column_stack(np.triu_indices(len(photos), 1))
     is_same = photos.labels[pairs[:, 0]] == photos.labels[pairs[:, 1]]
     unit, plain = predictor.unit(found.features), unit_rows(found.features)
-    cosine, plain_cosine = (
-        (rows @ rows.T)[pairs[:, 0], pairs[:, 1]].astype(np.float64) for rows in (unit, plain)
-    )
+    cosine, agreement = (same.dot_products(rows, pairs) for rows in (unit, found.probabilities))
     identities, cameras = photos.labels.tolist(), [None] * len(photos)
     rankings = {}
     for key, rows in (("plain", plain), ("similarity", unit)):
         side = search.Side(rows, identities, cameras, photos.paths)
         rankings[key] = search.judge_ranking(side, side)
-    agreement = (found.probabilities @ found.probabilities.T)[pairs[:, 0], pairs[:, 1]]
     scores = {
-        "plain": plain_cosine,
+        "plain": same.dot_products(plain, pairs),
         "similarity": cosine,
         "answer": same.probability(calibration.same_known, cosine, agreement),
     }
     if predictor.is_paired:
-        scores["pair head"] = evaluate.ask_pair_head(predictor, found, pairs)
+        scores["pair head"] = predictor.same_probabilities(found.features, pairs)
     return {
         **{f"{key} recall@1, {name}": each.recalls[1].value for key, each in rankings.items()},
         **{f"{key}, {name}": metrics.roc_auc(value, is_same) for key, value in scores.items()},

@@ -119,17 +119,6 @@ def one_in_four(labels, rng):
     return partner
 
 
-def loss_weights(pairs):
-    """`recipe.LOSS_WEIGHTS` with another weight of the pair loss."""
-    return {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": pairs}
-
-
-def pair_weight(weight):
-    """Another weight of the pair loss."""
-    weights = {LOSS_WEIGHTS: loss_weights(weight)}
-    return Variant(f"pair loss weighted {weight} instead of 0.5", weights)
-
-
 SLIPS = {
     "scale-0-1": Variant(
         "photos scaled to [0, 1] instead of [-1, 1]",
@@ -144,25 +133,7 @@ SLIPS = {
         {"pair_generator.swap_partners": one_in_four},
     ),
 }
-LARGER = 1.6
 CANDIDATES = {
-    "cosine": Variant(
-        "cosine schedule with warm-up in stages 2 and 3",
-        stages={name: {"schedule": "cosine"} for name in ("blocks", "plain")},
-    ),
-    "cosine-3e-3": Variant(
-        "cosine schedule with warm-up, up to 3e-3, in stages 2 and 3",
-        stages={
-            name: {"schedule": "cosine", "learning_rate": 3e-3} for name in ("blocks", "plain")
-        },
-    ),
-    "larger-last": Variant(
-        f"images {LARGER} times as large in the last stage",
-        stages={"plain": {"image_scale": LARGER}},
-    ),
-    "larger": Variant(
-        f"images {LARGER} times as large in every stage", stages={"all": {"image_scale": LARGER}}
-    ),
     "not-larger": Variant(
         "images as large as --image-size in every stage: what is left of a recipe without",
         stages={"all": {"image_scale": 1.0}},
@@ -174,10 +145,6 @@ CANDIDATES = {
             name: {"schedule": "plateau", "learning_rate": 1e-4} for name in ("blocks", "plain")
         },
     ),
-    "mirror": Variant(
-        "photos mirrored or not, and stored, instead of affine transforms",
-        stages={name: {"augment": "mirror"} for name in ("heads", "blocks", "plain")},
-    ),
     "all-pairs-0": Variant(
         "all pairs of a batch, weighted 0: what is left of a recipe without",
         {ALL_PAIRS_WEIGHT: 0.0},
@@ -186,11 +153,9 @@ CANDIDATES = {
         "the seed's pairs and pair head instead of all pairs of a batch",
         one_permutation=True,
     ),
-    "pair-weight-0": pair_weight(0.0),
-    "pair-weight-2": pair_weight(2.0),
-    "rate-1e-3": Variant(
-        "learning rate 1e-3 instead of 1e-4 in stages 2 and 3",
-        stages={name: {"learning_rate": 1e-3} for name in ("blocks", "plain")},
+    "pair-weight-0": Variant(
+        "no pair loss",
+        {LOSS_WEIGHTS: {"ctg_out_1": 1.0, "ctg_out_2": 1.0, "bin_out": 0.0}},
     ),
 }
 VARIANTS = {

@@ -116,7 +116,7 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # One model after another is traced on purpose.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    # Nor Pillow's remarks about photos that it can read; the others are named.
+    # Pillow warns of damage in photos that it can read; those that it cannot are named.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main()

@@ -152,28 +152,12 @@ def with_devices(count):
 
 def make_run(folder, **changes):
     """A `Run` in a folder, of two threads on one device."""
-    from pairs.devices.cluster import ALONE
-    from pairs.training.checkpoint import Checkpoint
-    from pairs.training.log import RunLog
+    from benchmarks.bench_run import bench_run
     from pairs.training.recipe import SEED
-    from pairs.training.run import Run
 
-    stages = changes.pop("stages", list(SEED))
     folder.mkdir(parents=True, exist_ok=True)
-    defaults = {
-        **{"trunk": "xception", "image_size": SIZE, "batch_size": 6, "seed": 0, "workers": 2},
-        **{
-            "cache": "float32",
-            "balance": False,
-            "jit": False,
-            "openvino": None,
-            "tensorboard": None,
-            "devices": ALONE,
-        },
-    }
-    files = {"folder": folder, "start_file": folder / "start.keras", "stages": stages}
-    state = {"log": RunLog(folder, stages), "checkpoint": Checkpoint(), "pool": None}
-    return Run(**{**files, **defaults, **state, **changes})
+    plan = {"stages": list(SEED), "image_size": SIZE, "batch_size": 6}
+    return bench_run(folder, **{**plan, **changes})
 
 
 def write_legacy_weights(trunk, path):

@@ -41,7 +41,7 @@ def test_of_two_trainings_in_folds_each_is_asked_by_its_own_folds(monkeypatch):
     monkeypatch.setattr(unseen, "predict_held_out", predict_held_out)
     predictors = [types.SimpleNamespace(name=name, typeids=["2", "3"]) for name in "xy"]
     folds = [np.array([1, 1, 2, 2]), np.array([2, 1, 2, 1])]
-    judge.predict_unseen(predictors, PATHS, PATHS, folds)
+    unseen.predict_together(predictors, PATHS, digests=PATHS, folds=folds)
     assert asked == [("x", [1, 1, 2, 2]), ("y", [2, 1, 2, 1])]
 
 
@@ -203,12 +203,13 @@ def test_only_the_mean_of_folds_gets_no_temperature_above_1(folds, kept, monkeyp
             "find_digests": PATHS,
             "find_folds": folds,
             "count_trained_on": 0,
+            "predict_together": None,
         },
-        judge: {"predict_unseen": None, "evaluate": evaluation, "print_evaluation": None},
+        judge: {"evaluate": evaluation, "print_evaluation": None},
     }
     for module, functions in answers.items():
         for name, answer in functions.items():
-            monkeypatch.setattr(module, name, lambda *_, answer=answer: answer)
+            monkeypatch.setattr(module, name, lambda *_, answer=answer, **__: answer)
     stored = []
     monkeypatch.setattr(judge, "store_calibration", lambda _, fitted: stored.append(fitted))
     judge.judge([predictor], "folder", {}, None, 1)

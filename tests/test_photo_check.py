@@ -42,7 +42,9 @@ def test_a_photo_that_did_not_change_is_not_read_again(folder, monkeypatch):
     make_photo(folder / "b" / "b_2.jpg", COLOURS["pug"], seed=9)
     read = []
     inspect = check.inspect_photo
-    monkeypatch.setattr(check, "inspect_photo", lambda path: read.append(path) or inspect(path))
+    monkeypatch.setattr(
+        check, "inspect_photo", lambda path, *facts: read.append(path) or inspect(path, *facts)
+    )
     _, again = check_folder(folder, found)
     assert [os.path.basename(path) for path in read] == ["b_2.jpg"]
     assert again["b/b_2.jpg"].digest != found["b/b_2.jpg"].digest

@@ -18,6 +18,7 @@ from pairs.evaluation import evaluate, flags
 from pairs.evaluation.calibration import Calibration, models_digest
 from pairs.evaluation.flags import parse_args
 from pairs.evaluation.predictor import Predictor
+from pairs.evaluation.unseen import predict_together
 from pairs.network.similarity import write_similarity
 from pairs.photos.find import PHOTO_SUFFIXES, find_class_photos, find_photos
 from pairs.photos.read import read_photo
@@ -245,7 +246,7 @@ def test_models_are_averaged_by_typeid_and_not_by_column(trained, predictor, tes
     turned.typeids = turned.typeids[::-1]
     paths = find_photos(test_folder)
     alone = predictor.predict(paths).probabilities
-    together = predict.predict_photos([predictor, turned], paths).probabilities
+    together = predict_together([predictor, turned], paths).probabilities
     np.testing.assert_allclose(together, alone, atol=1e-6)
     turned.typeids = ["2", "10", "another"]
     with pytest.raises(UserError, match=r"know different classes.*'another'"):

@@ -80,7 +80,7 @@ def evaluate(predictor: Predictor, photos: Photos, predictions: Predictions) -> 
     answers = same.probability(calibration.same_known, pairs.cosine, pairs.agreement)
     numbers["pairs"] = judge_pairs(answers, pairs.same)
     if predictor.is_paired and "roc_auc" in numbers["pairs"]:
-        scores = ask_pair_head(predictor, predictions, pairs.photos)
+        scores = predictor.same_probabilities(predictions.features, pairs.photos, predictions.folds)
         numbers["pairs"]["pair_head_roc_auc"] = metrics.roc_auc(scores, pairs.same)
     numbers["pairs_of_new_classes"] = judge_pairs(*same.answer_for_left_out_classes(pairs))
     confusions = metrics.count_confusions(probabilities, labels)
@@ -99,23 +99,6 @@ def compare_pairs(predictor: Predictor, predictions: Predictions, labels: np.nda
     """Pairs of the photos, compared; of one fold, if each photo was judged by one fold's model."""
     unit = predictor.unit(predictions.features, predictions.folds)
     return same.compare(unit, predictions.probabilities, labels, predictions.folds)
-
-
-def ask_pair_head(predictor: Predictor, predictions: Predictions, pairs: np.ndarray) -> np.ndarray:
-    """How probably the pair head takes pairs for "same": float32 array, shape `(pairs,)`.
-
-    Args:
-        pairs: int array, shape `(pairs, 2)`: photos judged by the same model.
-    """
-    features = predictions.features
-    if predictions.folds is None:
-        return predictor.same_probabilities(features, pairs)
-    scores = np.zeros(len(pairs), np.float32)
-    folds = predictions.folds[pairs[:, 0]]
-    for fold in np.unique(folds):
-        own = folds == fold
-        scores[own] = predictor.judge_of(fold).same_probabilities(features, pairs[own])
-    return scores
 
 
 def judge_pairs(scores: np.ndarray, is_same: np.ndarray) -> dict[str, Any]:

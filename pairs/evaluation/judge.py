@@ -13,7 +13,6 @@ from pairs.errors import UserError
 from pairs.evaluation import unseen
 from pairs.evaluation.calibration import FEW_PHOTOS, Calibration, write_calibration
 from pairs.evaluation.evaluate import Evaluation, evaluate, print_evaluation, write_files
-from pairs.evaluation.predictions import Predictions, average
 from pairs.evaluation.predictor import Predictor
 from pairs.network.weights_folder import CALIBRATION
 
@@ -44,9 +43,8 @@ def judge(
     digests = unseen.find_digests(photos.paths, workers)
     folds = [unseen.find_folds(each, digests) for each in predictors]
     num_trained_on = [unseen.count_trained_on(each, digests) for each in predictors]
-    evaluation = evaluate(
-        predictor, photos, predict_unseen(predictors, photos.paths, digests, folds)
-    )
+    predictions = unseen.predict_together(predictors, photos.paths, digests=digests, folds=folds)
+    evaluation = evaluate(predictor, photos, predictions)
     why_not = why_not_fair(predictors, num_trained_on, len(photos))
     print_evaluation(evaluation, names)
     if why_not:
@@ -64,31 +62,6 @@ def judge(
         digest_of = dict(zip(photos.paths, digests, strict=True))
         write_pages(evaluation, predictor, names, pages, None if why_not else digest_of)
         print(f"the report: {pages / 'index.html'}")
-
-
-def predict_unseen(
-    predictors: Sequence[Predictor],
-    paths: Sequence[str],
-    digests: Sequence[str | None],
-    folds: Sequence[np.ndarray | None],
-) -> Predictions:
-    """What models that have not seen the photos say of them.
-
-    Args:
-        predictors: their mean is the answer.
-        paths: of the photos.
-        digests: of the photos, see `unseen.find_digests`.
-        folds: of each predictor, `unseen.find_folds`: where a fold holds a photo out,
-            that fold's model alone is asked.
-    """
-    found: list[Predictions] = []
-    for predictor, own in zip(predictors, folds, strict=True):
-        if own is not None:
-            found.append(unseen.predict_held_out(predictor, paths, digests, own))
-        else:
-            is_first = not found  # whose features count, and who reports what cannot be read
-            found.append(predictor.predict(paths, keep_features=is_first, quiet=not is_first))
-    return average(found, [predictor.typeids for predictor in predictors])
 
 
 def why_not_fair(

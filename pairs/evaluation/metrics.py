@@ -28,7 +28,8 @@ class Share:
 
     Attributes:
         value: in [0, 1].
-        standard_error: of a binomial share, `sqrt(p (1 - p) / n)`.
+        standard_error: the standard deviation over the square root of the count; of
+            a binomial share, `sqrt(p (1 - p) / n)`.
     """
 
     value: float
@@ -38,10 +39,9 @@ class Share:
         return f"{self.value:.4f} ± {self.standard_error:.4f}"
 
 
-def share(hits: np.ndarray) -> Share:
-    """The share of true values in a bool array."""
-    value = float(np.mean(hits))
-    return Share(value, math.sqrt(value * (1 - value) / len(hits)))
+def share(values: np.ndarray) -> Share:
+    """The mean of a bool array, or of shares, `(count,)`."""
+    return Share(float(np.mean(values)), float(np.std(values)) / math.sqrt(len(values)))
 
 
 def highest_share(num_photos: int) -> float:

@@ -307,16 +307,25 @@ class Predictor:
                 print(f"{error}\n", end="", file=sys.stderr)  # whole: other threads print, too
             return None
 
-    def same_probabilities(self, features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    def same_probabilities(
+        self, features: np.ndarray, pairs: np.ndarray, folds: np.ndarray | None = None
+    ) -> np.ndarray:
         """Probability that two photos show one class, by the mean of all models' pair heads.
 
         Args:
-            features: float array, shape `(photos, features * len(models))`.
-            pairs: int array, shape `(pairs, 2)`: which photos.
+            features: as in `unit`.
+            pairs: int array, shape `(pairs, 2)`: which photos; of one fold, if there are folds.
+            folds: of `Predictions`.
 
         Returns:
             float32 array, shape `(pairs,)`.
         """
+        if folds is not None:
+            scores, of_pair = np.empty(len(pairs), np.float32), folds[pairs[:, 0]]
+            for fold in np.unique(of_pair):
+                own = of_pair == fold
+                scores[own] = self.judge_of(fold).same_probabilities(features, pairs[own])
+            return scores
         same = np.zeros((len(self.models), len(pairs)), np.float32)
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             rows = slice(start, start + PAIRS_AT_ONCE)

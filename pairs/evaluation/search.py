@@ -7,7 +7,6 @@ person, one dog. Identities and cameras are read from file paths.
 """
 
 import dataclasses
-import math
 import os
 import pathlib
 import re
@@ -15,7 +14,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from pairs.evaluation.metrics import Share
+from pairs.evaluation.metrics import Share, share
 from pairs.photos.find import which_file
 
 # Similarities at once: 32 MB of float32. Large enough that the product, not what
@@ -198,8 +197,8 @@ def judge_ranking(gallery: Side, queries: Side) -> Ranking | None:
             precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
     if not hits:
         return None
-    recalls = dict(zip(RECALL_AT, map(mean_share, np.transpose(hits)), strict=True))
-    return Ranking(len(hits), recalls, mean_share(np.array(precisions)))
+    recalls = dict(zip(RECALL_AT, map(share, np.transpose(hits)), strict=True))
+    return Ranking(len(hits), recalls, share(np.array(precisions)))
 
 
 def number_names(
@@ -227,8 +226,3 @@ def ranks_of_right(similarities: np.ndarray, right: np.ndarray, kept: np.ndarray
     """The ranks of the right photos among all that are kept, from 1, ascending; equals by index."""
     order = np.argsort(-similarities[kept], kind="stable")
     return np.flatnonzero(right[kept][order]) + 1
-
-
-def mean_share(values: np.ndarray) -> Share:
-    """The mean of some values; of bools, its standard error is `metrics.share`'s."""
-    return Share(float(np.mean(values)), float(np.std(values)) / math.sqrt(len(values)))

@@ -56,8 +56,8 @@ class Suspect:
 def label_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How suspicious labels are: how much more probable another class is, in powers of ten.
 
-    Of the candidates in `experiments/rankings.py`
-    it finds most planted labels: docs/results.md.
+    It finds as many planted labels as the probability of the label alone, and no
+    temperature changes its order (`experiments/rankings.py`, docs/results.md).
 
     Args:
         probabilities: float array, shape `(photos, classes)`; rows sum to 1.

@@ -4,6 +4,7 @@ Photos are known by the digest of their bytes, not by their folder: that may
 have moved, or be named in another way.
 """
 
+import itertools
 import os
 import pathlib
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pairs.errors import UserError
-from pairs.evaluation.predictions import Predictions
+from pairs.evaluation.predictions import Predictions, average
 from pairs.evaluation.predictor import Predictor
 from pairs.files import digest_or_none
 from pairs.network.held_out import read_held_out
@@ -82,6 +83,33 @@ def find_folds(predictor: Predictor, digests: Sequence[str | None]) -> np.ndarra
         return None
     folds = folds_of(read_folds(predictor.weights), digests)
     return folds if folds.any() else None
+
+
+def predict_together(
+    predictors: Sequence[Predictor],
+    paths: Sequence[str],
+    keep_features: bool = True,
+    digests: Sequence[str | None] = (),
+    folds: Sequence[np.ndarray | None] = (),
+) -> Predictions:
+    """What some models say of photos: their mean.
+
+    Args:
+        predictors: of the models; the first one's features are kept.
+        paths: of the photos.
+        keep_features: see `Predictor.predict`.
+        digests: of the photos, see `find_digests`; only with `folds`.
+        folds: of each predictor, `find_folds`: where a fold holds a photo out, that
+            fold's model alone is asked. Empty: all models are asked about all photos.
+    """
+    found: list[Predictions] = []
+    for predictor, own in itertools.zip_longest(predictors, folds):
+        if own is not None:
+            found.append(predict_held_out(predictor, paths, digests, own))
+        else:
+            is_first = not found  # whose features count, and who reports what cannot be read
+            found.append(predictor.predict(paths, keep_features and is_first, quiet=not is_first))
+    return average(found, [predictor.typeids for predictor in predictors])
 
 
 def predict_held_out(

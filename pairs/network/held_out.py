@@ -35,7 +35,7 @@ class HeldOut:
 
 def write_held_out(folder: pathlib.Path, held_out: HeldOut) -> None:
     """Writes `held_out.npz` into the folder of a fold, whole or not at all."""
-    write_arrays(folder / HELD_OUT, dataclasses.asdict(held_out))
+    write_arrays(folder / HELD_OUT, vars(held_out))
 
 
 def read_held_out(folder: pathlib.Path) -> HeldOut:

@@ -1,7 +1,7 @@
 """The layers that Keras does not bring along.
 
 `SquaredDifference`, `CosineSimilarity` and `TypeidHead` are registered, so a model
-file names them and holds no code; `MatrixProduct` is part of the training graph only.
+file names them and holds no code; `MatrixProduct` is in no model file.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class MatrixProduct(keras.layers.Layer):
 
     The same numbers (up to rounding) from the same weights, but on a CPU
     TensorFlow's gradient of a 1x1 convolution takes up to seven times as long
-    as that of the product. Part of the training graph only, never saved.
+    as that of the product. In no model file: networks that begin at a cut have it.
 
     Args:
         convolution: the layer whose weights are used and trained.

@@ -164,7 +164,7 @@ class SimilarityFit:
 
 def write_similarity(folder: pathlib.Path, similarity: Similarity) -> None:
     """Writes `similarity.npz` beside a model, whole or not at all."""
-    write_arrays(folder / SIMILARITY, dataclasses.asdict(similarity))
+    write_arrays(folder / SIMILARITY, vars(similarity))
 
 
 def read_similarity(model_file: pathlib.Path) -> Similarity | None:

@@ -35,20 +35,20 @@ MOST_VANISHED = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a check found out about one photo.
+    """What is known of one photo.
 
     Attributes:
         size: bytes.
         mtime_ns, ctime_ns: of its last change; with the size, what changes
-            whenever the bytes do. None: not even these could be read.
+            whenever the bytes do. None: not known.
         digest: SHA-256 of its bytes; None: they could not be read.
         reason: why it is not usable; None: it is.
         perceptual_hash: what it shows, see `duplicates`; None: it could not be read.
     """
 
-    size: int | None
-    mtime_ns: int | None
-    ctime_ns: int | None
+    size: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
     digest: str | None = None
     reason: str | None = None
     perceptual_hash: str | None = None
@@ -59,18 +59,7 @@ class Facts:
         return self.size, self.mtime_ns, self.ctime_ns
 
 
-NOT_THERE = Facts(None, None, None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Inspection:
-    """What reading a photo from end to end found out, see `Facts`."""
-
-    digest: str | None = None
-    reason: str | None = None
-    perceptual_hash: str | None = None
-
-
+NOTHING = Facts()
 # What is known of the photos of one side: from their paths below it.
 Known = dict[str, Facts]
 
@@ -128,16 +117,17 @@ def check_photos(
             found[names[index]] = now
             unknown.append(index)
     progress = tqdm(
-        read_ahead(inspect_photo, [photos.paths[index] for index in unknown], workers),
+        read_ahead(
+            lambda index: inspect_photo(photos.paths[index], found[names[index]]), unknown, workers
+        ),
         desc=f"checking {folder}",
         total=len(unknown),
         unit=" photos",
         disable=None,  # no bar where nobody watches
         leave=False,
     )
-    for index, inspection in zip(unknown, progress, strict=True):
-        name = names[index]
-        found[name] = dataclasses.replace(found[name], **vars(inspection))
+    for index, facts in zip(unknown, progress, strict=True):
+        found[names[index]] = facts
     reasons = [found[name].reason for name in names]
     photos = dataclasses.replace(photos, digests=[found[name].digest for name in names])
     usable = photos.take([index for index, reason in enumerate(reasons) if not reason])
@@ -152,15 +142,16 @@ def check_photos(
     return usable, found
 
 
-def inspect_photo(path: str | pathlib.Path) -> Inspection:
-    """Reads a photo from end to end."""
+def inspect_photo(path: str | pathlib.Path, facts: Facts = NOTHING) -> Facts:
+    """Reads a photo from end to end; adds what that finds out to what is known of it."""
     try:
         shown = perceptual_hash(open_photo(path, DECODED_SIZE))
-        return Inspection(file_digest(path), perceptual_hash=shown)
+        return dataclasses.replace(facts, digest=file_digest(path), perceptual_hash=shown)
     except UserError as error:
-        return Inspection(reason=str(error).removeprefix(f"{printable(path)}: "))
+        reason = str(error).removeprefix(f"{printable(path)}: ")
     except OSError as error:
-        return Inspection(reason=str(error.strerror))
+        reason = str(error.strerror)
+    return dataclasses.replace(facts, reason=reason)
 
 
 def all_file_times(paths: list[str], workers: int) -> Iterable[Facts]:
@@ -175,11 +166,11 @@ def all_file_times(paths: list[str], workers: int) -> Iterable[Facts]:
 
 
 def file_times(path: str | pathlib.Path) -> Facts:
-    """The size and times of a file, `NOT_THERE` if there is none; nothing else is known yet."""
+    """The size and times of a file, `NOTHING` if there is none; nothing else is known yet."""
     try:
         status = os.stat(path)
     except OSError:  # a broken link; `inspect_photo` says so
-        return NOT_THERE
+        return NOTHING
     return Facts(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 

@@ -137,9 +137,7 @@ def correct(
         if typeid != before:
             corrected.relabelled.append((name, before, typeid))
         corrected.places[name] = pathlib.Path(side, typeid, place.name)
-    now: dict[str, list[str]] = {}
-    for name, place in corrected.places.items():
-        now.setdefault(place.parts[1], []).append(name)
+    now = {name: place.parts[1] for name, place in corrected.places.items()}
     in_two = under_two_typeids(now, groups)
     for name, place in corrected.places.items():
         if groups[name] in in_two:

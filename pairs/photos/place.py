@@ -11,7 +11,7 @@ import os
 import pathlib
 import tempfile
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from pairs.command_line import print_first
@@ -30,13 +30,15 @@ def read_sorting(out: pathlib.Path) -> dict[str, Any]:
     """The flags that a folder was sorted with, paths absolute; empty where that is not known."""
     try:
         flags = read_json(out / SORTING)
-        if flags:
-            paths = [flags["raw"], *flags["corrections"]]
-            raw, *corrections = (os.path.abspath(out / path) for path in paths)
-            flags |= {"raw": raw, "corrections": corrections}
+        return with_paths(flags, lambda path: os.path.abspath(out / path)) if flags else {}
     except (UserError, KeyError, TypeError):  # damaged: it is a help, no more
         return {}
-    return flags or {}
+
+
+def with_paths(flags: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The flags of a sorting, each of their paths changed."""
+    corrections = [change(path) for path in flags["corrections"]]
+    return {**flags, "raw": change(flags["raw"]), "corrections": corrections}
 
 
 def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
@@ -47,9 +49,7 @@ def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
         flags: `raw`, `valid_fraction`, `seed`, `link`, `corrections`.
     """
     before = read_sorting(out)
-    paths = [flags["raw"], *flags["corrections"]]
-    raw, *corrections = map(os.path.abspath, paths)
-    flags = {**flags, "raw": raw, "corrections": corrections}
+    flags = with_paths(flags, os.path.abspath)
     for name in ("valid_fraction", "seed"):
         if before.get(name, flags[name]) != flags[name]:
             print(
@@ -57,14 +57,13 @@ def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
                 f"before: photos have changed sides"
             )
     for file in before.get("corrections", []):
-        if file not in corrections:
+        if file not in flags["corrections"]:
             print(
                 f"note: this folder was sorted with --corrections {printable(file)} before; "
                 f"without it, its labels are as they were"
             )
     if before != flags:
-        raw, *corrections = (as_kept(path, out) for path in (raw, *corrections))
-        write_json(out / SORTING, {**flags, "raw": raw, "corrections": corrections})
+        write_json(out / SORTING, with_paths(flags, lambda path: as_kept(path, out)))
 
 
 def as_kept(path: str, out: pathlib.Path) -> str:
@@ -73,13 +72,13 @@ def as_kept(path: str, out: pathlib.Path) -> str:
     return os.path.relpath(path, out) if pathlib.Path(path).is_relative_to(home) else path
 
 
-def check_case(classes: Iterable[str], places: Iterable[pathlib.Path], out: pathlib.Path) -> None:
+def check_case(places: Collection[pathlib.Path], out: pathlib.Path) -> None:
     """Refuses typeids and photos that would share a place on the disk of `out`.
 
     Raises:
         UserError: names two of them.
     """
-    typeids = [pathlib.Path(typeid) for typeid in classes]
+    typeids = dict.fromkeys(pathlib.Path(place.parts[1]) for place in places)
     for what, paths in (("typeids", typeids), ("photos", places)):
         by_place: dict[str, pathlib.Path] = {}
         for path in paths:

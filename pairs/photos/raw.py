@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 from pairs.errors import UserError
-from pairs.photos.check import Inspection, inspect_photo
+from pairs.photos.check import Facts, inspect_photo
 from pairs.photos.find import PHOTO_SUFFIXES, is_hidden, why_not_a_typeid
 from pairs.photos.read import read_ahead
 
@@ -159,7 +159,7 @@ def why_no_typeid(name: str) -> str | None:
 
 def inspect_photos(
     raw: pathlib.Path, classes: dict[str, list[str]], workers: int
-) -> tuple[dict[str, Inspection], list[Skipped]]:
+) -> tuple[dict[str, Facts], list[Skipped]]:
     """Reads every photo from end to end.
 
     Args:
@@ -169,24 +169,24 @@ def inspect_photos(
 
     Returns:
         `(inspected, skipped)`: dict from the name of each readable photo, in the
-        order of the classes, to `check.Inspection`, and a list of `(name, reason)`.
+        order of the classes, to `check.Facts`, and a list of `(name, reason)`.
     """
     names = [name for members in classes.values() for name in members]
-    inspections = read_ahead(lambda name: inspect_photo(raw / name), names, workers)
+    read = read_ahead(lambda name: inspect_photo(raw / name), names, workers)
     # No bar where nobody watches.
-    shown = tqdm(inspections, desc="reading", total=len(names), unit=" photos", disable=None)
-    inspected: dict[str, Inspection] = {}
+    progress = tqdm(read, desc="reading", total=len(names), unit=" photos", disable=None)
+    inspected: dict[str, Facts] = {}
     skipped: list[Skipped] = []
-    for name, inspection in zip(names, shown, strict=True):
-        if inspection.reason:
-            skipped.append((name, inspection.reason))
+    for name, facts in zip(names, progress, strict=True):
+        if facts.reason:
+            skipped.append((name, facts.reason))
         else:
-            inspected[name] = inspection
+            inspected[name] = facts
     return inspected, skipped
 
 
 def usable_classes(
-    inspected: dict[str, Inspection],
+    inspected: dict[str, Facts],
 ) -> tuple[dict[str, list[str]], list[Skipped]]:
     """The classes that can be trained and validated: those with two different photos.
 

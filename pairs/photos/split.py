@@ -9,13 +9,13 @@ import hashlib
 import os
 import pathlib
 
-from pairs.photos.check import Inspection
+from pairs.photos.check import Facts
 from pairs.photos.duplicates import find_groups
 from pairs.photos.find import TRAIN, VALID
 from pairs.photos.raw import contest_name
 
 
-def group_photos(inspected: dict[str, Inspection]) -> dict[str, str]:
+def group_photos(inspected: dict[str, Facts]) -> dict[str, str]:
     """Finds copies and near-duplicates among photos.
 
     Args:
@@ -34,11 +34,11 @@ def group_photos(inspected: dict[str, Inspection]) -> dict[str, str]:
     return groups
 
 
-def find_alike(classes: dict[str, list[str]], keys: dict[str, str]) -> list[list[tuple[str, str]]]:
+def find_alike(typeids: dict[str, str], keys: dict[str, str]) -> list[list[tuple[str, str]]]:
     """Lists photos that share a key.
 
     Args:
-        classes: the file names of each typeid.
+        typeids: of each file name.
         keys: by file name: digests, for those that are the same byte by byte, or
             the groups of `group_photos`.
 
@@ -46,9 +46,8 @@ def find_alike(classes: dict[str, list[str]], keys: dict[str, str]) -> list[list
         groups of `(typeid, file name)`, each with at least two.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
-    for typeid, names in classes.items():
-        for name in names:
-            groups.setdefault(keys[name], []).append((typeid, name))
+    for name, typeid in typeids.items():
+        groups.setdefault(keys[name], []).append((typeid, name))
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -93,16 +92,16 @@ def split_class(
     return valid or set(fewest)
 
 
-def under_two_typeids(classes: dict[str, list[str]], groups: dict[str, str]) -> set[str]:
-    """The groups (of `group_photos`) with photos of several classes: no fair question to judge by.
+def under_two_typeids(typeids: dict[str, str], groups: dict[str, str]) -> set[str]:
+    """The groups (of `group_photos`) with photos of several classes: ambiguous, never to judge by.
 
     Args:
-        classes: the file names of each typeid.
+        typeids: of each file name.
         groups: of `group_photos`.
     """
     return {
         groups[group[0][1]]
-        for group in find_alike(classes, groups)
+        for group in find_alike(typeids, groups)
         if len({typeid for typeid, _ in group}) > 1
     }
 

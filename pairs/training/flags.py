@@ -15,7 +15,7 @@ from pairs.training.recipe import RECIPES, Recipe
 
 # One image of this size takes 12 GB in the blocks stage; a larger number is a slip.
 MAX_IMAGE_SIZE = 2048
-# NumPy's generators take 32 bits; a stage's seed is 10 times this, and its number.
+# Keras' `set_random_seed` takes 32 bits; a stage's seed is 10 times this, and its number.
 MAX_SEED = 2**32 // 10 - 1
 
 

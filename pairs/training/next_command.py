@@ -4,7 +4,7 @@ import pathlib
 import shlex
 
 from pairs.network.weights_folder import SETTINGS
-from pairs.photos.check import NOT_THERE, Facts, file_times
+from pairs.photos.check import NOTHING, Facts, file_times
 from pairs.photos.find import VALID
 
 
@@ -36,8 +36,8 @@ def how_to_resume(weights: str, restart: bool, before: Facts) -> str:
         before: `settings_times` when the command began.
     """
     now = settings_times(weights)
-    has_begun = now not in (before, NOT_THERE)
-    if not has_begun and (restart or now == NOT_THERE):
+    has_begun = now not in (before, NOTHING)
+    if not has_begun and (restart or now == NOTHING):
         return "the training has not begun; run the same command again to begin it"
     without = ", without --restart," if restart else ""
     return f"run the same command again{without} to resume after the last finished epoch"
