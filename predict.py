@@ -38,6 +38,7 @@ from pairs.network.weights_folder import CHECKPOINT, model_files
 from pairs.photos.find import TURNS_TEXT, find_photos
 from pairs.photos.read import printable
 from pairs.photos.skipped import print_skipped
+from pairs.tables import read_text
 
 # What a reader of the submission may take for the end of a line or of an id.
 BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -125,11 +126,8 @@ def read_names(file):
     if file is None:
         return {}
     names = {}
-    try:
-        lines = pathlib.Path(file).read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--names {file}: not UTF-8 text ({error})") from error
-    for number, line in enumerate(lines, start=1):
+    text = read_text(file, f"--names {printable(file)}")
+    for number, line in enumerate(text.split("\n"), start=1):
         typeid, _, name = (part.strip() for part in line.partition("\t"))
         name = CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode(), name)
         if not line.strip():

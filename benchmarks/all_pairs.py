@@ -1,7 +1,7 @@
 """What does a training step cost that compares all pairs of its batch?
 
 Steps of the blocks stage on stored activations, the cheapest ones that there are:
-with the seed's pairs, one for each image, and with every pair of the batch. The
+with the 2017 pairs, one for each image, and with every pair of the batch. The
 contenders take turns, in one process; medians. Processor time is that of all cores.
 
 Run it:  python -m benchmarks.all_pairs --image-size 222 --batch-size 32
@@ -10,7 +10,6 @@ Run it:  python -m benchmarks.all_pairs --image-size 222 --batch-size 32
 import argparse
 import json
 import statistics
-import tempfile
 import time
 
 from pairs.command_line import positive_int, run
@@ -28,8 +27,7 @@ def make_step(image_size, batch_size, all_pairs):
     from pairs.network.trunks import TRUNKS, build_trunk
     from pairs.training.optimizer import compile_model
 
-    with tempfile.TemporaryDirectory() as folder:
-        trunk = build_trunk("xception", image_size, "none", folder)
+    trunk = build_trunk("xception", image_size, "none")
     model = build_model(trunk, TYPEIDS, all_pairs=all_pairs)
     cut = TRUNKS["xception"].cut(trunk)
     unfreeze(model, cut)

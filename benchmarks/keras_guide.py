@@ -40,7 +40,7 @@ def train(args):
     """
     keras.utils.set_random_seed(args.seed)
     typeids = find_class_photos(f"{args.data}/train").typeids
-    trunk = build_trunk("xception", args.image_size, args.pretrained, "no folder")
+    trunk = build_trunk("xception", args.image_size, args.pretrained)
     model = build(trunk, args.image_size, len(typeids))
     test = read(args.test, typeids, args.image_size)
     spent, points = 0.0, []

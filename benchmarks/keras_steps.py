@@ -36,7 +36,7 @@ def prepare_ours(plan, batch_size, image_size, num_steps, precision, trunk_name=
     typeids = [str(number) for number in range(NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as scratch:
         run = bench_run(pathlib.Path(scratch), [plan], image_size, batch_size, trunk_name)
-        trunk = build_trunk(trunk_name, image_size, "none", "no folder")
+        trunk = build_trunk(trunk_name, image_size, "none")
         start_file = run.folder / "start.keras"
         save_model(build_model(trunk, typeids), start_file)
         parts = stage.load_parts(run, plan, start_file)

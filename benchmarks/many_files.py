@@ -109,9 +109,8 @@ def main():
         scratch = pathlib.Path(scratch)
         make_files(scratch / "raw", args.files, args.classes)
         for what in ("sorted", "sorted again"):
-            seconds, peak, line = time_script(
-                *("img2keras.py", "--raw", scratch / "raw", "--out", scratch / "out")
-            )
+            words = ("--raw", scratch / "raw", "--out", scratch / "out")
+            seconds, peak, line = time_script("img2keras.py", *words)
             print(f"{what}: {seconds:.1f} s, at most {peak / 1e6:.0f} MB of memory; {line}")
         for what in ("checked", "checked again"):
             seconds, count = time_start(scratch / "out", scratch)

@@ -108,7 +108,7 @@ def main():
     from benchmarks.keras_steps import peak_memory
     from pairs.network.trunks import build_trunk
 
-    trunk = build_trunk(args.trunk, args.image_size, "none", "no folder")
+    trunk = build_trunk(args.trunk, args.image_size, "none")
     on_gpu = peak_memory() is not None
     print(f"{args.trunk} at {args.image_size} pixels, GB (measured on the GPU in brackets)")
     print(f"{'batch':>6}" + "".join(f"{name:>16}" for name in STAGES))

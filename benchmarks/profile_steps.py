@@ -14,7 +14,7 @@ import time
 from benchmarks.timm_speed import PRECISIONS
 from pairs.command_line import Parser, positive_int, run
 from pairs.errors import UserError
-from pairs.training.recipe import SEED
+from pairs.training.recipe import STAGES_2017
 
 STEPS = 50
 PRODUCTS = "matrix products and convolutions"
@@ -83,7 +83,7 @@ def print_kernels(found, most):
 def parse_args(argv=None):
     parser = Parser(description="Add up what the kernels of a training step take on a GPU.")
     add = parser.add_argument
-    stages = [stage.name for stage in SEED]
+    stages = [stage.name for stage in STAGES_2017]
     add("--image-size", type=positive_int, default=299, help="pixels (default: %(default)s)")
     add("--batch-size", type=positive_int, default=128, help="pairs (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="float32", help="default: %(default)s")
@@ -102,7 +102,7 @@ def main():
 
     from benchmarks.keras_steps import prepare_ours
 
-    for plan in SEED:
+    for plan in STAGES_2017:
         if plan.name not in args.stages:
             continue
         train = prepare_ours(plan, args.batch_size, args.image_size, STEPS, args.precision)

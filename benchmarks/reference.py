@@ -57,7 +57,7 @@ def compile_stage(model, trunk, trunk_name, stage):
     )
 
 
-def flow(folder, image_size, batch_size, augment, shuffle=True, seed=0):
+def flow(folder, image_size, batch_size, augment):
     """The stock generator over class folders, scaled to [-1, 1]."""
     settings = {}
     if augment:
@@ -73,8 +73,7 @@ def flow(folder, image_size, batch_size, augment, shuffle=True, seed=0):
         target_size=(image_size, image_size),
         batch_size=batch_size,
         interpolation="bilinear",
-        shuffle=shuffle,
-        seed=seed,
+        seed=0,
     )
 
 

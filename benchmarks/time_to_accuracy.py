@@ -85,7 +85,7 @@ def train_ours(contender, args):
         flags += ["--pretrained", args.pretrained, "--image-size", args.image_size]
         flags += ["--batch-size", BATCH_SIZE, "--workers", 2, "--seed", args.seed]
         if contender == "seed":
-            flags += ["--epochs", *args.seed_epochs]
+            flags += ["--epochs", *args.epochs_2017]
         train.train(train.parse_args(list(map(str, flags))))
         test = find_class_photos(args.test, typeids)
         classes = [classes_of(best, test) for _, _, best in done[:-1]]
@@ -167,7 +167,7 @@ def parse_args(argv=None):
     )
     add("--image-size", type=positive_int, default=IMAGE_SIZE, help="default: %(default)s")
     add("--seed", type=int, default=0, help="default: 0")
-    add("--seed-epochs", type=int, nargs=3, default=[12, 8, 5], help="default: 12 8 5")
+    add("--epochs-2017", type=int, nargs=3, default=[12, 8, 5], help="default: 12 8 5")
     add("--keras-epochs", type=int, nargs=2, default=[15, 9], help="default: 15 9")
     add("--timm-epochs", type=positive_int, default=12, help="default: %(default)s")
     return parser.parse_args(argv)

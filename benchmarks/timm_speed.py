@@ -30,7 +30,7 @@ import numpy as np
 
 from pairs.command_line import Parser, positive_int, run
 from pairs.files import write_text
-from pairs.training.recipe import SEED
+from pairs.training.recipe import STAGES_2017
 
 # Where each contender's steps are: module and function.
 CONTENDERS = {
@@ -190,7 +190,7 @@ def parse_args(argv=None):
     add("--image-size", type=positive_int, default=299, help="pixels (default: %(default)s)")
     add("--batch-sizes", type=positive_int, nargs="+", default=[32], help="pairs (default: 32)")
     add("--precision", choices=PRECISIONS, nargs="+", default=["float32"], help="default: float32")
-    stages = [stage.name for stage in SEED]
+    stages = [stage.name for stage in STAGES_2017]
     add("--stages", choices=stages, nargs="+", default=stages, help="default: all")
     others = [contender for contender in CONTENDERS if contender != "ours"]
     add("--beside", choices=others, nargs="+", default=others, help="contenders (default: all)")
@@ -213,7 +213,7 @@ def main():
         contenders.remove("timm")
         print("timm is not installed and skipped (pip install timm)")
     runs_on = device.describe(device.take_inventory())
-    trunk = build_trunk("xception", args.image_size, "none", "no folder")
+    trunk = build_trunk("xception", args.image_size, "none")
     operations = operations_of_a_pair(trunk, TRUNKS["xception"].cut(trunk))
     print(
         f"{runs_on}; {args.image_size} pixels; pairs a second (processor time "
@@ -222,7 +222,7 @@ def main():
     print(f"| stage | batch | precision | {' | '.join(contenders)} | ours times as fast |")
     print("|---" * (len(contenders) + 4) + "|")
     rows = []
-    plans = [plan for plan in SEED if plan.name in args.stages]
+    plans = [plan for plan in STAGES_2017 if plan.name in args.stages]
     for precision, batch_size, plan in itertools.product(args.precision, args.batch_sizes, plans):
         setting = (plan, batch_size, args.image_size, args.steps, precision)
         found = race(contenders, args.rounds, *setting)

@@ -101,7 +101,7 @@ def train(args):
     torch.manual_seed(args.seed)
     typeids = find_class_photos(f"{args.data}/train").typeids
     model = timm.create_model("legacy_xception", pretrained=False, num_classes=len(typeids))
-    trunk = build_trunk("xception", args.image_size, args.pretrained, "no folder")
+    trunk = build_trunk("xception", args.image_size, args.pretrained)
     carry_weights(trunk, model)
     apart = difference(trunk, model, args.image_size)
     print(f"timm: features differ from Keras' by {apart:.1e} of the largest", flush=True)

@@ -95,9 +95,9 @@ class Ours:
         from pair_generator import PairBatches
         from pairs.network.files import save_model
         from pairs.training import activation_store, stage
-        from pairs.training.recipe import SEED
+        from pairs.training.recipe import STAGES_2017
 
-        plan = SEED[number - 1]
+        plan = STAGES_2017[number - 1]
         machine = {"trunk": args.trunk, "workers": args.workers, "openvino": openvino}
         run = bench_run(scratch, [plan], args.image_size, args.batch_size, **machine)
         start_file = scratch / "start.keras"
@@ -125,7 +125,7 @@ def time_stages(photos, folder, args, scratch):
     from pairs.network.trunks import build_trunk
 
     plain, plain_trunk = reference.build(args.trunk, args.image_size, len(photos.typeids))
-    trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
+    trunk = build_trunk(args.trunk, args.image_size, "none")
     model = build_model(trunk, photos.typeids)
     seconds = {}
     for number in (1, 2, 3):
@@ -170,7 +170,7 @@ def time_prediction(photos, args, scratch):
     from pairs.evaluation.predictor import Predictor
     from pairs.network.trunks import build_trunk
 
-    trunk = build_trunk(args.trunk, args.image_size, "none", scratch)
+    trunk = build_trunk(args.trunk, args.image_size, "none")
     build_model(trunk, photos.typeids).save(scratch / "model.keras")
     predictor = Predictor(scratch, args.batch_size, args.workers)
     contenders = {

@@ -26,9 +26,9 @@ def train_reference(args, num_classes):
     keras.utils.set_random_seed(args.seed)
     model, trunk = reference.build(args.trunk, args.image_size, num_classes, args.pretrained)
 
-    def flow(side, augment=False, shuffle=True):
+    def flow(side, augment=False):
         folder = pathlib.Path(args.data, side)
-        return reference.flow(folder, args.image_size, args.batch_size, augment, shuffle)
+        return reference.flow(folder, args.image_size, args.batch_size, augment)
 
     for stage, epochs in enumerate(args.epochs, start=1):
         reference.compile_stage(model, trunk, args.trunk, stage)

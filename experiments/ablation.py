@@ -1,6 +1,6 @@
 """The table: systems trained with several seeds and judged on test photos.
 
-A row is `TRUNK-LOSS`, the seed's recipe; `TRUNK-LOSS+tuned`, another recipe; or
+A row is `TRUNK-LOSS`, the 2017 recipe; `TRUNK-LOSS+tuned`, another recipe; or
 either with `+VARIANT`, one thing changed (`variants.py`). Stopped, the same
 command resumes. Flags of train.py go behind `--`.
 
@@ -232,7 +232,7 @@ def parse_args(argv=None):
         metavar="TRUNK=FILE",
         help="weights a trunk starts from (default: as train.py, from weights/ or downloaded)",
     )
-    add("--epochs", nargs="+", help="of the seed's recipe, as train.py's (default: the recipe's)")
+    add("--epochs", nargs="+", help="of the 2017 recipe, as train.py's (default: the recipe's)")
     add("--quick", action="store_true", help=f"few photos, few epochs, {QUICK}")
     add("train_flags", nargs="*", metavar="-- FLAGS", help="of train.py, for every row")
     args = parser.parse_args(argv)

@@ -177,7 +177,7 @@ def parse_args(argv=None):
     add("--leave-out", nargs="+", type=int, choices=range(LEFT_OUT), default=[1], metavar="N")
     add("--seeds", type=positive_int, default=1, help="0, 1, ... (default: %(default)s)")
     add("--pretrained", nargs="+", default=[], metavar="TRUNK=FILE", help="as ablation.py's")
-    add("--epochs", nargs="+", help="of the seed's recipe, as train.py's")
+    add("--epochs", nargs="+", help="of the 2017 recipe, as train.py's")
     add_workers_flag(parser)
     add("train_flags", nargs="*", metavar="-- FLAGS", help="of train.py, for every system")
     args = parser.parse_args(argv)

@@ -21,7 +21,7 @@ from pairs.files import read_json
 
 # Errors on the contest's test photos that the 2017 author reports; "paired" with
 # and without the last pass.
-SEED_ERRORS = {
+ERRORS_2017 = {
     "inceptionv3-softmax": {"plain": 0.2502},
     "xception-softmax": {"plain": 0.2235},
     "xception-paired": {"blocks": 0.211, "plain": 0.2045},
@@ -189,7 +189,7 @@ def collect(trainings, rows, against, failed):
             "errors": {name: np.nanmean(values[name], axis=1).tolist() for name in values},
             "stages": {name: mean_and_error(values[name]) for name in stages},
             "predictions": {name: compare(values[name], values[last]) for name in options},
-            "seed's errors": SEED_ERRORS.get(row, {}),
+            "errors of 2017": ERRORS_2017.get(row, {}),
         }
         if len(stages) > 1:
             result["last stage"] = compare(values[last], values[list(stages)[-2]])
@@ -228,7 +228,7 @@ def markdown(results):
             other["row"] if other else "",
             difference(other),
             f"{np.mean(row['seconds']) / 60:.1f}",
-            ", ".join(map(str, row["seed's errors"].values())),
+            ", ".join(map(str, row["errors of 2017"].values())),
         ]
         lines.append(f"| {row['row']} | " + " | ".join(cells) + " |")
     options = list(dict.fromkeys(name for row in done for name in row["predictions"]))

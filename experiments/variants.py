@@ -39,7 +39,7 @@ class Variant:
         replaced: dict from "module.NAME" to the constant or function instead.
         stages: dict from a stage's name, or "all", to the fields of
             `recipe.Stage` that change.
-        one_permutation: the seed's pairs and pair head, also of recipes with all pairs.
+        one_permutation: the 2017 pairs and pair head, also of recipes with all pairs.
     """
 
     what: str
@@ -139,7 +139,7 @@ CANDIDATES = {
         stages={"all": {"image_scale": 1.0}},
     ),
     "plateau": Variant(
-        "learning rate 1e-4 with plateaus in stages 2 and 3, the seed's: what is left of a recipe "
+        "learning rate 1e-4 with plateaus in stages 2 and 3, as in 2017: what is left of a recipe "
         "without its own",
         stages={
             name: {"schedule": "plateau", "learning_rate": 1e-4} for name in ("blocks", "plain")
@@ -150,7 +150,7 @@ CANDIDATES = {
         {ALL_PAIRS_WEIGHT: 0.0},
     ),
     "one-permutation": Variant(
-        "the seed's pairs and pair head instead of all pairs of a batch",
+        "the 2017 pairs and pair head instead of all pairs of a batch",
         one_permutation=True,
     ),
     "pair-weight-0": Variant(

@@ -22,7 +22,7 @@ import numpy as np
 
 from pairs.errors import UserError
 
-MEND = "make room, or choose another folder, and run the same command again"
+ADVICE = "make room, or choose another folder, and run the same command again"
 # As `np.save` writes it.
 ARRAY_HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[^']+)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]+)\)"
@@ -43,13 +43,13 @@ def check_can_be_made(flag: str, folder: str | pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Path]:
+def replacing(path: str | pathlib.Path, advice: str = ADVICE) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; renames it there on success.
 
     Args:
         path: where the file belongs; its folder exists. A link stays a link: the
             file that it leads to is replaced.
-        mend: what to do where it cannot be written.
+        advice: what to do where it cannot be written.
 
     Raises:
         UserError: `path` is a folder, a device or another special file; the disk
@@ -76,7 +76,7 @@ def replacing(path: str | pathlib.Path, mend: str = MEND) -> Iterator[pathlib.Pa
             reason = error.strerror or error  # without "[Errno 13]"
             raise UserError(
                 f"{path}: could not be written ({reason}). What stood there before is unchanged: "
-                f"{mend}"
+                f"{advice}"
             ) from error
         raise
     with contextlib.suppress(OSError):  # some shared folders cannot be flushed
@@ -153,12 +153,12 @@ def unguard_cell(cell: str) -> str:
     return re.sub(GUARDED, r"\1", cell)
 
 
-def read_json(path: pathlib.Path, mend: str = "delete it") -> Any:
+def read_json(path: pathlib.Path, advice: str = "delete it") -> Any:
     """The content of a JSON file, or {} if there is none.
 
     Args:
         path: of the file.
-        mend: what to do if it is not JSON.
+        advice: what to do if it is not JSON.
 
     Raises:
         UserError: it is not JSON.
@@ -168,7 +168,7 @@ def read_json(path: pathlib.Path, mend: str = "delete it") -> Any:
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error}); {mend}") from error
+        raise UserError(f"{path}: damaged ({error}); {advice}") from error
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -22,7 +22,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """Raises a UserError if it is for lack of memory that a model could not be loaded."""
+    """Raises a UserError if a model could not be loaded for lack of memory."""
     if is_out_of_memory(error):
         raise UserError(
             "out of memory while a model was loaded: end other programs (on a GPU those that "

@@ -9,6 +9,7 @@ from pairs.errors import UserError
 # Which of them a spreadsheet writes depends on the language of its user.
 DELIMITERS = ",;\t"
 DAMAGED = "no table of text; save it as CSV in UTF-8, or download it again"
+NOT_TEXT = "not UTF-8 text; save it as text in UTF-8, a table as CSV"
 
 
 def read_text(path: str | pathlib.Path, place: str) -> str:
@@ -27,9 +28,9 @@ def read_text(path: str | pathlib.Path, place: str) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{place}: {DAMAGED}") from error
+        raise UserError(f"{place}: {NOT_TEXT}") from error
     if "\0" in text:
-        raise UserError(f"{place}: {DAMAGED}")
+        raise UserError(f"{place}: {NOT_TEXT}")
     return text
 
 

@@ -153,10 +153,10 @@ def with_devices(count):
 def make_run(folder, **changes):
     """A `Run` in a folder, of two threads on one device."""
     from benchmarks.bench_run import bench_run
-    from pairs.training.recipe import SEED
+    from pairs.training.recipe import STAGES_2017
 
     folder.mkdir(parents=True, exist_ok=True)
-    plan = {"stages": list(SEED), "image_size": SIZE, "batch_size": 6}
+    plan = {"stages": list(STAGES_2017), "image_size": SIZE, "batch_size": 6}
     return bench_run(folder, **{**plan, **changes})
 
 
@@ -229,7 +229,7 @@ def make_trunk():
     from pairs.network.trunks import build_trunk, estimate_statistics
 
     keras.utils.set_random_seed(0)
-    trunk = build_trunk("xception", SIZE, "none", "no folder")
+    trunk = build_trunk("xception", SIZE, "none")
     rng = np.random.default_rng(0)
     noise = [rng.uniform(-1, 1, size=(8, SIZE, SIZE, 3)).astype(np.float32) for _ in range(2)]
     estimate_statistics(trunk, noise)

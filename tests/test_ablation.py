@@ -181,8 +181,8 @@ def test_every_variant_replaces_what_is_there():
     from experiments import variants
     from pairs.training import recipe
 
-    fields = {field for field in recipe.SEED[0].__dataclass_fields__}
-    names = {stage.name for stage in recipe.SEED}
+    fields = {field for field in recipe.STAGES_2017[0].__dataclass_fields__}
+    names = {stage.name for stage in recipe.STAGES_2017}
     for variant in variants.VARIANTS.values():
         for place in variant.replaced:
             variants.find(place)

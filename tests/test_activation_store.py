@@ -23,7 +23,9 @@ from pairs.training import activation_store, memory, room, stage, store_folder
 from pairs.training.batches import KerasBatches
 from pairs.training.checkpoint import Checkpoint
 from pairs.training.log import RunLog
-from pairs.training.recipe import SEED
+from pairs.training.recipe import STAGES_2017
+
+HEADS = STAGES_2017[0]
 
 
 @pytest.fixture
@@ -247,7 +249,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
     batches = KerasBatches(PairBatches(photos, SIZE, 32, seed=0), ["ctg_out_1"], 1, None, ALONE)
     smaller = "batch size 32: add --batch-size 24 and --restart; or, if nvidia-smi lists other"
     with pytest.raises(UserError, match=smaller):
-        stage.fit(Full(), batches, SEED[0], [], Checkpoint())
+        stage.fit(Full(), batches, HEADS, [], Checkpoint())
     assert [memory.smaller_share(size, ALONE) for size in (64, 32, 24, 16, 8, 4, 3, 2)] == [
         *(48, 24, 16, 8, 6, 3, 2, None)
     ]
@@ -261,7 +263,7 @@ def test_running_out_of_memory_names_the_batch_size_to_try(photos):
     ):
         with (
             pytest.raises(UserError, match=f"in stage heads.*: {advice}"),
-            memory.memory_errors(SEED[0], devices, batch_size),
+            memory.memory_errors(HEADS, devices, batch_size),
         ):
             raise MemoryError
     assert not is_out_of_memory(ValueError("shapes differ"))
@@ -283,9 +285,9 @@ def test_a_full_disk_is_not_called_full_memory(tmp_path):
     full = tf.errors.ResourceExhaustedError(None, None, "/board/events; No space left on device")
     assert not is_out_of_memory(full)
     words = r"no room on a disk that stage heads writes to .*make room and run the same"
-    with pytest.raises(UserError, match=words), memory.memory_errors(SEED[0], ALONE, 32):
+    with pytest.raises(UserError, match=words), memory.memory_errors(HEADS, ALONE, 32):
         raise full
-    with pytest.raises(UserError, match="as it was"), memory.memory_errors(SEED[0], ALONE, 32):
+    with pytest.raises(UserError, match="as it was"), memory.memory_errors(HEADS, ALONE, 32):
         raise UserError("No space left on device, as it was")
 
 
@@ -350,12 +352,12 @@ def test_another_image_size_or_precision_is_another_store(
     from pairs.network import trunks
 
     paths = {open_store(tmp_path, below, photos).path}
-    larger = trunks.build_trunk("xception", SIZE + 10, "none", "no folder")
+    larger = trunks.build_trunk("xception", SIZE + 10, "none")
     larger.set_weights(built_small_trunk.get_weights())
     paths.add(open_store(tmp_path, below_of(larger), photos).path)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        mixed = trunks.build_trunk("xception", SIZE, "none", "no folder")
+        mixed = trunks.build_trunk("xception", SIZE, "none")
         mixed.set_weights(built_small_trunk.get_weights())
         paths.add(open_store(tmp_path, below_of(mixed), photos).path)
     finally:
@@ -431,7 +433,7 @@ def test_the_models_to_come_have_their_place_on_the_disk(tmp_path):
     (tmp_path / "start.keras").write_bytes(b"\0" * 1000)
     models = 1000 * 7  # best and last of three stages, and the final one
     assert room.spare_bytes(make_run(tmp_path)) == room.SPARE_BYTES + models
-    log = RunLog(tmp_path, list(SEED), folds_left=4)
+    log = RunLog(tmp_path, list(STAGES_2017), folds_left=4)
     assert room.spare_bytes(make_run(tmp_path, log=log)) == room.SPARE_BYTES + 5 * models
 
 
@@ -439,10 +441,10 @@ def test_models_that_will_not_fit_are_refused_to_the_byte(tmp_path, monkeypatch)
     needed = 2 * 7 * 1000 + 3 * 1000  # models of two folds, and a checkpoint
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed))
-    room.check_models_fit(tmp_path, SEED, 2, 1000)
+    room.check_models_fit(tmp_path, STAGES_2017, 2, 1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, needed - 1))
     with pytest.raises(UserError, match=r"will take 0\.0 MB, 0\.0 MB are free; make room"):
-        room.check_models_fit(tmp_path, SEED, 2, 1000)
+        room.check_models_fit(tmp_path, STAGES_2017, 2, 1000)
 
 
 @pytest.mark.parametrize("folds", [False, True])
@@ -450,10 +452,10 @@ def test_without_a_store_what_is_left_of_one_is_removed(tmp_path, built_small_tr
     """`--cache off` is the way out of a full disk."""
     model_parts = stage.Parts(build_model(built_small_trunk, ["a", "b"]), SMALL_CUT)
     run = make_run(tmp_path, pool=photos if folds else None)
-    stage.open_stores(run, SEED[1], model_parts, photos, photos)
+    stage.open_stores(run, STAGES_2017[1], model_parts, photos, photos)
     assert len(list(tmp_path.glob("activations/*"))) == 1
     off = dataclasses.replace(run, cache="off")
-    assert stage.open_stores(off, SEED[1], model_parts, photos, photos) == (None, None)
+    assert stage.open_stores(off, STAGES_2017[1], model_parts, photos, photos) == (None, None)
     assert not list(tmp_path.glob("activations/*"))
 
 

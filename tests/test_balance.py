@@ -99,7 +99,7 @@ def test_loss_and_gradient_are_those_of_the_weighted_loss(photos, padded):
 @pytest.mark.parametrize("padded", [False, True])
 def test_validation_is_the_mean_over_classes(photos, padded, small_trunk):
     keras.utils.set_random_seed(0)
-    trunk = build_trunk("xception", SIZE, "none", "no folder")
+    trunk = build_trunk("xception", SIZE, "none")
     whole = parts.connect(*parts.split(build_model(trunk, photos.typeids), None))
     compile_model(whole, "sgd")
     pairs = PairBatches(photos, SIZE, 4, seed=0, validation=True)

@@ -50,7 +50,7 @@ def test_the_memory_estimate_counts_sums_that_are_no_layers_and_a_feature_of_768
     from benchmarks import memory
     from pairs.network.trunks import build_trunk
 
-    trunk = build_trunk("convnexttiny", 32, "none", "no folder")
+    trunk = build_trunk("convnexttiny", 32, "none")
     cut = trunk.operations.index(trunk.get_layer("convnext_tiny_stage_3_block_2_depthwise_conv"))
     one, two = (memory.estimate(trunk, cut - 1, batch, stored=True) for batch in (1, 2))
     # The last block at one place, by hand: five layers and a sum of 768 numbers, two layers
@@ -68,7 +68,7 @@ def test_operations_are_those_that_are_published(monkeypatch):
     from benchmarks import timm_speed
     from pairs.network.trunks import build_trunk
 
-    large = build_trunk("xception", 299, "none", "no folder")
+    large = build_trunk("xception", 299, "none")
     of_stage = timm_speed.operations_of_a_pair(large, 105)
     # timm's table of models: legacy_xception, 8.40 billion multiply-adds at 299 pixels.
     assert of_stage["heads"] / 2 == pytest.approx(8.40e9, rel=0.01)
@@ -90,10 +90,10 @@ def test_contenders_take_turns_and_one_that_ends_does_not_stop_the_others(tmp_pa
     import small
 
     from benchmarks import timm_speed
-    from pairs.training.recipe import SEED
+    from pairs.training.recipe import STAGES_2017
 
     monkeypatch.setattr(timm_speed, "work", small.work)
-    found = timm_speed.race(["nobody", "two-pass"], 1, SEED[2], 2, SIZE, 1, "float32")
+    found = timm_speed.race(["nobody", "two-pass"], 1, STAGES_2017[2], 2, SIZE, 1, "float32")
     assert found["nobody"] is None
     assert found["two-pass"]["pairs a second"] > 0
     assert 1e8 < found["two-pass"]["memory"] < 1e11
@@ -162,7 +162,7 @@ def test_kernels_are_added_up_by_what_they_compute(monkeypatch, capsys, tmp_path
 def test_time_to_accuracy_judges_every_contender_and_keeps_what_was_timed(data, tmp_path):
     out = tmp_path / "times"
     flags = ["--data", data, "--test", data / "valid", "--pretrained", "none", "--out", out]
-    flags += ["--image-size", SIZE, "--seed-epochs", 1, 0, 0, "--keras-epochs", 1, 1]
+    flags += ["--image-size", SIZE, "--epochs-2017", 1, 0, 0, "--keras-epochs", 1, 1]
     for contender in ("seed", "keras"):
         words = [*map(str, flags), "--contenders", contender]
         done = run_here("benchmarks.time_to_accuracy", words, ROOT)

@@ -404,7 +404,7 @@ def test_mixed_precision_trains_with_probabilities_and_weights_in_float32(trunk,
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         size = trunk.input_shape[1]
-        half = build_trunk("xception", size, "none", "no folder")
+        half = build_trunk("xception", size, "none")
         half.set_weights(trunk.get_weights())
         model = build_model(half, ["a", "b"])
         unfreeze(model, 105)

@@ -210,7 +210,7 @@ def test_a_model_of_mixed_precision_is_exported_in_float32(weights, photos, tmp_
     policy = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy("mixed_bfloat16")
-        trunk = build_trunk("xception", SIZE, "none", "no folder")
+        trunk = build_trunk("xception", SIZE, "none")
         mixed = build_model(trunk, exact.typeids)
     finally:
         keras.config.set_dtype_policy(policy)
@@ -250,7 +250,7 @@ def convnext(tmp_path, monkeypatch):
     try:
         keras.config.set_dtype_policy("mixed_bfloat16")
         keras.utils.set_random_seed(0)  # some random weights magnify what runtimes round off
-        trunk = trunks.build_trunk("small", 32, "none", "no folder")
+        trunk = trunks.build_trunk("small", 32, "none")
         build_model(trunk, ["2", "10", "pug"]).save(tmp_path / "model.keras")
     finally:
         keras.config.set_dtype_policy(policy)

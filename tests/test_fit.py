@@ -150,7 +150,7 @@ def test_a_heat_map_lies_where_the_network_looked(tmp_path, fit, small_trunk):
     from pairs.network.trunks import build_trunk
 
     keras.utils.set_random_seed(0)
-    model = build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b"], fit=fit)
+    model = build_model(build_trunk("xception", SIZE, "none"), ["a", "b"], fit=fit)
     make_photo(tmp_path / "a.png", COLOURS["2"], seed=1, size=WIDE)
     open_photo(tmp_path / "a.png", SIZE, fit).save(tmp_path / "square.png")
     predictors = [

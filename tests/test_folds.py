@@ -168,9 +168,9 @@ def test_digests_wait_for_no_pipe_and_nothing_is_known_without_a_list(tmp_path):
 
 def test_the_time_of_earlier_folds_is_known_after_a_new_start(tmp_path):
     from pairs.training.log import RunLog
-    from pairs.training.recipe import SEED
+    from pairs.training.recipe import STAGES_2017
 
-    log = RunLog(tmp_path, list(SEED))
+    log = RunLog(tmp_path, list(STAGES_2017))
     assert log.total_seconds() == 0
     (tmp_path / "times.csv").write_text("stage,epoch,seconds\nheads,1,30.5\nheads,2,20\n")
     assert log.total_seconds() == 50.5

@@ -149,7 +149,7 @@ def test_a_model_of_mixed_precision_is_computed_in_float32(data, trained, tmp_pa
     exact = Predictor(trained)
     try:
         keras.config.set_dtype_policy("mixed_bfloat16")
-        trunk = trunks.build_trunk("xception", SIZE, "none", tmp_path)
+        trunk = trunks.build_trunk("xception", SIZE, "none")
         mixed = build_model(trunk, exact.typeids)
     finally:
         keras.config.set_dtype_policy("float32")

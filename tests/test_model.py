@@ -57,7 +57,7 @@ def exact_model():
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy("float64")
     try:
-        trunk = build_trunk("xception", SIZE, "none", "no folder")
+        trunk = build_trunk("xception", SIZE, "none")
         rng = np.random.default_rng(0)
         estimate_statistics(trunk, [rng.uniform(-1, 1, size=(8, SIZE, SIZE, 3))])
         yield build_model(trunk, TYPEIDS)
@@ -87,7 +87,7 @@ def test_layer_249_of_inceptionv3_opens_the_top_two_blocks():
     assert layers[248].name == "mixed8"
     mixed = [layer.name for layer in layers[249:] if layer.name.startswith("mixed")]
     assert mixed == ["mixed9_0", "mixed9", "mixed9_1", "mixed10"]
-    trunk = build_trunk("inceptionv3", 75, "none", "no folder")
+    trunk = build_trunk("inceptionv3", 75, "none")
     assert TRUNKS["inceptionv3"].cut(trunk) == 248
 
 
@@ -180,7 +180,7 @@ def test_dropout_is_on_in_training_and_off_in_prediction(small_model, batch):
 
 
 def test_a_resized_model_is_the_same_network_for_other_photos(small_model, small_trunk):
-    larger = resized(small_model, build_trunk("xception", 96, "none", "no folder"))
+    larger = resized(small_model, build_trunk("xception", 96, "none"))
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
     feature = parts.photo_model([larger]).predict(images, verbose=0)["feature"]
     # By hand: the small model's own layers, one after the other, on larger images.
@@ -227,7 +227,7 @@ def test_a_softmax_model_has_one_image_and_one_head(built_small_trunk, batch, tm
 
 def test_statistics_are_the_mean_over_the_batches_and_keep_features_alive():
     keras.utils.set_random_seed(0)
-    trunk = build_trunk("xception", SIZE, "none", "no folder")
+    trunk = build_trunk("xception", SIZE, "none")
     rng = np.random.default_rng(0)
     batches = [rng.uniform(-1, 1, size=(4, SIZE, SIZE, 3)).astype(np.float32) for _ in range(3)]
     untouched = trunk.predict(batches[0], verbose=0)
@@ -468,7 +468,7 @@ def test_the_real_inceptionv3_weights_tell_real_dogs_apart(shared):
     from pairs.photos.read import read_photo
 
     file = shared / "weights" / "inception_v3_imagenet_notop.weights.h5"
-    trunk = build_trunk("inceptionv3", 139, str(file), "no folder")
+    trunk = build_trunk("inceptionv3", 139, str(file))
     paths = [
         path
         for typeid in ("0", "10", "11", "33", "64")
@@ -517,7 +517,7 @@ def test_typeids_that_would_forge_lines_are_refused_with_the_model(small_model, 
 
 
 def test_a_model_file_says_how_photos_become_squares(small_trunk, tmp_path):
-    trunk = build_trunk("xception", SIZE, "none", "no folder")
+    trunk = build_trunk("xception", SIZE, "none")
     build_model(trunk, TYPEIDS, fit="pad").save(tmp_path / "new.keras")
     heads = [load_model(tmp_path / "new.keras").get_layer(f"ctg_out_{n}") for n in (1, 2)]
     assert [head.fit for head in heads] == ["pad", "pad"]
@@ -540,7 +540,7 @@ def test_a_model_file_says_how_photos_become_squares(small_trunk, tmp_path):
 def test_a_feature_and_all_after_it_are_float32_in_mixed_precision(trunk, batch):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b"])
+        model = build_model(build_trunk("xception", SIZE, "none"), ["a", "b"])
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.get_layer("trunk").compute_dtype == "bfloat16"
@@ -562,7 +562,7 @@ def test_several_models_are_one_whether_or_not_their_trunks_begin_alike(
     keras.utils.set_random_seed(1)
     images, _ = batch
     first = build_model(built_small_trunk, ["a", "b", "c"])
-    second = build_model(build_trunk("xception", SIZE, "none", "no folder"), ["a", "b", "c"])
+    second = build_model(build_trunk("xception", SIZE, "none"), ["a", "b", "c"])
     second.get_layer("trunk").set_weights(built_small_trunk.get_weights())
     kernel = second.get_layer("trunk").layers[SMALL_CUT + 1].pointwise_kernel
     kernel.assign(1.1 * kernel)

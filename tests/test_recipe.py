@@ -1,7 +1,7 @@
 import pytest
 
 from pairs.errors import UserError
-from pairs.training.recipe import RECIPES, SEED, plan
+from pairs.training.recipe import RECIPES, STAGES_2017, plan
 
 
 def test_epochs_replace_those_of_a_recipe_and_zero_leaves_a_stage_out():
@@ -9,7 +9,7 @@ def test_epochs_replace_those_of_a_recipe_and_zero_leaves_a_stage_out():
         ("heads", 5),
         ("plain", 2),
     ]
-    assert plan("seed") == list(SEED)
+    assert plan("seed") == list(STAGES_2017)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from pairs.training import log as record
-from pairs.training.recipe import SEED
+from pairs.training.recipe import STAGES_2017
 
-PLAN = [dataclasses.replace(stage, epochs=10) for stage in SEED]
+PLAN = [dataclasses.replace(stage, epochs=10) for stage in STAGES_2017]
 
 
 def row(stage, epoch, loss):

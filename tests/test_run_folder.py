@@ -13,13 +13,13 @@ from pairs.photos import check
 from pairs.photos.check import Facts
 from pairs.training import run_folder
 from pairs.training.log import RunLog
-from pairs.training.recipe import SEED, TUNED
+from pairs.training.recipe import STAGES_2017, TUNED
 from pairs.training.settings import constants_of, make_settings
 
 CONSTANTS = {"dropout": 0.5, "augmentation": {"rotation_range": 45}}
 
 
-def settings(found, typeids=("a", "b"), stages=SEED, constants=None, **flags):
+def settings(found, typeids=("a", "b"), stages=STAGES_2017, constants=None, **flags):
     flags = {"trunk": "xception", "recipe": "seed", "loss": "paired", "seed": 0, **flags}
     flags = {"batch_size": 32, "workers": 2, **flags}
     made = make_settings(flags, stages, ALONE, list(typeids), found)
@@ -63,7 +63,7 @@ def test_the_same_run_goes_on_and_an_empty_folder_begins(begun, found, tmp_path_
 
 
 def test_another_recipe_is_refused_with_each_difference(begun, found):
-    stages = (SEED[0], dataclasses.replace(SEED[1], epochs=20))
+    stages = (STAGES_2017[0], dataclasses.replace(STAGES_2017[1], epochs=20))
     with pytest.raises(UserError) as refused:
         go_on(begun, found, stages=stages, batch_size=16)
     message = str(refused.value)
@@ -201,7 +201,8 @@ def test_a_run_from_before_there_was_a_flag_did_what_is_its_default(begun, found
         del stage["image_scale"], stage["schedule"]  # nor did stages have these
     run_folder.write_settings(begun, old)
     assert go_on(begun, found)
-    larger = [dataclasses.replace(stage, image_scale=2.0) for stage in SEED[:1]] + [*SEED[1:]]
+    heads, *others = STAGES_2017
+    larger = [dataclasses.replace(heads, image_scale=2.0), *others]
     with pytest.raises(UserError, match=r"image_scale of stage heads was 1\.0, is now 2\.0\. Undo"):
         go_on(begun, found, stages=larger)
 
@@ -221,7 +222,7 @@ def test_a_damaged_settings_file_is_one_line(begun, found):
 def test_results_of_another_kind_are_one_line(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match=r"results\.json: not of a training of one model"):
-        RunLog(tmp_path, list(SEED))
+        RunLog(tmp_path, list(STAGES_2017))
 
 
 def test_a_training_of_its_own_in_the_folder_of_a_fold_is_not_taken_for_the_folds(tmp_path):
@@ -407,7 +408,7 @@ def test_another_version_of_a_package_is_a_note_and_not_an_error(begun, found, c
 
 
 def test_every_difference_between_two_plans_is_named(begun, found):
-    heads, _, plain = SEED
+    heads, _, plain = STAGES_2017
     with pytest.raises(UserError) as refused:
         go_on(begun, found, stages=(heads, dataclasses.replace(plain, name="last")))
     message = str(refused.value)

@@ -19,7 +19,7 @@ from pairs.training import recipe, stage
 from pairs.training.callbacks import make_callbacks
 from pairs.training.optimizer import make_optimizer
 
-HEADS, BLOCKS, PLAIN = recipe.SEED
+HEADS, BLOCKS, PLAIN = recipe.STAGES_2017
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_trunk_is_in_inference_mode_also_in_training(tmp_path, small_trunk, mo
         return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
 
     monkeypatch.setattr(keras.applications, "Small", build)
-    model = build_model(build_trunk("xception", 8, "none", tmp_path), ["a", "b"])
+    model = build_model(build_trunk("xception", 8, "none"), ["a", "b"])
     for number in (1, 2):
         model.get_layer(f"dropout_{number}").rate = 0.0
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -174,11 +174,10 @@ def test_unfreezing_trains_every_kind_of_convolution():
 
 
 def test_no_two_trainings_have_the_same_seed(tmp_path):
-    plans = [*recipe.SEED, *recipe.TUNED]
-    seeds = {
-        make_run(tmp_path, seed=seed).seed_of(plan) for seed in range(5) for plan in recipe.SEED
-    }
-    assert len(seeds) == 5 * len(recipe.SEED)
+    plans = [*recipe.STAGES_2017, *recipe.TUNED]
+    stages = recipe.STAGES_2017
+    seeds = {make_run(tmp_path, seed=seed).seed_of(plan) for seed in range(5) for plan in stages}
+    assert len(seeds) == 5 * len(stages)
     assert {plan.number for plan in plans} == {1, 2, 3}
 
 
@@ -198,7 +197,7 @@ def test_another_seed_is_another_training_and_every_stage_gets_its_augmentation(
     done = run_script("train.py", "--data", data, "--weights", tmp_path, *flags.split())
     assert done.returncode == 0, done.stderr
     stages = drawn[-6::2]
-    assert [batches.augment for batches in stages] == [plan.augment for plan in recipe.SEED]
+    assert [batches.augment for batches in stages] == [plan.augment for plan in recipe.STAGES_2017]
     assert [batches.seed for batches in stages] == [11, 12, 13]
     heads = [
         keras.saving.load_model(folder / "start.keras").get_layer("ctg_out_1").kernel
@@ -217,7 +216,7 @@ def test_folds_are_cut_by_the_seed(data, small_trunk, tmp_path):
         sides, found = train.check_sides(
             args.data, train.list_photos(args.data), {"train": {}, "valid": {}}, 1
         )
-        train.begin_run(args, list(recipe.SEED), folder, train.pool_sides(sides), found)
+        train.begin_run(args, list(recipe.STAGES_2017), folder, train.pool_sides(sides), found)
         cuts.append(json.loads((folder / "folds.json").read_text()))
     assert cuts[0].keys() == cuts[1].keys()
     assert cuts[0] != cuts[1]

@@ -38,7 +38,7 @@ from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
 from pairs.training import callbacks, next_command, recipe, stage
 from pairs.training.optimizer import compile_model
-from pairs.training.recipe import ALL_PAIRS_WEIGHT, LOSS_WEIGHTS, RECIPES, SEED, TUNED, Stage
+from pairs.training.recipe import ALL_PAIRS_WEIGHT, LOSS_WEIGHTS, RECIPES, STAGES_2017, TUNED, Stage
 from pairs.training.scoring import judge
 
 MORE_WORKERS = FLAGS.replace("--workers 2", "--workers 5")
@@ -128,11 +128,11 @@ def test_who_stops_a_restart_is_told_to_repeat_it_only_until_the_new_run_has_beg
 
 
 def test_the_recipe_is_the_references():
-    heads, blocks, plain = SEED
+    heads, blocks, plain = STAGES_2017
     assert (heads.unfreeze, heads.optimizer, heads.augment) == (None, "adam", "affine")
     assert (blocks.unfreeze, blocks.optimizer, blocks.augment) == ("blocks", "sgd", "affine")
     assert (plain.unfreeze, plain.optimizer, plain.augment) == ("blocks", "sgd", None)
-    assert [stage.epochs for stage in SEED] == [30, 30, 10]
+    assert [stage.epochs for stage in STAGES_2017] == [30, 30, 10]
     assert blocks.learning_rate == plain.learning_rate == 1e-4
     assert heads.patience == 3
     assert LOSS_WEIGHTS == {"ctg_out_1": 1, "ctg_out_2": 1, "bin_out": 0.5}

@@ -134,7 +134,7 @@ def test_what_the_disk_has_no_room_for_is_tried_from_the_photos(
 
     stage = TUNED[1]
     run = make_run(tmp_path, stages=list(TUNED))
-    trunk = build_trunk("xception", SIZE, "none", tmp_path)
+    trunk = build_trunk("xception", SIZE, "none")
     save_model(build_model(trunk, ["a", "b"], all_pairs=True), run.start_file)
     models = run.start_file.stat().st_size * (2 * len(TUNED) + 1)  # of the whole training
     free = room.SPARE_BYTES + models + (10**9 if has_room else 0)
@@ -157,7 +157,7 @@ def test_a_stage_computes_in_the_precision_that_was_asked_for(
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         run = make_run(tmp_path, stages=list(TUNED), cache="off")
-        trunk = build_trunk("xception", SIZE, "none", tmp_path)
+        trunk = build_trunk("xception", SIZE, "none")
         save_model(build_model(trunk, ["2", "10", "pug"], all_pairs=True), run.start_file)
         photos = find_class_photos(data / "train", ["2", "10", "pug"])
         size = run.image_size_of(TUNED[1])

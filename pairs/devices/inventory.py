@@ -1,6 +1,6 @@
 """What a training runs on: looks at this machine, and says it in one line before epoch 1.
 
-What is wrong with it, `cards.py` decides.
+`cards.py` decides what is wrong with it.
 """
 
 import contextlib

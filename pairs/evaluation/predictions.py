@@ -14,9 +14,9 @@ class Predictions:
         probabilities: float32 array, shape `(photos, classes)`; rows sum to 1.
         features: float32 array, shape `(photos, features)`: the trunk's pooled feature;
             of several models side by side.
-        folds: int array, shape `(photos,)`: the fold whose model alone said it,
-            because it has not seen the photo (one model's features, too);
-            0: all models, none of which has. None: no photo was asked about alone.
+        folds: int array, shape `(photos,)`: the fold whose model predicted it alone
+            (its features, too), because it has not seen the photo; 0: all models, none
+            of which has. None: nothing was predicted by fold.
         num_trainings: whose predictions are averaged here.
         likeness: float32 array, shape `(photos,)`: the cosine to the nearest class
             centre, see `similarity.Similarity`; None: nothing is known of it.

@@ -180,9 +180,16 @@ class Predictor:
     @functools.cached_property
     def of_folds(self) -> list["Predictor"]:
         """The model of each fold alone."""
-        flags = (self.batch_size, self.workers, self.num_views, self.head)
         return [
-            Predictor(fold_folder(self.weights, fold), *flags, [model], self.openvino)
+            Predictor(
+                fold_folder(self.weights, fold),
+                self.batch_size,
+                self.workers,
+                self.num_views,
+                self.head,
+                models=[model],
+                openvino=self.openvino,
+            )
             for fold, model in enumerate(self.models, start=1)
         ]
 

@@ -62,7 +62,7 @@ def load_at_size(path: pathlib.Path, trunk_name: str, image_size: int) -> keras.
     model = load_model(path)
     if model.get_layer("trunk").input_shape[1] == image_size:
         return model
-    return resized(model, build_trunk(trunk_name, image_size, "none", path.parent))
+    return resized(model, build_trunk(trunk_name, image_size, "none"))
 
 
 @contextlib.contextmanager

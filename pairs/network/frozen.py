@@ -79,7 +79,7 @@ class Compiled:
 
 
 def import_openvino() -> Any:
-    """Imports OpenVINO without what would tell Google Analytics, by default, that somebody does."""
+    """Imports OpenVINO without its telemetry (Google Analytics, on by default)."""
     name = "openvino_telemetry"
     not_installed: Any = None  # says the import system of such an entry
     sys.modules.setdefault(name, not_installed)

@@ -127,7 +127,7 @@ TRUNKS = {
 
 
 def build_trunk(
-    name: str, image_size: int, pretrained: str, weights_folder: str | pathlib.Path
+    name: str, image_size: int, pretrained: str, weights_folder: str | pathlib.Path = "weights"
 ) -> "keras.Model":
     """Builds the headless trunk: scaled images to average-pooled features.
 

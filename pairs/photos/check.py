@@ -272,23 +272,23 @@ def warn_about_leakage(train: Known, valid: Known) -> None:
         )
 
 
-def read_check(folder: pathlib.Path, mend: str = "delete it") -> dict[str, Known]:
+def read_check(folder: pathlib.Path, advice: str = "delete it") -> dict[str, Known]:
     """What an earlier check of the photos found on each side, if there was one.
 
     Args:
         folder: the weights folder.
-        mend: what to do if the file is damaged.
+        advice: what to do if the file is damaged.
     """
     found: dict[str, Known] = {side: {} for side in SIDES}
     path = folder / PHOTOS
     try:
-        for side, photos in read_json(path, mend).items():
+        for side, photos in read_json(path, advice).items():
             found[side] = {name: Facts(*facts) for name, facts in photos.items()}
             for facts in found[side].values():
                 if not all(isinstance(text, str | None) for text in dataclasses.astuple(facts)[3:]):
                     raise TypeError("a text is expected")
     except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); {mend}") from error
+        raise UserError(f"{path}: damaged ({error}); {advice}") from error
     return found
 
 

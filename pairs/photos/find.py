@@ -66,7 +66,7 @@ def walk(folder: str | pathlib.Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none that people put there."""
+    """Whether a file or folder is hidden, or was left there by another program, by its name."""
     return name.startswith(".") or name in NOT_OF_PEOPLE
 
 

@@ -114,17 +114,17 @@ def write_folds(weights: pathlib.Path, photos: Photos, folds: np.ndarray) -> Non
     write_json(weights / FOLDS, {"folds": int(folds.max()), "held_out": held_out})
 
 
-def read_folds(weights: pathlib.Path, mend: str = "restore it") -> dict[str, int]:
+def read_folds(weights: pathlib.Path, advice: str = "restore it") -> dict[str, int]:
     """Which fold holds out which photo, by digest; empty if these are no weights of folds.
 
     Args:
         weights: a weights folder.
-        mend: what to do if the file is damaged.
+        advice: what to do if the file is damaged.
 
     Raises:
         UserError: the file is damaged.
     """
-    content = read_json(weights / FOLDS, mend)
+    content = read_json(weights / FOLDS, advice)
     if not content:
         return {}
     try:
@@ -134,7 +134,7 @@ def read_folds(weights: pathlib.Path, mend: str = "restore it") -> dict[str, int
                 raise ValueError(f"{fold!r} is no fold's number")
         return held_out
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{weights / FOLDS}: damaged ({error}); {mend}") from error
+        raise UserError(f"{weights / FOLDS}: damaged ({error}); {advice}") from error
 
 
 def folds_of(held_out: dict[str, int], digests: Iterable[str | None]) -> np.ndarray:

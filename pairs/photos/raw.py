@@ -30,8 +30,8 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
 
     Returns:
         `(classes, skipped)`: a dict from typeid to its photos' names in sorted
-        order, and a list of `(name, reason)` for everything that, by its
-        name, is none.
+        order, and a list of `(name, reason)` for everything that is not named
+        as a photo.
 
     Raises:
         UserError: `raw` is no folder, it holds photos in both ways and most in class

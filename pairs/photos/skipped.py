@@ -1,4 +1,4 @@
-"""What lies in a folder of photos and is none: it is said, so that nobody misses it."""
+"""Reports the files in a folder of photos that are none."""
 
 import collections
 import os

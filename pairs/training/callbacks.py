@@ -17,7 +17,7 @@ DECIDES = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.EarlyStopping)
 def make_callbacks(
     stage: Stage, pairs: Pairs, validate: "Validate", log: RunLog
 ) -> list[keras.callbacks.Callback]:
-    """What happens around every epoch, in this order; `stage.train` adds who keeps it, last."""
+    """What happens around every epoch, in order; `stage.train` appends what writes checkpoints."""
     callbacks: list[keras.callbacks.Callback] = [
         SetEpoch(pairs),
         StopOnNonFiniteLoss(stage.name),

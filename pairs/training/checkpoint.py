@@ -23,7 +23,7 @@ import numpy as np
 from pairs.errors import UserError
 from pairs.files import write_arrays
 from pairs.network.weights_folder import CHECKPOINT
-from pairs.training.log import RunLog, Seldom
+from pairs.training.log import RunLog, Throttle
 from pairs.training.settings import RESTART
 
 
@@ -145,7 +145,7 @@ class KeepCheckpoint(keras.callbacks.Callback):
         self.decided = decided
         self.save_best = save_best
         self.best = checkpoint.best if checkpoint.stage == stage_name else []
-        self.saving = Seldom(since=time.monotonic())
+        self.saving = Throttle(since=time.monotonic())
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         rows = self.checkpoint.rows_of(self.stage_name)

@@ -81,10 +81,10 @@ class Trained:
         return split_trunk(self.model, self.cut)
 
 
-def keep_features(
+def finish_model(
     trained: Trained, batches: KerasBatches, valid_batches: KerasBatches, judgement: Judgement
 ) -> Judgement:
-    """Keeps what belongs to a trained model: the space of its features, and what it holds out.
+    """Writes what belongs to a trained model: the space of its features, and what it holds out.
 
     Args:
         trained: a training's last model.

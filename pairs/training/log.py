@@ -22,7 +22,7 @@ from pairs.training.recipe import Stage
 from pairs.training.settings import RESTART
 
 # Drawing the curves, or saving a model, takes half a second; an epoch of stored features
-# takes no longer. What only people look at during a stage has this time to wait.
+# takes no longer. Files that only people read are written at most this often.
 SECONDS_BETWEEN = 20.0
 DRAWN = {
     "loss": "loss (all heads, weighted)",
@@ -63,7 +63,7 @@ class RunLog:
         self.stages = stages
         self.rows = list(rows)
         self.seconds = list(seconds)
-        self.drawing = Seldom()
+        self.drawing = Throttle()
         self.num_drawn = 0
         self.results: list[dict[str, Any]] = list(read_json(folder / RESULTS, RESTART))
         if not all(isinstance(result, dict) and "stage" in result for result in self.results):
@@ -152,7 +152,7 @@ class RunLog:
         print(line, flush=True)
 
 
-class Seldom:
+class Throttle:
     """Says when something is due again.
 
     Args:

@@ -38,7 +38,7 @@ RUN_FILES = (
     ),
 )
 
-# What a command may have written that fails before the first epoch.
+# Files that a command may leave if it fails before the first epoch.
 BEGINNING = {START, MODEL_PICTURE, PAIRS_PICTURE, PHOTOS, FOLDS}
 
 

@@ -37,7 +37,7 @@ from pairs.training.activation_store import ActivationStore, open_store
 from pairs.training.batches import KerasBatches, Pairs
 from pairs.training.callbacks import DECIDES, Validate, make_callbacks
 from pairs.training.checkpoint import Checkpoint, KeepCheckpoint, restore
-from pairs.training.features import Trained, keep_features
+from pairs.training.features import Trained, finish_model
 from pairs.training.memory import memory_errors
 from pairs.training.optimizer import compile_model, make_metrics, make_optimizer
 from pairs.training.recipe import Stage
@@ -149,7 +149,7 @@ def run_stage(
         if stage == run.stages[-1]:
             trained = Trained(run, setup.parts.model, setup.parts.cut, best_file)
             with memory_errors(stage, run.devices, None):
-                judgement = keep_features(trained, setup.batches, setup.valid_batches, judgement)
+                judgement = finish_model(trained, setup.batches, setup.valid_batches, judgement)
         copy_file(best_file, run.folder / MODEL)
     run.log.add_result(stage, judgement.result())  # the stage is done: the last file to be written
     return best_file
