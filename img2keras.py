@@ -248,19 +248,20 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
-    print_table(
-        sort_photos(
-            args.raw,
-            args.out,
-            valid_fraction=args.valid_fraction,
-            seed=args.seed,
-            link=args.link,
-            workers=args.workers,
-            corrections=args.corrections,
-        )
+    result = sort_photos(
+        args.raw,
+        args.out,
+        valid_fraction=args.valid_fraction,
+        seed=args.seed,
+        link=args.link,
+        workers=args.workers,
+        corrections=args.corrections,
     )
     flags = {name: getattr(args, name) for name in REMEMBERED}
-    write_sorting(pathlib.Path(args.out), flags)
+    notes = write_sorting(pathlib.Path(args.out), flags)  # before `| head` ends this process
+    print_table(result)
+    for note in notes:
+        print(note)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,6 @@ def write_table(predictor, predictions, calibration, names, file):
     for place in range(1, count + 1):
         header += [f"typeid_{place}", f"probability_{place}"]
     rows = []
-    calibrated = apply_temperature(predictions.probabilities, calibration.temperature)
     readable = predictions.readable()
     shows_none = calibration.shows_none(predictions)
     for row, label in enumerate(first_guesses(predictor, predictions)):
@@ -91,8 +90,10 @@ def write_table(predictor, predictions, calibration, names, file):
         cells = [image_id(predictions.paths[row]), typeid, names.get(typeid, "")]
         cells.append("none" if shows_none[row] else "")
         if readable[row]:
-            for guess in rank_classes(calibrated[row : row + 1])[0, :count]:
-                cells += [predictor.typeids[guess], f"{calibrated[row, guess]:.6f}"]
+            own = predictions.probabilities[row : row + 1]
+            (calibrated,) = apply_temperature(own, calibration.temperature)
+            for guess in rank_classes(calibrated[None])[0, :count]:
+                cells += [predictor.typeids[guess], f"{calibrated[guess]:.6f}"]
         rows.append(cells + [""] * (len(header) - len(cells)))
     write_csv(file, header, rows)
 

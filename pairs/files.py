@@ -37,7 +37,8 @@ GUARDED = r"(^|[;\t\r\n])'(?=[\"']*[=+\-@])"
 def check_can_be_made(flag: str, folder: str | pathlib.Path) -> None:
     """Raises a UserError if a folder is not there, and cannot be made, or is read-only."""
     path = pathlib.Path(os.path.abspath(folder))
-    there = next(place for place in (path, *path.parents) if place.exists())
+    # `lexists`: a link to a disk that is not there is no folder, and none can be made there.
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise UserError(f"{flag} {folder}: cannot be written; choose another folder")
 

@@ -1,7 +1,9 @@
 """How the backends say that memory, or the disk, ran out."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 from pairs.errors import UserError
 
@@ -22,11 +24,25 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """Raises a UserError if a model could not be loaded for lack of memory."""
+    """Raises a UserError if a model could not be made or loaded for lack of memory."""
     if is_out_of_memory(error):
         raise UserError(
-            "out of memory while a model was loaded: end other programs (on a GPU those that "
-            "nvidia-smi lists) and run the same command again"
+            "out of memory while a model was made or loaded: end other programs (on a GPU those "
+            "that nvidia-smi lists) and run the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
+def memory_for(num_photos: int) -> Iterator[None]:
+    """Raises a UserError if a model that is asked about some photos runs out of memory."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory with {num_photos} photos at once: use a smaller --batch-size, or, if "
+            f"nvidia-smi lists other programs on the card, end them"
         ) from error
 
 

@@ -417,6 +417,9 @@ def test_the_similarity_of_a_folder_of_folds_is_the_mean_of_its_models(trained, 
     cosines = np.array([own @ own.T for own in units])
     np.testing.assert_allclose(unit @ unit.T, cosines.mean(axis=0), atol=1e-4)
     assert cosines.std(axis=0).max() > 0.01
+    features = found.features.copy()
+    assert together.make_unit(features) is features
+    np.testing.assert_array_equal(features, unit)
     likenesses = np.array(
         [
             own @ space.centres.T

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pathlib
 import shutil
@@ -597,6 +598,8 @@ def test_whoever_reads_only_the_first_lines_sees_no_error(tmp_path):
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == len(list(raw.iterdir()))
+    # How they were sorted is known all the same to whoever sorts them again.
+    assert json.loads((tmp_path / "out" / "sorting.json").read_text())["seed"] == 0
 
 
 def test_no_name_moves_the_cursor_or_ends_a_command(tmp_path):

@@ -4,8 +4,10 @@ import re
 import types
 
 import numpy as np
+import pytest
 from conftest import make_photo
 
+from pairs.errors import UserError
 from pairs.evaluation import evaluate, heat_maps, metrics, mistakes, report
 from pairs.evaluation.calibration import Calibration
 from pairs.evaluation.predictions import Predictions
@@ -43,6 +45,13 @@ def test_a_heat_map_is_of_the_class_that_is_asked_for_and_of_the_folds_own_model
         predictor, [str(tmp_path / "a.png")] * 4, np.array([0, 1, 0, 0]), np.array([1, 1, 2, 0])
     )
     assert [each.tolist() for each in found] == [[[1, 0.5]], [[0, 1]], [[0, 1]], [[1, 1]]]
+
+    def full(_):
+        raise MemoryError
+
+    models[0].predict_on_batch = full
+    with pytest.raises(UserError, match="out of memory with 1 photos"):
+        heat_maps.find_heat_maps(predictor, [str(tmp_path / "a.png")], np.array([0]))
 
 
 def test_the_surest_mistakes_come_first_with_maps_of_the_class_that_was_said(monkeypatch):

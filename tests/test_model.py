@@ -307,8 +307,12 @@ def test_a_full_memory_is_no_damaged_model(error, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("config.json", "{}")
     monkeypatch.setattr(keras.saving, "load_model", full)
-    with pytest.raises(UserError, match="out of memory while a model was loaded"):
+    with pytest.raises(UserError, match="out of memory while a model was made or loaded"):
         load_model(tmp_path / "model.keras")
+    trunk = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+    monkeypatch.setattr(type(trunk), "call", full)
+    with pytest.raises(UserError, match="out of memory while a model was made or loaded"):
+        estimate_statistics(trunk, [np.zeros((1, 2), np.float32)])
 
 
 def test_a_lambda_in_a_model_file_is_refused(tmp_path):

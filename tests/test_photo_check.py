@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -176,6 +177,24 @@ def test_what_could_not_be_read_when_a_run_began_stays_out_of_it(folder, capsys)
     assert [side.paths for side in sides] == [side.paths for side in begun]
     note = "note: 2 train photos could not be read when the run began: 'a/a_1.jpg'"
     assert note in capsys.readouterr().out
+
+
+def test_photos_that_changed_sides_have_not_vanished(folder, tmp_path, capsys):
+    """Folds are cut from both sides together, and go on."""
+    data = tmp_path / "data"
+    for side, chosen in (("train", "*_[0-9].jpg"), ("valid", "*_0.jpg")):
+        for path in folder.glob(f"*/{chosen}"):
+            (data / side / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, data / side / path.parent.name / f"{side}-{path.name}")
+    nothing = {"train": {}, "valid": {}}
+    _, known = check.check_sides(data, check.list_photos(data), nothing, 2)
+    os.rename(data / "train" / "a" / "train-a_1.jpg", data / "valid" / "a" / "train-a_1.jpg")
+    sides, found = check.check_sides(data, check.list_photos(data), known, 2)
+    assert check.vanished(known["train"], found["train"]) == ["a/train-a_1.jpg"]
+    kept, kept_found = check.as_it_began(data, sides, known, found)
+    assert kept_found == found
+    assert [side.paths for side in kept] == [side.paths for side in sides]
+    assert "vanished" not in capsys.readouterr().out
 
 
 def test_the_photos_of_a_check_are_those_of_the_folder(folder):

@@ -54,6 +54,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match=r"--tensorboard .*file/board: cannot be written"):
         check_can_be_made("--tensorboard", str(tmp_path / "file" / "board"))
+    (tmp_path / "link").symlink_to(tmp_path / "not mounted")
+    for name in ("link", "link/board"):
+        with pytest.raises(UserError, match=r"link.*: cannot be written"):
+            check_can_be_made("--tensorboard", str(tmp_path / name))
 
 
 def test_the_same_run_goes_on_and_an_empty_folder_begins(begun, found, tmp_path_factory):

@@ -17,6 +17,8 @@ from conftest import COLOURS, add_script, make_photo, make_raw, run_script
 from pairs.evaluation.suspects import find_suspects, write_suspects
 from pairs.evaluation.suspects_page import describe_group, sorting_in_words, write_suspects_page
 from pairs.files import unguard_cell
+from pairs.photos.corrections import read_corrections
+from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
 
 HOSTILE = "<script>document.title='run'</script>"
@@ -210,6 +212,28 @@ def test_what_the_page_shows_are_the_photos_that_were_found(asked):
                 assert photo["name"] == os.path.basename(photos.paths[index])
                 assert photo["label"] == photos.labels[index]
             assert tuple(shown[key]) == getattr(suspect, key)
+
+
+def test_photos_that_classes_number_alike_are_named_with_their_class(tmp_path):
+    """In folders that were brought sorted: `img2keras.py` gives each photo a name of its own."""
+    for typeid in ("46", "83"):
+        (tmp_path / "raw" / typeid).mkdir(parents=True)
+        for number in range(3):
+            make_photo(tmp_path / "raw" / typeid / f"{number}.jpg", (9, 9, 9), number + int(typeid))
+    photos = find_class_photos(tmp_path / "raw")
+    suspects = find_suspects(
+        photos,
+        np.eye(2)[[1, 0, 0, 0, 1, 1]] * 0.8 + 0.1,
+        np.zeros((6, 1)),
+        np.zeros(6, int),
+    )
+    write_suspects_page(suspects, photos, {}, tmp_path)
+    images = [shown["image_name"] for shown in data_of(tmp_path / "suspects.html")["suspects"]]
+    assert sorted(images) == ["46/0.jpg", "83/0.jpg"]
+    (tmp_path / "c.csv").write_text(f"image,decision,typeid\n{images[0]},remove,\n")
+    names = {"46/0.jpg", "46/1.jpg", "83/0.jpg"}
+    decided = read_corrections([tmp_path / "c.csv"], names, {"46", "83"})
+    assert decided == {images[0]: None}
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from PIL import Image
 
 import train
 from pair_generator import PairBatches
+from pairs.demo import demo
 from pairs.devices.cluster import ALONE
 from pairs.errors import UserError
 from pairs.network import parts
@@ -36,7 +37,7 @@ from pairs.network.similarity import SHARPNESS, SHRINKAGE
 from pairs.network.trunks import TRUNKS
 from pairs.photos.find import find_class_photos
 from pairs.photos.read import Photos
-from pairs.training import callbacks, next_command, recipe, stage
+from pairs.training import callbacks, next_command, recipe, run_folder, stage
 from pairs.training.optimizer import compile_model
 from pairs.training.recipe import ALL_PAIRS_WEIGHT, LOSS_WEIGHTS, RECIPES, STAGES_2017, TUNED, Stage
 from pairs.training.scoring import judge
@@ -602,6 +603,19 @@ def test_a_run_goes_on_though_a_photo_has_vanished_since(data, trained, tmp_path
     assert json.loads((folder / "photos.json").read_text())["train"].keys() == (
         json.loads((trained / "photos.json").read_text())["train"].keys()
     )
+
+
+def test_a_second_demo_deletes_nothing_that_the_first_trains_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo = tmp_path / "data" / "demo" / "sorted-0" / "train" / "pug" / "pug_1.png"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"")
+    with (
+        run_folder.locked(tmp_path / "weights" / "demo"),
+        pytest.raises(UserError, match="another training writes there"),
+    ):
+        demo.run_demo(seed=0, workers=1)
+    assert photo.is_file()
 
 
 @pytest.mark.slow

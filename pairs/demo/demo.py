@@ -31,14 +31,14 @@ def run_demo(seed: int, workers: int) -> None:
     """
     start = time.perf_counter()
     raw, test, data = (DATA / f"{what}-{seed}" for what in ("raw", "test", "sorted"))
-    for folder in (raw, test, data):
-        shutil.rmtree(folder, ignore_errors=True)  # another version may have drawn it
+    with run_folder.locked(WEIGHTS):  # nobody trains on what is deleted here
+        run_folder.remove_run(WEIGHTS)  # a demo shows the training again
+        for folder in (raw, test, data):
+            shutil.rmtree(folder, ignore_errors=True)  # another version may have drawn it
     print(f"drawing {len(breeds.BREEDS)} breeds into {DATA}", flush=True)
     breeds.draw_breeds(raw, PHOTOS_PER_BREED, seed=2 * seed)
     answers = breeds.draw_breeds(test, TEST_PHOTOS_PER_BREED, seed=2 * seed + 1, labelled=False)
     submission = WEIGHTS / "predict.txt"
-    with run_folder.locked(WEIGHTS):  # a demo shows the training again
-        run_folder.remove_run(WEIGHTS)
     for command in (
         f"img2keras.py --raw {raw} --out {data} --seed {seed} --workers {workers}",
         f"train.py --data {data} --weights {WEIGHTS} {TRAINING} --seed {seed} --workers {workers}",

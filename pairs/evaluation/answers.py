@@ -53,7 +53,7 @@ def compare(
         could not be read.
     """
     predictions = predictor.predict(paths)
-    cosine = same.dot_products(predictor.unit(predictions.features), pairs)
+    cosine = same.dot_products(predictor.make_unit(predictions.features), pairs)
     agreement = same.dot_products(predictions.probabilities, pairs)
     return cosine, answer(predictor, new_classes, cosine, agreement)
 
@@ -143,12 +143,6 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
     the right delimiter understands.
     """
     text = read_text(table, begin)
-    readings, problems = [], []
-    for skip_spaces, delimiter in itertools.product((False, True), DELIMITERS):
-        try:
-            readings.append(split_rows(text, delimiter, begin, skip_spaces))
-        except UserError as error:
-            problems.append(error)
 
     def make_sense(rows: list[tuple[int, list[str]]]) -> int:
         cells = next((cells for _, cells in rows if not is_header(cells)), HEADER)
@@ -159,9 +153,18 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
     def num_cells(rows: list[tuple[int, list[str]]]) -> int:
         return len(rows[0][1]) if rows else 0
 
-    best = max(readings, key=lambda rows: (make_sense(rows), num_cells(rows)), default=[])
-    if problems and num_cells(best) < 2:
-        raise problems[0]
+    best: list[tuple[int, list[str]]] = []
+    problem = None
+    for skip_spaces, delimiter in itertools.product((False, True), DELIMITERS):
+        try:
+            rows = split_rows(text, delimiter, begin, skip_spaces)
+        except UserError as error:
+            problem = problem or error
+            continue
+        # One after another: each takes many times the memory of the text.
+        best = max(best, rows, key=lambda rows: (make_sense(rows), num_cells(rows)))
+    if problem and num_cells(best) < 2:
+        raise problem
     return best
 
 
@@ -190,11 +193,11 @@ def write_features(predictor: Predictor, predictions: Predictions, out: str) -> 
     Its arrays: `image`, paths, shape `(photos,)`; `feature`, float32, shape
     `(photos, features * models)`, of unit length; `probabilities`, float32, shape
     `(photos, classes)`; `typeids`, shape `(classes,)`. Rows of photos that could not
-    be read are NaN.
+    be read are NaN. Those of `predictions` are of unit length afterwards, too.
     """
     arrays = {
         "image": np.array(predictions.paths),
-        "feature": predictor.unit(predictions.features),
+        "feature": predictor.make_unit(predictions.features),
         "probabilities": predictions.probabilities,
         "typeids": np.array(predictor.typeids),
     }

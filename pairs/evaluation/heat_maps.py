@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pairs.evaluation.predictor import Predictor
+from pairs.out_of_memory import memory_for
 from pairs.photos.read import read_photo
 
 
@@ -35,7 +36,8 @@ def find_heat_maps(
         fold = 0 if folds is None else folds[index]
         asked = models[fold - 1 : fold] if fold else models
         image = read_photo(path, predictor.image_size, predictor.fit)[None]
-        of_models = [model.predict_on_batch(image) for model in asked]
+        with memory_for(len(image)):
+            of_models = [model.predict_on_batch(image) for model in asked]
         seen = np.maximum(np.mean(of_models, axis=0)[0, ..., label], 0)
         maps.append(seen / max(seen.max(), 1e-12))
     return maps

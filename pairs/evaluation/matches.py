@@ -21,8 +21,6 @@ from pairs.photos.skipped import print_skipped
 # Matches of each query.
 COUNT = 10
 HEADER = ["query", "rank", "match", "similarity", "probability"]
-# Photos whose features are replaced at once.
-ROWS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +65,7 @@ def write_matches(
     for folder, own in ((gallery, readable[:count]), (query, readable[rows])):
         if not own.any():
             raise UserError(f"{printable(folder)}: no photo there can be read")
-    unit = predictions.features
-    for start in range(0, len(unit), ROWS):  # in place: they are what needs memory
-        unit[start : start + ROWS] = predictor.unit(unit[start : start + ROWS])
+    unit = predictor.make_unit(predictions.features)
     asked = take_rows(unit, rows)
     found, similarities = search.find_nearest(unit[:count], asked, COUNT + 1)
     found[found == rows[:, None]] = -1  # the query itself

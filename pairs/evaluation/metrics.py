@@ -180,9 +180,13 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     Returns:
         float64 array like `probabilities`: softmax of `log(p) / temperature`.
     """
-    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST)) / temperature
-    scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return scaled / scaled.sum(axis=1, keepdims=True)
+    scaled = np.maximum(probabilities, LEAST, dtype=np.float64)  # of many classes it is large
+    np.log(scaled, out=scaled)
+    scaled /= temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    return scaled
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from pairs.evaluation.predictions import Predictions
 from pairs.evaluation.same import PAIRS_AT_ONCE
 from pairs.files import read_json
 from pairs.network.similarity import (
+    ROWS,
     Similarity,
     read_similarity,
     unit_rows,
@@ -27,7 +28,7 @@ from pairs.network.similarity import (
 )
 from pairs.network.trunks import TRUNKS
 from pairs.network.weights_folder import SETTINGS, SIMILARITY, model_files
-from pairs.out_of_memory import is_out_of_memory
+from pairs.out_of_memory import memory_for
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import AHEAD, read_ahead
 from pairs.photos.views import read_views
@@ -253,18 +254,11 @@ class Predictor:
         """What `photo_model` says of some images; a line if memory runs out."""
         import keras
 
-        try:
+        with memory_for(len(images)):
             if traced:
                 return self.forward(images)
             found = self.photo_model(images, training=False)
             return {name: keras.ops.convert_to_numpy(output) for name, output in found.items()}
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(
-                f"out of memory with {len(images)} photos at once: use a smaller --batch-size, or, "
-                f"if nvidia-smi lists other programs on the card, end them"
-            ) from error
 
     def unit(self, features: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:
         """Features as similarity sees them: the dot product of two is their cosine.
@@ -289,6 +283,12 @@ class Predictor:
             for similarity, own in zip(self.similarities, of_models, strict=True)
         ]
         return units[0] if len(units) == 1 else np.hstack(units) / np.float32(len(units) ** 0.5)
+
+    def make_unit(self, features: np.ndarray) -> np.ndarray:
+        """`unit` in place: of many models side by side, features are what needs memory."""
+        for start in range(0, len(features), ROWS):
+            features[start : start + ROWS] = self.unit(features[start : start + ROWS])
+        return features
 
     def class_cosines(self, features: np.ndarray) -> np.ndarray:
         """Cosines to each model's class centres, if it has them; `features` as in `unit`.

@@ -69,7 +69,8 @@ def label_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         probable, below 0 where the own class is the first guess.
     """
     rows = np.arange(len(labels))
-    others = np.log10(np.maximum(np.asarray(probabilities, np.float64), LEAST))
+    others = np.maximum(probabilities, LEAST, dtype=np.float64)
+    np.log10(others, out=others)
     own = others[rows, labels]
     others[rows, labels] = -np.inf
     return others.max(axis=1) - own

@@ -50,7 +50,8 @@ def write_suspects_page(
             are listed first.
     """
     shown = suspects[:MOST_SUSPECTS]
-    described = [describe_suspect(suspect, photos) for suspect in shown]
+    is_sorted = bool(read_sorting(sorted_into(photos)))
+    described = [describe_suspect(suspect, photos, is_sorted) for suspect in shown]
     described_groups = [describe_group(group, photos.labels) for group in groups]
     described_groups.sort(key=lambda group: group["classes"] == 1)  # stable
     listed = described_groups[:MOST_GROUPS]
@@ -91,8 +92,7 @@ def sorting_in_words(photos: Photos) -> dict[str, str]:
         `file`, the name of the new corrections, `command`, which takes them, and `about`, a
         sentence on it; as HTML.
     """
-    path = pathlib.Path(os.path.abspath(photos.paths[0]))
-    out = path.parents[2] if path.parts[-3] in SIDES else pathlib.Path("data")
+    out = sorted_into(photos)
     flags = read_sorting(out)
     words = ["--raw", from_here(flags.get("raw") or out / "raw"), "--out", from_here(out)]
     for name in ("valid_fraction", "seed"):
@@ -117,17 +117,27 @@ def sorting_in_words(photos: Photos) -> dict[str, str]:
     return {"file": new, "command": html.escape(command), "about": html.escape(about)}
 
 
+def sorted_into(photos: Photos) -> pathlib.Path:
+    """The folder that holds the sides of some photos."""
+    path = pathlib.Path(os.path.abspath(photos.paths[0]))
+    return path.parents[2] if path.parts[-3] in SIDES else pathlib.Path("data")
+
+
 def from_here(path: str | pathlib.Path) -> str:
     """A path as one types it here: relative if it lies below this folder, else absolute."""
     whole, here = pathlib.Path(os.path.abspath(path)), pathlib.Path.cwd()
     return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
-def describe_suspect(suspect: Suspect, photos: Photos) -> dict[str, Any]:
-    """What the page needs of a suspect."""
+def describe_suspect(suspect: Suspect, photos: Photos, is_sorted: bool) -> dict[str, Any]:
+    """What the page needs of a suspect; `is_sorted`: as `img2keras.py` does, all names differ."""
+    name = pathlib.Path(photos.paths[suspect.index]).name
+    typeid = photos.typeids[photos.labels[suspect.index]]
+    if not (is_sorted or name.startswith(f"{typeid}_")):
+        name = f"{typeid}/{name}"  # class folders often number their photos alike
     return {
         **describe_photo(suspect.index, photos, LARGE),
-        "image_name": text_or_none(pathlib.Path(photos.paths[suspect.index]).name),
+        "image_name": text_or_none(name),
         "suggested": suspect.suggested,
         "own_probability": round(suspect.own_probability, 4),
         "probability": round(suspect.probability, 4),

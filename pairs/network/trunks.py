@@ -252,6 +252,9 @@ def estimate_statistics(trunk: "keras.Model", batches: Iterable[np.ndarray]) -> 
         trunk: `build_trunk(...)` with random weights; changed in place.
         batches: float32 arrays, shape `(batch, size, size, 3)`, scaled by its
             `input_scale`.
+
+    Raises:
+        UserError: memory is too small.
     """
     import keras
 
@@ -265,6 +268,10 @@ def estimate_statistics(trunk: "keras.Model", batches: Iterable[np.ndarray]) -> 
     for number, images in enumerate(batches):
         for layer in normalizations:  # the plain mean over all batches
             layer.momentum = number / (number + 1)
-        trunk(keras.ops.convert_to_tensor(images), training=True)
+        try:
+            trunk(keras.ops.convert_to_tensor(images), training=True)
+        except Exception as error:
+            raise_if_out_of_memory(error)
+            raise
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.momentum = momentum

@@ -199,7 +199,9 @@ def as_it_began(
         before, now = known[side], dict(found[side])
         back = [name for name in readable(now) if name in before and not before[name].digest]
         now.update({name: before[name] for name in back})
-        gone = vanished(before, now)
+        gone, other = vanished(before, now), readable(found[VALID if side == TRAIN else TRAIN])
+        if any(other.get(name) == before[name].digest for name in gone):
+            gone = []  # they are on the other side: sorted anew
         for names, what in ((gone, "have vanished since"), (back, "could not be read when")):
             if names:
                 print(f"note: {len(names)} {side} photos {what} the run began: {names[0]!r}")

@@ -41,29 +41,33 @@ def with_paths(flags: dict[str, Any], change: Callable[[str], str]) -> dict[str,
     return {**flags, "raw": change(flags["raw"]), "corrections": corrections}
 
 
-def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> None:
-    """Writes the flags that a folder was sorted with, and says which of them were others before.
+def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> list[str]:
+    """Writes the flags that a folder was sorted with.
 
     Args:
         out: folder that was sorted into.
         flags: `raw`, `valid_fraction`, `seed`, `link`, `corrections`.
+
+    Returns:
+        a line about each of them that was another before.
     """
-    before = read_sorting(out)
+    before, notes = read_sorting(out), []
     flags = with_paths(flags, os.path.abspath)
     for name in ("valid_fraction", "seed"):
         if before.get(name, flags[name]) != flags[name]:
-            print(
+            notes.append(
                 f"note: --{name.replace('_', '-')} was {before[name]} when this folder was sorted "
                 f"before: photos have changed sides"
             )
     for file in before.get("corrections", []):
         if file not in flags["corrections"]:
-            print(
+            notes.append(
                 f"note: this folder was sorted with --corrections {printable(file)} before; "
                 f"without it, its labels are as they were"
             )
     if before != flags:
         write_json(out / SORTING, with_paths(flags, lambda path: as_kept(path, out)))
+    return notes
 
 
 def as_kept(path: str, out: pathlib.Path) -> str:
