@@ -15,6 +15,7 @@ everything else is the mean of all models.
 """
 
 import collections
+import io
 import pathlib
 import re
 
@@ -128,7 +129,7 @@ def read_names(file):
         return {}
     names = {}
     text = read_text(file, f"--names {printable(file)}")
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         typeid, _, name = (part.strip() for part in line.partition("\t"))
         name = CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode(), name)
         if not line.strip():

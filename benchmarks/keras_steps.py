@@ -35,7 +35,7 @@ def prepare_ours(plan, batch_size, image_size, num_steps, precision, trunk_name=
     keras.config.set_dtype_policy(precision)
     typeids = [str(number) for number in range(NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as scratch:
-        run = bench_run(pathlib.Path(scratch), [plan], image_size, batch_size, trunk_name)
+        run = bench_run(pathlib.Path(scratch), [plan], image_size, batch_size, trunk=trunk_name)
         trunk = build_trunk(trunk_name, image_size, "none")
         start_file = run.folder / "start.keras"
         save_model(build_model(trunk, typeids), start_file)

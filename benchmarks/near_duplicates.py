@@ -89,7 +89,7 @@ def describe(paths, folder, workers):
         workers: threads.
 
     Returns:
-        `(originals, copies)`: a list of `check.Inspection`, and of such by kind.
+        `(originals, copies)`: a list of `check.Facts`, and of such by kind.
     """
 
     def describe_one(path):
@@ -124,7 +124,7 @@ def share_found(originals, copies):
 
 
 def group_all(photos):
-    """`find_groups` of some `check.Inspection`."""
+    """`find_groups` of some `check.Facts`."""
     return find_groups(
         [photo.digest for photo in photos], [photo.perceptual_hash for photo in photos]
     )

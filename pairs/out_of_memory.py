@@ -40,6 +40,11 @@ def memory_for(num_photos: int) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        if num_photos == 1:
+            raise UserError(
+                "out of memory with one photo: end other programs (on a GPU those that nvidia-smi "
+                "lists), or train with a smaller --image-size"
+            ) from error
         raise UserError(
             f"out of memory with {num_photos} photos at once: use a smaller --batch-size, or, if "
             f"nvidia-smi lists other programs on the card, end them"

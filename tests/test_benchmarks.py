@@ -93,8 +93,10 @@ def test_contenders_take_turns_and_one_that_ends_does_not_stop_the_others(tmp_pa
     from pairs.training.recipe import STAGES_2017
 
     monkeypatch.setattr(timm_speed, "work", small.work)
-    found = timm_speed.race(["nobody", "two-pass"], 1, STAGES_2017[2], 2, SIZE, 1, "float32")
+    contenders = ["nobody", "two-pass", "ours"]
+    found = timm_speed.race(contenders, 1, STAGES_2017[2], 2, SIZE, 1, "float32")
     assert found["nobody"] is None
+    assert found["ours"]["pairs a second"] > 0
     assert found["two-pass"]["pairs a second"] > 0
     assert 1e8 < found["two-pass"]["memory"] < 1e11
     assert timm_speed.shown({**found["two-pass"], "share of peak": None}).endswith("GB)")

@@ -50,7 +50,7 @@ def test_a_heat_map_is_of_the_class_that_is_asked_for_and_of_the_folds_own_model
         raise MemoryError
 
     models[0].predict_on_batch = full
-    with pytest.raises(UserError, match="out of memory with 1 photos"):
+    with pytest.raises(UserError, match="out of memory with one photo: end"):
         heat_maps.find_heat_maps(predictor, [str(tmp_path / "a.png")], np.array([0]))
 
 

@@ -214,8 +214,11 @@ def test_what_the_page_shows_are_the_photos_that_were_found(asked):
             assert tuple(shown[key]) == getattr(suspect, key)
 
 
-def test_photos_that_classes_number_alike_are_named_with_their_class(tmp_path):
+def test_photos_that_classes_number_alike_are_named_with_their_class(tmp_path, monkeypatch):
     """In folders that were brought sorted: `img2keras.py` gives each photo a name of its own."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sorting.json").write_text('{"raw": "raw", "corrections": []}')
+    monkeypatch.chdir(tmp_path)  # which sorts other photos
     for typeid in ("46", "83"):
         (tmp_path / "raw" / typeid).mkdir(parents=True)
         for number in range(3):

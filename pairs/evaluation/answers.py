@@ -153,7 +153,7 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
     def num_cells(rows: list[tuple[int, list[str]]]) -> int:
         return len(rows[0][1]) if rows else 0
 
-    best: list[tuple[int, list[str]]] = []
+    best: list[tuple[int, list[str]]] | None = None
     problem = None
     for skip_spaces, delimiter in itertools.product((False, True), DELIMITERS):
         try:
@@ -162,10 +162,11 @@ def split_pairs(table: str, begin: str) -> list[tuple[int, list[str]]]:
             problem = problem or error
             continue
         # One after another: each takes many times the memory of the text.
-        best = max(best, rows, key=lambda rows: (make_sense(rows), num_cells(rows)))
-    if problem and num_cells(best) < 2:
+        readings = [rows] if best is None else [best, rows]
+        best = max(readings, key=lambda rows: (make_sense(rows), num_cells(rows)))
+    if problem and num_cells(best or []) < 2:
         raise problem
-    return best
+    return best or []
 
 
 def is_header(cells: list[str]) -> bool:

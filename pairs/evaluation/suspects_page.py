@@ -50,7 +50,8 @@ def write_suspects_page(
             are listed first.
     """
     shown = suspects[:MOST_SUSPECTS]
-    is_sorted = bool(read_sorting(sorted_into(photos)))
+    out = sorted_into(photos)
+    is_sorted = out is not None and bool(read_sorting(out))
     described = [describe_suspect(suspect, photos, is_sorted) for suspect in shown]
     described_groups = [describe_group(group, photos.labels) for group in groups]
     described_groups.sort(key=lambda group: group["classes"] == 1)  # stable
@@ -92,7 +93,7 @@ def sorting_in_words(photos: Photos) -> dict[str, str]:
         `file`, the name of the new corrections, `command`, which takes them, and `about`, a
         sentence on it; as HTML.
     """
-    out = sorted_into(photos)
+    out = sorted_into(photos) or pathlib.Path("data")
     flags = read_sorting(out)
     words = ["--raw", from_here(flags.get("raw") or out / "raw"), "--out", from_here(out)]
     for name in ("valid_fraction", "seed"):
@@ -117,10 +118,10 @@ def sorting_in_words(photos: Photos) -> dict[str, str]:
     return {"file": new, "command": html.escape(command), "about": html.escape(about)}
 
 
-def sorted_into(photos: Photos) -> pathlib.Path:
-    """The folder that holds the sides of some photos."""
+def sorted_into(photos: Photos) -> pathlib.Path | None:
+    """The folder that holds the sides of some photos; None: they are in neither."""
     path = pathlib.Path(os.path.abspath(photos.paths[0]))
-    return path.parents[2] if path.parts[-3] in SIDES else pathlib.Path("data")
+    return path.parents[2] if path.parts[-3] in SIDES else None
 
 
 def from_here(path: str | pathlib.Path) -> str:
@@ -133,7 +134,7 @@ def describe_suspect(suspect: Suspect, photos: Photos, is_sorted: bool) -> dict[
     """What the page needs of a suspect; `is_sorted`: as `img2keras.py` does, all names differ."""
     name = pathlib.Path(photos.paths[suspect.index]).name
     typeid = photos.typeids[photos.labels[suspect.index]]
-    if not (is_sorted or name.startswith(f"{typeid}_")):
+    if not (is_sorted or name.partition("_")[0] in photos.typeids):
         name = f"{typeid}/{name}"  # class folders often number their photos alike
     return {
         **describe_photo(suspect.index, photos, LARGE),

@@ -199,9 +199,10 @@ def as_it_began(
         before, now = known[side], dict(found[side])
         back = [name for name in readable(now) if name in before and not before[name].digest]
         now.update({name: before[name] for name in back})
-        gone, other = vanished(before, now), readable(found[VALID if side == TRAIN else TRAIN])
-        if any(other.get(name) == before[name].digest for name in gone):
-            gone = []  # they are on the other side: sorted anew
+        gone, other = vanished(before, now), VALID if side == TRAIN else TRAIN
+        new_there = set(readable(found[other]).items()) - set(readable(known[other]).items())
+        if any((name, before[name].digest) in new_there for name in gone):
+            gone = []  # sorted anew: nothing has vanished
         for names, what in ((gone, "have vanished since"), (back, "could not be read when")):
             if names:
                 print(f"note: {len(names)} {side} photos {what} the run began: {names[0]!r}")
