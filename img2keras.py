@@ -32,6 +32,7 @@ from pairs.photos.place import (
     write_sorting,
 )
 from pairs.photos.raw import (
+    contest_name,
     inspect_photos,
     read_raw,
     typeid_of,
@@ -92,7 +93,8 @@ def sort_photos(raw, out, valid_fraction=0.1, seed=0, link=False, workers=2, cor
     sorting = plan_sorting(raw, valid_fraction, seed, workers, corrections)
     places = sorting.places
     check_case(places.values(), out)
-    stale = find_stale(raw, out, {*places, *sorting.left_out}, places)
+    names = {*places, *sorting.left_out, *(name for name, _ in sorting.skipped)}
+    stale = find_stale(raw, out, names, places)
     shown = tqdm(places.items(), desc="sorting", unit=" photos", disable=None)
     num_written = sum(place_photo(raw / name, out / place, link) for name, place in shown)
     remove_places(out, stale)  # now: what is killed before has a photo in two folders, not in none
@@ -122,10 +124,20 @@ def plan_sorting(raw, valid_fraction, seed, workers, corrections):
             f"--raw {raw}: no photo is left for validation, because each is like another under "
             f"another typeid, or all of its class are alike. Add photos that differ"
         )
-    skipped = [(name, with_correction(name, reason, decided)) for name, reason in skipped]
+    # The only photo of its class may have a typing error for a typeid.
+    moved = {name: decided[name] for name, _ in alone if decided.get(name) in classes}
+    split |= {
+        name: pathlib.Path(TRAIN, typeid, contest_name(name)) for name, typeid in moved.items()
+    }
+    skipped = [
+        (name, with_correction(name, reason, decided))
+        for name, reason in skipped
+        if name not in moved
+    ]
     corrected = correct(split, decided, groups)
+    corrected.relabelled.extend((name, typeid_of(name), typeid) for name, typeid in moved.items())
     listed = {name: place.parts[1] for name, place in corrected.places.items()}
-    listed |= {name: typeid_of(name) for name, _ in alone}
+    listed |= {name: typeid_of(name) for name, _ in alone if name not in moved}
     digests = {name: facts.digest for name, facts in inspected.items()}
     near_duplicates = [
         group

@@ -161,7 +161,7 @@ def check_models(predictors, args):
         if any(path.with_name(CHECKPOINT).is_file() for path in model_files(predictor.weights)):
             print(
                 f"note: {predictor.weights}: the training has not ended; the model is that of its "
-                f"last finished stage"
+                f"last finished stage. Run the same train.py command again to finish it"
             )
         if args.head in ("first", "second") and not predictor.is_paired:
             raise UserError(
@@ -181,8 +181,8 @@ def calibration_of(predictors):
         return first.calibration
     print(
         "note: probabilities are as the model gives them: only those of a single --weights, "
-        "without --tta and --head, can be calibrated; none of the photos is called none of the "
-        "classes"
+        "without --tta and --head, can be calibrated; photos that show none of the classes are "
+        "not recognized"
     )
     return Calibration()
 

@@ -50,6 +50,8 @@ from pairs.training.settings import RESTART, make_settings
 # activations are in memory at once: of 32 photos at 299 pixels more than a card of 6 GB has.
 STATISTICS_BATCHES = 8
 STATISTICS_BATCH_SIZE = 8
+# Of larger batches, so few steps an epoch are a slip.
+MOST_USUAL, FEW_STEPS = 32, 8
 
 
 def train(args):
@@ -193,6 +195,11 @@ def draw_first_pairs(args, stages, photos, picture):
         draw_pairs(batches[0], photos.typeids).save(temporary)
     print(f"drawing of some pairs: {picture}")
     trained = PairBatches(photos, 160, args.batch_size, args.seed)
+    if args.batch_size > MOST_USUAL and len(trained) < FEW_STEPS:
+        print(
+            f"note: --batch-size {args.batch_size}: an epoch of {len(photos)} photos has "
+            f"{len(trained)} of them, and hardly anything is learned in so few steps; try 32"
+        )
     all_pairs = recipe.RECIPES[args.recipe].all_pairs
     if args.loss == "paired" and not all_pairs and (note := note_on_pairs(trained)):
         print(note)

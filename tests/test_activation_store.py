@@ -75,7 +75,11 @@ def test_a_store_is_computed_once(tmp_path, below, photos, capsys):
 def test_a_killed_run_goes_on_after_its_last_shard(tmp_path, below, photos, monkeypatch, capsys):
     whole = open_store(tmp_path / "whole", below, photos).read(np.arange(5))
     monkeypatch.setattr(activation_store, "SHARD_ROWS", 2)
+    monkeypatch.setattr(activation_store, "TOLD_EVERY", 0)
     store = open_store(tmp_path, below, photos)
+    told = [line for line in capsys.readouterr().out.splitlines() if "frozen layers: " in line]
+    assert [line.split()[2] for line in told] == ["2", "4", "5"]
+    assert told[-1] == "frozen layers: 5 of 5 photos, 0 s left"
     written = [store.shard(number).stat().st_mtime_ns for number in range(3)]
     store.shard(1).unlink()
     again = open_store(tmp_path, below, photos)

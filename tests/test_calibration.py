@@ -213,7 +213,9 @@ def test_a_calibration_of_more_photos_is_kept_and_of_as_many_replaced(weights):
 def test_few_photos_are_remarked_on_and_a_full_disk_does_not_end_an_evaluation(weights):
     predictor = types.SimpleNamespace(weights=weights, calibration=Calibration())
     few = dataclasses.replace(FITTED, photos=49)
-    assert store_calibration(predictor, few).endswith("; so few photos fit it badly")
+    assert store_calibration(predictor, few).endswith(
+        "; so few fit it badly: train.py --folds has more"
+    )
     (weights / "calibration.json").unlink()
     (weights / "calibration.json").mkdir()  # nothing can be written there
     assert store_calibration(predictor, FITTED).startswith("calibration not stored: ")

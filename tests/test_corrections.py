@@ -337,6 +337,22 @@ def test_an_image_that_the_sorting_skips_is_no_error(raw, tmp_path):
     assert "correction" not in reasons["notes.txt"]
 
 
+def test_a_typing_error_that_made_a_class_of_one_photo_is_corrected(raw, tmp_path):
+    (raw / "2_3,0.jpg").rename(raw / "22_3,0.jpg")
+    make_photo(raw / "33_1.jpg", (9, 9, 9), seed=7)
+    file = write(tmp_path / "c.csv", '"22_3,0.jpg",relabel,2', "33_1.jpg,relabel,33")
+    result = img2keras.sort_photos(raw, tmp_path / "out", corrections=[file])
+    assert str(result.places["22_3,0.jpg"]) == "train/2/22_3,0.jpg"
+    assert (tmp_path / "out" / "train" / "2" / "22_3,0.jpg").is_file()
+    assert result.relabelled == [("22_3,0.jpg", "22", "2")]
+    assert [name for name, _ in result.skipped] == ["33_1.jpg"]
+    assert img2keras.sort_photos(raw, tmp_path / "out", corrections=[file]).num_written == 0
+    # And back: its class has one photo again.
+    again = img2keras.sort_photos(raw, tmp_path / "out")
+    assert again.num_removed == 1
+    assert not (tmp_path / "out" / "train" / "2" / "22_3,0.jpg").exists()
+
+
 def test_a_class_that_loses_its_last_training_photo_is_one_line(raw, tmp_path):
     names = [path.name for path in raw.glob("2_*")]
     file = write(tmp_path / "c.csv", *[f'"{name}",relabel,10' for name in names])

@@ -192,6 +192,14 @@ def test_photos_that_are_no_longer_raw_are_counted_and_kept(tmp_path):
     assert_one_line_error(done, "2 photos in", "no copies of usable photos in --raw", "Remove")
     assert done.stdout.count("no copy of a photo in ") == 2
     assert tree(tmp_path) == before
+    other = make_raw(tmp_path / "other", 4)
+    done = run_script("img2keras.py", "--raw", other, "--out", out)
+    assert_one_line_error(done, "no copies of usable photos in --raw")  # nothing says of which
+    assert run_script("img2keras.py", "--raw", other, "--out", tmp_path / "new").returncode == 0
+    shutil.rmtree(other)
+    make_raw(other, 3)
+    done = run_script("img2keras.py", "--raw", raw, "--out", tmp_path / "new")
+    assert_one_line_error(done, f"was sorted from {other}, and holds ", "Choose that --raw")
 
 
 def test_a_different_photo_of_the_same_name_is_never_overwritten(tmp_path):

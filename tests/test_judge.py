@@ -196,6 +196,7 @@ def test_only_the_mean_of_folds_gets_no_temperature_above_1(folds, kept, monkeyp
     evaluation = types.SimpleNamespace(
         calibration=Calibration(temperature=1.4, photos=4),
         predictions=said([[1, 0, 0]] * 4, folds=folds),
+        numbers={},
     )
     answers = {
         unseen: {

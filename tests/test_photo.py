@@ -105,12 +105,19 @@ def test_a_large_jpeg_decoded_at_reduced_scale_loses_nothing(tmp_path):
     assert apart.max() <= 3
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xe0 cut off"])
-def test_a_file_that_is_no_photo_is_named(tmp_path, content):
+def test_a_file_that_is_no_photo_is_named(tmp_path):
     path = tmp_path / "broken.jpg"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"broken\.jpg: not a readable photo"):
-        read_photo(path, 10)
+    make_photo(path, (9, 9, 9), seed=0)
+    for content, reason in (
+        (b"", "an empty file"),
+        (b"\n <html>404</html>", "a web page or other text"),
+        (b"\xff\xd8\xff\xe0 cut off", "cut short"),
+        (b"\x00\x01\x02", "cannot identify"),
+        (path.read_bytes()[:-500], "cut short"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"broken\.jpg: not a readable photo \({reason}"):
+            read_photo(path, 10)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):

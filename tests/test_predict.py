@@ -292,6 +292,7 @@ def test_a_model_of_a_training_that_has_not_ended_is_called_so(trained, data, tm
     done = run_script("predict.py", "--weights", weights, *words)
     assert done.returncode == 0, done.stderr
     assert f"note: {weights}: the training has not ended" in done.stdout
+    assert "have no say" not in done.stderr
 
 
 def test_class_centres_speak_where_the_training_or_somebody_asks_them(trained, data, tmp_path):
@@ -445,6 +446,18 @@ def test_a_calibration_is_not_stored_where_it_would_mislead(trained, data, tmp_p
         assert not (tmp_path / "w" / "calibration.json").exists()
 
 
+def test_the_error_of_training_photos_is_called_too_low_on_the_page_too(trained, data, tmp_path):
+    words = ("--weights", trained, "--evaluate", data / "train", "--report", tmp_path / "r")
+    done = run_script("predict.py", *words)
+    assert done.returncode == 0, done.stderr
+    count = len(list((data / "train").rglob("*.jpg")))
+    warning = f"{count} of these {count} photos were trained on: the error is too low"
+    assert done.stdout.index(f"warning: {warning}") < done.stdout.index("worst classes")
+    assert "no photo was wrong" not in done.stdout
+    assert f'role="note">{warning}' in (tmp_path / "r" / "index.html").read_text()
+    assert json.loads((tmp_path / "r" / "metrics.json").read_text())["photos_trained_on"] == count
+
+
 def test_training_photos_are_known_by_their_bytes_wherever_they_lie(trained, data, tmp_path):
     """A relative `--data`, another directory, a copy: the folder's name tells nothing."""
     shutil.copytree(trained, tmp_path / "w")
@@ -535,8 +548,10 @@ def test_a_damaged_calibration_is_said_and_not_used(trained, facts, tmp_path, ca
         ("--query FOLDER --out a.csv", "--query and --gallery go together"),
         ("--gallery FOLDER --out a.csv", "--query and --gallery go together"),
         ("--query FOLDER --gallery FOLDER", "--query: --out FILE is needed"),
-        ("--query FOLDER --gallery PHOTO --out a.csv", "20,1.jpg: no such folder"),
-        ("--query nowhere --gallery FOLDER --out a.csv", "nowhere: no such folder"),
+        ("--query FOLDER --gallery PHOTO --out a.csv", "20,1.jpg: a file; a folder is needed"),
+        ("--query nowhere --gallery FOLDER --out a.csv", "--query nowhere: no such folder"),
+        ("--test WEIGHTS", "holds a training; a folder of photos is needed"),
+        ("WEIGHTS", "holds a training; a folder of photos is needed"),
         (
             "--query FOLDER --gallery FOLDER --out a.csv --pairs TABLE",
             "--pairs and --query cannot",
@@ -589,8 +604,14 @@ def test_what_would_be_ignored_or_overwritten_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights" / "fold-1").mkdir(parents=True)
     (tmp_path / "weights" / "model.keras").write_bytes(b"never read")
+    (tmp_path / "weights" / "settings.json").write_text("{}")
     places = {"PHOTO": test_folder / "20,1.jpg", "FOLDER": test_folder, "TABLE": "table.csv"}
-    places |= {"EMPTY": "", "INSIDE": test_folder / "report", "SIDE": tmp_path / "weights/train/r"}
+    places |= {
+        "WEIGHTS": tmp_path / "weights",
+        "EMPTY": "",
+        "INSIDE": test_folder / "report",
+        "SIDE": tmp_path / "weights/train/r",
+    }
     for side in ("train", "valid"):
         (tmp_path / "weights" / side).mkdir()
     (tmp_path / "table.csv").write_text("of somebody")

@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from conftest import assert_one_line_error, make_raw, run_script
+from conftest import assert_one_line_error, make_photo, make_raw, run_script
 
 import img2keras
 from pairs.errors import UserError
@@ -47,6 +47,20 @@ def test_class_folders_are_sorted_as_the_same_photos_in_one_folder(flat, raw, tm
     assert files(tmp_path / "of-raw") == files(tmp_path / "of-flat")
     assert len(files(tmp_path / "of-raw")) == 24
     assert files(raw) == before
+
+
+def test_the_folder_above_the_photos_is_refused(flat, tmp_path):
+    """Its folders would be two classes, the photos to predict one of them."""
+    data = tmp_path / "data"
+    for name in ("raw", "test"):
+        shutil.copytree(flat, data / name)
+    with pytest.raises(UserError, match=r"holds raw and test, which are no classes.*data/raw"):
+        img2keras.sort_photos(data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for number in range(3):  # a class beside a class named raw
+        (data / "pug").mkdir(exist_ok=True)
+        make_photo(data / "pug" / f"{number}.jpg", (9, 9, 9), seed=900 + number)
+    img2keras.sort_photos(data, tmp_path / "out")
 
 
 def test_a_typeid_may_hold_an_underscore_where_it_is_a_folder(raw, tmp_path):

@@ -1,3 +1,4 @@
+import argparse
 import collections
 import csv
 import importlib.util
@@ -21,6 +22,7 @@ from conftest import (
     SIZE,
     SMALL_TRUNK,
     assert_one_line_error,
+    make_photo,
     run_script,
     write_legacy_weights,
 )
@@ -603,6 +605,21 @@ def test_a_run_goes_on_though_a_photo_has_vanished_since(data, trained, tmp_path
     assert json.loads((folder / "photos.json").read_text())["train"].keys() == (
         json.loads((trained / "photos.json").read_text())["train"].keys()
     )
+
+
+def test_a_batch_of_nearly_all_photos_is_noted(tmp_path, capsys):
+    paths = [str(tmp_path / f"{number}.png") for number in range(40)]
+    for number, path in enumerate(paths):
+        make_photo(path, (9, 9, 9), seed=number)
+    photos = Photos(paths, np.arange(40, dtype=np.int32) % 2, ["a", "b"])
+    for batch_size, words in (
+        (40, "note: --batch-size 40: an epoch of 40 photos has 1 of them"),
+        (32, ""),
+    ):
+        args = argparse.Namespace(batch_size=batch_size, seed=0, recipe="tuned", loss="paired")
+        train.draw_first_pairs(args, list(TUNED), photos, tmp_path / "pairs.png")
+        said = capsys.readouterr().out
+        assert words in said if words else "note" not in said
 
 
 def test_a_second_demo_deletes_nothing_that_the_first_trains_on(tmp_path, monkeypatch):

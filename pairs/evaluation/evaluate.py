@@ -140,10 +140,14 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     def name(label):
         return printed_name(typeids[label], names)
 
-    print(f"\n{'worst classes':<24} {'photos':>6} {'precision':>9} {'recall':>9} {'F1':>9}")
-    for label in metrics.worst_classes(classes):
+    if warning := seen_in_words(numbers):
+        print(f"\nwarning: {warning}")
+    worst = metrics.worst_classes(classes)
+    width = max(24, *(len(name(label)) for label in worst))
+    print(f"\n{'worst classes':<{width}} {'photos':>6} {'precision':>9} {'recall':>9} {'F1':>9}")
+    for label in worst:
         values = " ".join(f"{classes[key][label]:9.3f}" for key in ("precision", "recall", "f1"))
-        print(f"{name(label):<24} {classes['photos'][label]:>6} {values}")
+        print(f"{name(label):<{width}} {classes['photos'][label]:>6} {values}")
     print("\nmost confused")
     for a, b, a_as_b, b_as_a in metrics.most_confused(evaluation.confusions):
         print(f"{name(a)} taken for {name(b)}: {a_as_b}, the other way: {b_as_a}")
@@ -166,17 +170,28 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     pairs = numbers["pairs_of_new_classes"]
     if "roc_auc" in pairs:
         print(
-            f"the same with --new-classes, {pairs['pairs']} pairs of classes left out of its fit: "
-            f"ROC AUC {pairs['roc_auc']:.4f}, error {pairs['equal_error']:.4f} (the network knows "
-            f"these classes; of others expect less)"
+            f"the same with --new-classes, {pairs['pairs']} pairs of classes that its fit did not "
+            f"see: ROC AUC {pairs['roc_auc']:.4f}, error {pairs['equal_error']:.4f} (the network "
+            f"was trained on these classes; expect more errors on others)"
         )
-    if not numbers["error"]:
+    if not (numbers["error"] or seen_in_words(numbers)):
         highest = metrics.highest_share(numbers["photos"])
         print(f"no photo was wrong: at 95 % confidence the error is below {highest:.4f}")
     print(
         f"error {numbers['error']:.4f}, top-5 error {numbers['top5_error']:.4f} "
         f"({numbers['photos']} photos; standard errors {numbers['error_standard_error']:.4f}, "
         f"{numbers['top5_error_standard_error']:.4f})"
+    )
+
+
+def seen_in_words(numbers: dict[str, Any]) -> str:
+    """That the models were trained on some of the photos, as a sentence; "": they were not."""
+    count = numbers.get("photos_trained_on")
+    if not count:
+        return ""
+    return (
+        f"{count} of these {numbers['photos']} photos were trained on: the error is too low, and "
+        f"says nothing about new photos"
     )
 
 

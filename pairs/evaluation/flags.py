@@ -8,7 +8,7 @@ from pairs.command_line import Parser, add_openvino_flag, add_workers_flag, posi
 from pairs.errors import UserError
 from pairs.evaluation import export
 from pairs.files import check_can_be_made
-from pairs.network.weights_folder import FILES, model_files
+from pairs.network.weights_folder import FILES, SETTINGS, model_files
 from pairs.photos.find import PHOTO_SUFFIXES, SIDES, has_sides
 from pairs.photos.folds import fold_of_folder
 from pairs.photos.views import MAX_VIEWS
@@ -198,9 +198,13 @@ def check_files(parser: Parser, args: argparse.Namespace) -> None:
             is_folder = os.path.isdir(photo)
             what = "a folder; give one folder, or photos" if is_folder else "no such photo"
             parser.error(f"{photo}: {what}")
-    for folder in filter(None, (args.evaluate, args.test, args.query, args.gallery)):
-        if not os.path.isdir(folder):
-            parser.error(f"{folder}: no such folder")
+    for name in ("evaluate", "test", "query", "gallery"):
+        folder = getattr(args, name)
+        if folder and not os.path.isdir(folder):
+            what = "a file; a folder is needed" if os.path.isfile(folder) else "no such folder"
+            parser.error(f"--{name} {folder}: {what}")
+        if folder and os.path.exists(os.path.join(folder, SETTINGS)):
+            parser.error(f"--{name} {folder}: holds a training; a folder of photos is needed")
     if args.pairs and not os.path.isfile(args.pairs):
         what = "a folder; a CSV of pairs" if os.path.isdir(args.pairs) else "no such file; a CSV"
         parser.error(f"--pairs {args.pairs}: {what} is needed")

@@ -46,6 +46,8 @@ def judge(
     predictions = unseen.predict_together(predictors, photos.paths, digests=digests, folds=folds)
     evaluation = evaluate(predictor, photos, predictions)
     why_not = why_not_fair(predictors, num_trained_on, len(photos))
+    known = [count for count in num_trained_on if count is not None]
+    evaluation.numbers["photos_trained_on"] = max(known, default=None)
     print_evaluation(evaluation, names)
     if why_not:
         print(f"calibration not stored, labels not checked: {why_not}")
@@ -124,7 +126,8 @@ def write_pages(
         write_suspects(suspects, photos, folder / "suspects.csv")
         write_suspects_page(suspects, photos, names, folder, groups)
         num_suspects = len(suspects)
-        print(f"{num_suspects} labels to check: {folder / 'suspects.html'}")
+        labels = "1 label" if num_suspects == 1 else f"{num_suspects} labels"
+        print(f"{labels} to check: {folder / 'suspects.html'}")
     trained_on = None
     if evaluation.predictions.folds is None:
         trained_on = unseen.find_training_photos(predictor)
@@ -143,5 +146,9 @@ def store_calibration(predictor: Predictor, calibration: Calibration) -> str:
         write_calibration(predictor.weights, calibration)
     except UserError as error:  # somebody else's weights, maybe; what was asked for is done
         return f"calibration not stored: {error}"
-    few = "; so few photos fit it badly" if calibration.photos < FEW_PHOTOS else ""
+    few = (
+        "; so few fit it badly: train.py --folds has more"
+        if calibration.photos < FEW_PHOTOS
+        else ""
+    )
     return f"calibration of {calibration.photos} photos stored in {predictor.weights}{few}"

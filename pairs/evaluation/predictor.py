@@ -27,7 +27,7 @@ from pairs.network.similarity import (
     with_centres,
 )
 from pairs.network.trunks import TRUNKS
-from pairs.network.weights_folder import SETTINGS, SIMILARITY, model_files
+from pairs.network.weights_folder import CHECKPOINT, SETTINGS, SIMILARITY, model_files
 from pairs.out_of_memory import memory_for
 from pairs.photos.folds import fold_folder, fold_of_folder
 from pairs.photos.read import AHEAD, read_ahead
@@ -102,7 +102,10 @@ class Predictor:
         usual_head = "all" if votes else "mean"
         compares = parts.compares_all_pairs(self.models[0])
         self.lacks_centres = compares and not all(self.similarities)
-        if self.lacks_centres and head is None:
+        has_ended = not any(
+            path.with_name(CHECKPOINT).is_file() for path in model_files(self.weights)
+        )
+        if self.lacks_centres and head is None and has_ended:
             print(
                 f"note: {weights}: without the {SIMILARITY} of its training the class centres have "
                 f"no say: other probabilities, and more errors",

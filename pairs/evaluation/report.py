@@ -14,7 +14,7 @@ import numpy as np
 
 from pairs.evaluation import metrics
 from pairs.evaluation.calibration import class_scores
-from pairs.evaluation.evaluate import Evaluation, printed_name
+from pairs.evaluation.evaluate import Evaluation, printed_name, seen_in_words
 from pairs.evaluation.figures import thumbnail
 from pairs.evaluation.mistakes import (
     PHOTOS_OF_CLASS,
@@ -65,6 +65,7 @@ def write_report(
         "report.html",
         title=html.escape(f"{len(classes)} classes, error {numbers['error']:.4f}"),
         subtitle=html.escape(judged_in_words(evaluation, predictor)),
+        warning=html.escape(seen_in_words(numbers)),
         near=html.escape(near_in_words(evaluation)),
         suspects=suspects_link(num_suspects),
         tiles=number_tiles(numbers),
@@ -222,7 +223,7 @@ def confused_table(evaluation: Evaluation, classes: list[str]) -> str:
 def settings_table(settings: dict[str, Any]) -> str:
     """Flags and versions of the run, if its settings are there."""
     rows = [
-        [name.replace("_", " "), value]
+        [name.replace("_", " "), "not given" if value is None else value]
         for part in ("flags", "versions", "photos")
         if isinstance(settings.get(part), dict)
         for name, value in settings[part].items()

@@ -1,8 +1,8 @@
 """Puts photos into class folders, and takes away the places of an earlier sorting.
 
 Nothing is lost: no photo is overwritten by another, and a place is only removed
-if its photo is, byte by byte, still among the raw ones, and is in its new place or
-was left out by people.
+if its photo is, byte by byte, still among the raw ones, and is in its new place,
+was left out by people, or is skipped.
 """
 
 import contextlib
@@ -62,8 +62,8 @@ def write_sorting(out: pathlib.Path, flags: dict[str, Any]) -> list[str]:
     for file in before.get("corrections", []):
         if file not in flags["corrections"]:
             notes.append(
-                f"note: this folder was sorted with --corrections {printable(file)} before; "
-                f"without it, its labels are as they were"
+                f"note: this folder was sorted with --corrections {printable(file)} before, and "
+                f"without it now: what it decided is undone. To keep it, sort again with it"
             )
     if before != flags:
         write_json(out / SORTING, with_paths(flags, lambda path: as_kept(path, out)))
@@ -122,7 +122,7 @@ def find_stale(
     Args:
         raw: folder of raw photos.
         out: folder that is sorted into.
-        names: of the photos, left out by corrections or not.
+        names: of all photos, also of those without a place.
         places: of each file name, now.
 
     Returns:
@@ -152,6 +152,12 @@ def find_stale(
                     foreign.append(place)
     if foreign:
         print_first(f"no copy of a photo in {raw}", [printable(out / place) for place in foreign])
+        before = read_sorting(out).get("raw", os.path.abspath(raw))
+        if before != os.path.abspath(raw):
+            raise UserError(
+                f"--out {out} was sorted from {printable(before)}, and holds {len(foreign)} photos "
+                f"that are not in --raw {raw}. Choose that --raw, or another --out"
+            )
         raise UserError(
             f"{len(foreign)} photos in {out / TRAIN} and {out / VALID} are no copies of usable "
             f"photos in --raw {raw}, e.g. {printable(out / foreign[0])}: removed, renamed or "

@@ -13,13 +13,15 @@ from tqdm import tqdm
 
 from pairs.errors import UserError
 from pairs.photos.check import Facts, inspect_photo
-from pairs.photos.find import PHOTO_SUFFIXES, is_hidden, why_not_a_typeid
+from pairs.photos.find import PHOTO_SUFFIXES, SIDES, is_hidden, why_not_a_typeid
 from pairs.photos.read import read_ahead
 
 # The name of a file or folder, and why it is skipped.
 Skipped = tuple[str, str]
 # Of a file name, on the disks of Linux.
 MOST_BYTES = 255
+# Folders of the README: who names the folder above them means one of these.
+NOT_CLASSES = {"raw", "test", *SIDES}
 
 
 def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skipped]]:
@@ -63,6 +65,12 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
         raise UserError(
             f"--raw {raw}: {len(in_folders)} photos in class folders, and beside them {len(names)} "
             f"named typeid_hash.jpg, e.g. {names[0]!r}. Which are meant? Move the others elsewhere"
+        )
+    of_data = {name.partition("/")[0] for name in in_folders}
+    if not names and of_data and of_data <= NOT_CLASSES:
+        raise UserError(
+            f"--raw {raw}: holds {' and '.join(sorted(of_data))}, which are no classes; choose one "
+            f"of them, e.g. {raw / min(of_data)}"
         )
     if names:
         beside = [(folder, "a folder beside photos named typeid_hash.jpg") for folder in folders]

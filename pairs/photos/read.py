@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pairs.errors import UserError
 from pairs.photos.fit import SQUASH, fit_photo
@@ -171,8 +171,19 @@ def open_photo(path: str | pathlib.Path, image_size: int, fit: str | None = SQUA
     except Exception as error:  # whatever a decoder raises on hostile bytes
         # Pillow's own message repeats the name; an operating system's is `strerror`.
         reason = getattr(error, "strerror", None) or str(error).split(repr(str(path)))[0].strip()
-        reason = reason or type(error).__name__
+        reason = in_plain_words(path, error) or reason or type(error).__name__
         raise UserError(f"{printable(path)}: not a readable photo ({reason})") from error
+
+
+def in_plain_words(path: str | pathlib.Path, error: Exception) -> str:
+    """What is wrong with a file that Pillow cannot identify, or read to its end; "": not known."""
+    if isinstance(error, UnidentifiedImageError):
+        with pathlib.Path(path).open("rb") as file:
+            begin = file.read(64).lstrip()
+        if not begin:
+            return "an empty file"
+        return "a web page or other text" if begin.startswith(b"<") else ""
+    return "cut short" if "truncated" in str(error).lower() else ""
 
 
 def printable(path: str | pathlib.Path) -> str:

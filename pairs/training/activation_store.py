@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import keras
@@ -26,6 +27,7 @@ from pairs.network.frozen import forward
 from pairs.network.parts import digest, uses_xla
 from pairs.photos.read import Photos, read_ahead
 from pairs.training import room
+from pairs.training.log import Throttle, duration
 from pairs.training.run import Run
 from pairs.training.settings import installed_versions
 from pairs.training.store_folder import OFF, store_folder
@@ -34,6 +36,8 @@ from pairs.training.store_folder import OFF, store_folder
 BATCH_SIZE = 16
 # A multiple of it. At 299 pixels half a gigabyte, and minutes of work on a CPU.
 SHARD_ROWS = 512
+# Seconds from one line about the progress to the next, where there is no bar.
+TOLD_EVERY = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +218,9 @@ def build(
         store: its folder exists.
         ranges: the rows of each shard.
     """
-    progress = tqdm(total=sum(map(len, ranges)), desc="frozen layers", unit=" photos", disable=None)
+    total, done, began = sum(map(len, ranges)), 0, time.monotonic()
+    progress = tqdm(total=total, desc="frozen layers", unit=" photos", disable=None)
+    telling = Throttle(since=began, seconds=TOLD_EVERY)
     for rows in ranges:
         if source:
             store_below, between = source
@@ -235,6 +241,10 @@ def build(
             for batch in batches:
                 batch.astype(run.cache, copy=False).tofile(file)
                 progress.update(len(batch))
+                done += len(batch)
+                if progress.disable and telling.is_due():  # nobody watches: lines for a log
+                    left = duration((time.monotonic() - began) / done * (total - done))
+                    print(f"frozen layers: {done} of {total} photos, {left} left", flush=True)
     progress.close()
 
 

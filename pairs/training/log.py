@@ -157,15 +157,17 @@ class Throttle:
 
     Args:
         since: time of `time.monotonic` of the last time; by default it is due at once.
+        seconds: from one time to the next; None: `SECONDS_BETWEEN`.
     """
 
-    def __init__(self, since: float = -math.inf) -> None:
+    def __init__(self, since: float = -math.inf, seconds: float | None = None) -> None:
         self.last = since
+        self.seconds = seconds
 
     def is_due(self) -> bool:
-        """Whether `SECONDS_BETWEEN` have passed since it was due."""
+        """Whether so many seconds have passed since it was due."""
         now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN:
+        if now - self.last < (SECONDS_BETWEEN if self.seconds is None else self.seconds):
             return False
         self.last = now
         return True

@@ -163,7 +163,8 @@ def set_up(
     forget_compiled()
     parts = load_parts(run, stage, model_file)
     num_weights = sum(math.prod(weight.shape) for weight in parts.above.trainable_weights)
-    print(f"stage {stage.name}: {num_weights:,} weights train", flush=True)
+    size = run.image_size_of(stage)
+    print(f"stage {stage.name}: {num_weights:,} weights train, images of {size} pixels", flush=True)
     store, valid_store = open_stores(run, stage, parts, pairs.photos, valid_pairs.photos)
     with run.devices.scope():
         distributed = load_parts(run, stage, model_file) if run.devices.engine else parts
