@@ -109,7 +109,8 @@ def sorting_in_words(photos: Photos) -> dict[str, str]:
         words += ["--corrections", file]
     about = (
         f"The command sorts with the flags of the last sorting, and with its corrections before "
-        f"the new ones. Run it in {printable(pathlib.Path.cwd())}, and put {new} there."
+        f"the new ones. Run it in {printable(pathlib.Path.cwd())}, and put {new} there. Then train "
+        f"again, with --restart."
         if flags
         else "How these photos were sorted is not known. If img2keras.py did not sort them, there "
         "is nothing to sort again: move them by hand, as the downloaded file says."
