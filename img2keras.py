@@ -125,17 +125,14 @@ def plan_sorting(raw, valid_fraction, seed, workers, corrections):
             f"another typeid, or all of its class are alike. Add photos that differ"
         )
     # The only photo of its class may have a typing error for a typeid.
-    moved = {name: decided[name] for name, _ in alone if decided.get(name) in classes}
-    split |= {
-        name: pathlib.Path(TRAIN, typeid, contest_name(name)) for name, typeid in moved.items()
-    }
+    moved = [name for name, _ in alone if decided.get(name) in classes]
+    split |= {name: pathlib.Path(TRAIN, typeid_of(name), contest_name(name)) for name in moved}
     skipped = [
         (name, with_correction(name, reason, decided))
         for name, reason in skipped
         if name not in moved
     ]
-    corrected = correct(split, decided, groups)
-    corrected.relabelled.extend((name, typeid_of(name), typeid) for name, typeid in moved.items())
+    corrected = correct(split, decided, groups, classes)
     listed = {name: place.parts[1] for name, place in corrected.places.items()}
     listed |= {name: typeid_of(name) for name, _ in alone if name not in moved}
     digests = {name: facts.digest for name, facts in inspected.items()}

@@ -35,7 +35,6 @@ from pairs.evaluation.metrics import TOP, apply_temperature, rank_classes
 from pairs.evaluation.predictor import Predictor
 from pairs.evaluation.unseen import predict_together
 from pairs.files import write_csv, write_text
-from pairs.network.weights_folder import CHECKPOINT, model_files
 from pairs.photos.find import TURNS_TEXT, find_photos
 from pairs.photos.read import printable
 from pairs.photos.skipped import print_skipped
@@ -92,9 +91,9 @@ def write_table(predictor, predictions, calibration, names, file):
         cells.append("none" if shows_none[row] else "")
         if readable[row]:
             own = predictions.probabilities[row : row + 1]
-            (calibrated,) = apply_temperature(own, calibration.temperature)
-            for guess in rank_classes(calibrated[None])[0, :count]:
-                cells += [predictor.typeids[guess], f"{calibrated[guess]:.6f}"]
+            calibrated = apply_temperature(own, calibration.temperature)
+            for guess in rank_classes(calibrated)[0, :count]:
+                cells += [predictor.typeids[guess], f"{calibrated[0, guess]:.6f}"]
         rows.append(cells + [""] * (len(header) - len(cells)))
     write_csv(file, header, rows)
 
@@ -158,7 +157,7 @@ def check_models(predictors, args):
                 f"{len(first.typeids)} and {len(other.typeids)}, only one of them {odd!r}"
             )
     for predictor in predictors:
-        if any(path.with_name(CHECKPOINT).is_file() for path in model_files(predictor.weights)):
+        if not predictor.has_ended:
             print(
                 f"note: {predictor.weights}: the training has not ended; the model is that of its "
                 f"last finished stage. Run the same train.py command again to finish it"

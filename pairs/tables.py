@@ -23,7 +23,7 @@ def read_text(path: str | pathlib.Path, place: str) -> str:
         UserError: no such file, or no text.
     """
     path = pathlib.Path(path)
-    if not path.exists() or path.is_dir():  # a pipe is read, too
+    if not path.is_file():
         raise UserError(f"{place}: no such file")
     try:
         text = path.read_bytes().decode("utf-8-sig")

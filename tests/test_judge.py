@@ -272,8 +272,8 @@ def test_a_submission_says_where_several_photos_share_an_image_id(tmp_path, caps
 
 
 def test_a_head_that_a_model_does_not_have_is_refused(tmp_path):
-    (tmp_path / "model.keras").touch()
-    softmax = types.SimpleNamespace(typeids=["2"], weights=tmp_path, is_paired=False)
+    facts = {"typeids": ["2"], "weights": tmp_path, "is_paired": False, "has_ended": True}
+    softmax = types.SimpleNamespace(**facts)
     with pytest.raises(UserError, match=r"--head first: .* with --loss softmax: one head"):
         predict.check_models([softmax], argparse.Namespace(head="first"))
     predict.check_models([softmax], argparse.Namespace(head="mean"))

@@ -1,4 +1,5 @@
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -118,6 +119,18 @@ def test_a_file_that_is_no_photo_is_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"broken\.jpg: not a readable photo \({reason}"):
             read_photo(path, 10)
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_no_photo_either(tmp_path, monkeypatch):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"<html>404</html>")
+
+    def gone(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(pathlib.Path, "open", gone)
+    with pytest.raises(UserError, match=r"broken\.jpg: not a readable photo \(cannot identify"):
+        read_photo(path, 10)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):

@@ -174,7 +174,7 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
             f"see: ROC AUC {pairs['roc_auc']:.4f}, error {pairs['equal_error']:.4f} (the network "
             f"was trained on these classes; expect more errors on others)"
         )
-    if not (numbers["error"] or seen_in_words(numbers)):
+    if not (numbers["error"] or warning):
         highest = metrics.highest_share(numbers["photos"])
         print(f"no photo was wrong: at 95 % confidence the error is below {highest:.4f}")
     print(

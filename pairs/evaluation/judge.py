@@ -104,7 +104,7 @@ def write_pages(
             photos by heart, wrong labels included.
     """
     from pairs.evaluation.report import write_report
-    from pairs.evaluation.suspects import find_suspects, write_suspects
+    from pairs.evaluation.suspects import find_suspects, labels_to_check, write_suspects
     from pairs.evaluation.suspects_page import write_suspects_page
 
     write_files(evaluation, names, folder)
@@ -126,8 +126,7 @@ def write_pages(
         write_suspects(suspects, photos, folder / "suspects.csv")
         write_suspects_page(suspects, photos, names, folder, groups)
         num_suspects = len(suspects)
-        labels = "1 label" if num_suspects == 1 else f"{num_suspects} labels"
-        print(f"{labels} to check: {folder / 'suspects.html'}")
+        print(f"{labels_to_check(num_suspects)}: {folder / 'suspects.html'}")
     trained_on = None
     if evaluation.predictions.folds is None:
         trained_on = unseen.find_training_photos(predictor)

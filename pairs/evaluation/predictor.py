@@ -60,6 +60,7 @@ class Predictor:
         fold: the fold whose model this is, if it is one's alone.
         home: folder of the whole training.
         is_paired: whether the models can say "same" or "different".
+        has_ended: whether its training has; else it is the model of a finished stage.
         lacks_centres: whether class centres had a say in its training, and are gone.
         is_plain: whether photos are seen as they are, by the heads of `head=None`.
         calibration: of these very model files, if there is one and `is_plain`.
@@ -102,10 +103,9 @@ class Predictor:
         usual_head = "all" if votes else "mean"
         compares = parts.compares_all_pairs(self.models[0])
         self.lacks_centres = compares and not all(self.similarities)
-        has_ended = not any(
-            path.with_name(CHECKPOINT).is_file() for path in model_files(self.weights)
-        )
-        if self.lacks_centres and head is None and has_ended:
+        files_of_models = model_files(self.weights)
+        self.has_ended = not any(path.with_name(CHECKPOINT).is_file() for path in files_of_models)
+        if self.lacks_centres and head is None and self.has_ended:
             print(
                 f"note: {weights}: without the {SIMILARITY} of its training the class centres have "
                 f"no say: other probabilities, and more errors",

@@ -24,6 +24,7 @@ from pairs.evaluation.mistakes import (
 )
 from pairs.evaluation.page import Markup, fill_template, script_json, table
 from pairs.evaluation.predictor import Predictor
+from pairs.evaluation.suspects import labels_to_check
 from pairs.files import write_text
 from pairs.network.weights_folder import CURVES, model_files
 from pairs.photos.read import Photos, read_ahead
@@ -112,8 +113,7 @@ def suspects_link(num_suspects: int | None) -> str:
     """The way to the page beside this one, if there is one."""
     if num_suspects is None:
         return ""
-    labels = "1 label" if num_suspects == 1 else f"{num_suspects} labels"
-    return f'<a href="suspects.html">{labels} to check</a>'
+    return f'<a href="suspects.html">{labels_to_check(num_suspects)}</a>'
 
 
 def describe_photos(evaluation: Evaluation, workers: int) -> list[dict[str, Any]]:

@@ -161,6 +161,11 @@ def find_mislabelled_duplicates(
     return found
 
 
+def labels_to_check(count: int) -> str:
+    """How many suspects there are, human-readable."""
+    return "1 label to check" if count == 1 else f"{count} labels to check"
+
+
 def one_of_each_first(labels: Sequence[int]) -> list[int]:
     """Places in a list of labels: the first of each label, then the second of each, ..."""
     num_seen: collections.Counter[int] = collections.Counter()

@@ -20,7 +20,12 @@ from pairs.errors import UserError
 from pairs.evaluation.evaluate import printed_name
 from pairs.evaluation.figures import embeddable
 from pairs.evaluation.page import fill_template, script_json
-from pairs.evaluation.suspects import MOST_SUSPECTS, Suspect, one_of_each_first
+from pairs.evaluation.suspects import (
+    MOST_SUSPECTS,
+    Suspect,
+    labels_to_check,
+    one_of_each_first,
+)
 from pairs.files import write_text
 from pairs.photos.find import SIDES
 from pairs.photos.place import read_sorting
@@ -77,7 +82,7 @@ def write_suspects_page(
     }
     page = fill_template(
         "suspects.html",
-        title=f"{len(suspects)} labels to check" if len(suspects) != 1 else "1 label to check",
+        title=labels_to_check(len(suspects)),
         subtitle=html.escape(in_words(suspects, photos)),
         groups=html.escape(groups_in_words(described_groups)),
         **sorting_in_words(photos),

@@ -200,8 +200,11 @@ def as_it_began(
         back = [name for name in readable(now) if name in before and not before[name].digest]
         now.update({name: before[name] for name in back})
         gone, other = vanished(before, now), VALID if side == TRAIN else TRAIN
-        new_there = set(readable(found[other]).items()) - set(readable(known[other]).items())
-        if any((name, before[name].digest) in new_there for name in gone):
+        was, there = known[other], found[other]
+        if any(
+            was.get(name, NOTHING).digest != before[name].digest == there.get(name, NOTHING).digest
+            for name in gone
+        ):
             gone = []  # sorted anew: nothing has vanished
         for names, what in ((gone, "have vanished since"), (back, "could not be read when")):
             if names:

@@ -106,7 +106,10 @@ class Corrected:
 
 
 def correct(
-    places: dict[str, pathlib.Path], corrections: Corrections, groups: dict[str, str]
+    places: dict[str, pathlib.Path],
+    corrections: Corrections,
+    groups: dict[str, str],
+    classes: Collection[str],
 ) -> Corrected:
     """Moves photos between the classes of their side, or leaves them out.
 
@@ -117,12 +120,13 @@ def correct(
         corrections: of `read_corrections`. Those of photos without a place, which could
             not be read, do nothing.
         groups: of `split.group_photos`.
+        classes: those that are sorted. A photo of another one has a place only if a
+            correction gives it one of these.
 
     Raises:
         UserError: a class is not sorted, or is left without a training photo.
     """
     corrected = Corrected({}, [], [])
-    classes = {place.parts[1] for place in places.values()}
     for name, place in places.items():
         side, before, _ = place.parts
         typeid = corrections.get(name, before)

@@ -66,7 +66,7 @@ def read_raw(raw: str | pathlib.Path) -> tuple[dict[str, list[str]], list[Skippe
             f"--raw {raw}: {len(in_folders)} photos in class folders, and beside them {len(names)} "
             f"named typeid_hash.jpg, e.g. {names[0]!r}. Which are meant? Move the others elsewhere"
         )
-    of_data = {name.partition("/")[0] for name in in_folders}
+    of_data = set(map(typeid_of, in_folders))
     if not names and of_data and of_data <= NOT_CLASSES:
         raise UserError(
             f"--raw {raw}: holds {' and '.join(sorted(of_data))}, which are no classes; choose one "

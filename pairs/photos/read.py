@@ -178,8 +178,11 @@ def open_photo(path: str | pathlib.Path, image_size: int, fit: str | None = SQUA
 def in_plain_words(path: str | pathlib.Path, error: Exception) -> str:
     """What is wrong with a file that Pillow cannot identify, or read to its end; "": not known."""
     if isinstance(error, UnidentifiedImageError):
-        with pathlib.Path(path).open("rb") as file:
-            begin = file.read(64).lstrip()
+        try:
+            with pathlib.Path(path).open("rb") as file:
+                begin = file.read(64).lstrip()
+        except OSError:  # it has vanished meanwhile
+            return ""
         if not begin:
             return "an empty file"
         return "a web page or other text" if begin.startswith(b"<") else ""
